@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package v1alpha1
+
+// Service annotations. Each knob is read under the prefixes of [AnnotationPrefixes]
+// in that order: the first one present wins, and a differing value under a later
+// prefix is reported once by an event (reason ConflictingAnnotations).
+const (
+	// PrefixFairlead is the native annotation prefix.
+	PrefixFairlead = "fairlead.dev/"
+	// PrefixMetalLB is MetalLB's prefix since 0.14.9, read as a synonym.
+	PrefixMetalLB = "metallb.io/"
+	// PrefixMetalLBLegacy is MetalLB's prefix up to 0.14.8, read as a synonym.
+	PrefixMetalLBLegacy = "metallb.universe.tf/"
+
+	// KnobAddresses asks for particular addresses: a comma separated list, at most
+	// one per IP family. Example: "172.20.255.210". Synonyms: loadBalancerIPs.
+	// An address that no pool holds, or that another Service holds, is an error on
+	// the Service, never replaced by another address.
+	KnobAddresses = "addresses"
+	// KnobAddressesMetalLB is KnobAddresses under MetalLB's prefixes.
+	KnobAddressesMetalLB = "loadBalancerIPs"
+
+	// KnobPool asks for an address of one pool, by IPAddressPool name, and overrides
+	// autoAssign: false. Synonym: address-pool.
+	KnobPool = "pool"
+	// KnobPoolMetalLB is KnobPool under MetalLB's prefixes.
+	KnobPoolMetalLB = "address-pool"
+
+	// AnnotationTargetType says what the load balancer sends to: "pod" (default,
+	// straight to ready pods) or "node-port" (to the node port of every node).
+	AnnotationTargetType = PrefixFairlead + "target-type"
+)
+
+// Labels and annotations on Fairlead's own objects.
+const (
+	// LabelSource marks a mirrored object with the API group it was copied from
+	// ("metallb.io"). Mirrored objects are read-only: edit the source.
+	LabelSource = "fairlead.dev/source"
+	// AnnotationSourceObject names the source of a mirrored object as namespace/name.
+	AnnotationSourceObject = "fairlead.dev/source-object"
+)

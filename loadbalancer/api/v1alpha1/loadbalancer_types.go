@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package v1alpha1
+
+import (
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// TargetType says what a load balancer sends to.
+// +kubebuilder:validation:Enum=pod;node-port
+type TargetType string
+
+const (
+	// TargetPod sends straight to ready pods.
+	TargetPod TargetType = "pod"
+	// TargetNodePort sends to the node port of every node.
+	TargetNodePort TargetType = "node-port"
+)
+
+// Forwarding says which data plane takes packets from the announcing node to the targets.
+// +kubebuilder:validation:Enum=kube-proxy
+type Forwarding string
+
+// ForwardingKubeProxy leaves forwarding to kube-proxy (ipMode VIP in the Service's status).
+const ForwardingKubeProxy Forwarding = "kube-proxy"
+
+// TrafficPolicy is the Service's externalTrafficPolicy.
+// +kubebuilder:validation:Enum=Cluster;Local
+type TrafficPolicy string
+
+const (
+	// TrafficPolicyCluster lets any node announce and forwards to any ready pod.
+	TrafficPolicyCluster TrafficPolicy = "Cluster"
+	// TrafficPolicyLocal lets only nodes with ready pods announce and keeps the client's address.
+	TrafficPolicyLocal TrafficPolicy = "Local"
+)
+
+// LoadBalancer is the record of one Service of type LoadBalancer: what it got, how it
+// is forwarded and announced, and why not. It has the Service's name and namespace and
+// is owned by it. It holds references only, never lists of nodes or pods, so that a
+// node joining the cluster rewrites nothing.
+//
+// +kubebuilder:object:root=true
+// +kubebuilder:subresource:status
+// +kubebuilder:resource:scope=Namespaced,categories=fairlead
+// +kubebuilder:printcolumn:name="Addresses",type=string,JSONPath=`.spec.addresses[*].address`
+// +kubebuilder:printcolumn:name="Pool",type=string,JSONPath=`.spec.addresses[0].pool`
+// +kubebuilder:printcolumn:name="Targets",type=string,JSONPath=`.spec.targetType`
+// +kubebuilder:printcolumn:name="Policy",type=string,JSONPath=`.spec.externalTrafficPolicy`
+// +kubebuilder:printcolumn:name="Node",type=string,JSONPath=`.status.owner.node`
+// +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].status`
+// +kubebuilder:printcolumn:name="Reason",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].reason`
+// +kubebuilder:printcolumn:name="Message",type=string,priority=1,JSONPath=`.status.conditions[?(@.type=="Ready")].message`
+// +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
+type LoadBalancer struct {
+	metav1.TypeMeta   `json:",inline"`
+	metav1.ObjectMeta `json:"metadata,omitempty"`
+
+	Spec LoadBalancerSpec `json:"spec"`
+	// +optional
+	Status LoadBalancerStatus `json:"status,omitempty"`
+}
+
+// LoadBalancerSpec is what the controller decided.
+type LoadBalancerSpec struct {
+	// ServiceUID tells the Service from a namesake.
+	// +kubebuilder:validation:MaxLength=64
+	ServiceUID types.UID `json:"serviceUID"`
+	// Addresses that the Service holds, one per IP family, in the order of its ipFamilies.
+	// +kubebuilder:validation:MaxItems=16
+	// +optional
+	// +listType=map
+	// +listMapKey=address
+	Addresses []LoadBalancerAddress `json:"addresses,omitempty"`
+	// Ports of the Service.
+	// +kubebuilder:validation:MaxItems=256
+	// +optional
+	// +listType=atomic
+	Ports []Port `json:"ports,omitempty"`
+	// TargetType says what the load balancer sends to.
+	TargetType TargetType `json:"targetType"`
+	// ExternalTrafficPolicy of the Service.
+	ExternalTrafficPolicy TrafficPolicy `json:"externalTrafficPolicy"`
+	// Forwarding says which data plane serves the addresses.
+	Forwarding Forwarding `json:"forwarding"`
+	// Advertisements that announce the addresses.
+	// +kubebuilder:validation:MaxItems=64
+	// +optional
+	// +listType=atomic
+	Advertisements []AdvertisementReference `json:"advertisements,omitempty"`
+}
+
+// LoadBalancerAddress is one address and where it came from.
+type LoadBalancerAddress struct {
+	// Address in canonical form.
+	// +kubebuilder:validation:MaxLength=45
+	Address string `json:"address"`
+	// Pool is the IPAddressPool that the address came from.
+	// +kubebuilder:validation:MaxLength=253
+	Pool string `json:"pool"`
+	// Claim is the name of the IPClaim that holds the address.
+	// +kubebuilder:validation:MaxLength=45
+	Claim string `json:"claim"`
+}
+
+// AdvertisementReference names one advertisement.
+type AdvertisementReference struct {
+	// Kind of the advertisement.
+	// +kubebuilder:validation:Enum=L2Advertisement
+	Kind string `json:"kind"`
+	// +kubebuilder:validation:MaxLength=253
+	Name string `json:"name"`
+}
+
+// LoadBalancerStatus is written by the controller.
+type LoadBalancerStatus struct {
+	// Owner is a copy of the claims' owner, for people.
+	// +optional
+	Owner *Owner `json:"owner,omitempty"`
+	// Conditions: Allocated, Announced, Ready.
+	// +optional
+	// +listType=map
+	// +listMapKey=type
+	Conditions []metav1.Condition `json:"conditions,omitempty"`
+}
+
+// LoadBalancerList is a list of records.
+//
+// +kubebuilder:object:root=true
+type LoadBalancerList struct {
+	metav1.TypeMeta `json:",inline"`
+	metav1.ListMeta `json:"metadata,omitempty"`
+	Items           []LoadBalancer `json:"items"`
+}

@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package v1alpha1
+
+import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+// NodeAgent is what the agent of one node reports, written on change only. It has the
+// Node's name. It is a persisted copy for people and for the controller's proposals:
+// agents do not watch each other's, they gossip.
+//
+// +kubebuilder:object:root=true
+// +kubebuilder:subresource:status
+// +kubebuilder:resource:scope=Cluster,categories=fairlead
+// +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].status`
+// +kubebuilder:printcolumn:name="Reason",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].reason`
+// +kubebuilder:printcolumn:name="VIPs",type=integer,JSONPath=`.status.announcedAddresses`
+// +kubebuilder:printcolumn:name="Members",type=integer,JSONPath=`.status.gossip.members`
+// +kubebuilder:printcolumn:name="Interfaces",type=string,JSONPath=`.status.interfaces[*].name`
+// +kubebuilder:printcolumn:name="Version",type=string,JSONPath=`.status.version`
+// +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
+type NodeAgent struct {
+	metav1.TypeMeta   `json:",inline"`
+	metav1.ObjectMeta `json:"metadata,omitempty"`
+
+	// +optional
+	Status NodeAgentStatus `json:"status,omitempty"`
+}
+
+// NodeAgentStatus is written by the node's own agent.
+type NodeAgentStatus struct {
+	// Version of the agent.
+	// +optional
+	// +kubebuilder:validation:MaxLength=64
+	Version string `json:"version,omitempty"`
+	// BootID identifies one run of the agent process.
+	// +optional
+	// +kubebuilder:validation:MaxLength=64
+	BootID string `json:"bootID,omitempty"`
+	// DefaultRouteAddresses are the node's own addresses on the interfaces of its
+	// default routes, at most one per IP family. The controller gives them to a
+	// kubelet that was started without --node-ip.
+	// +kubebuilder:validation:MaxItems=2
+	// +optional
+	// +listType=atomic
+	DefaultRouteAddresses []string `json:"defaultRouteAddresses,omitempty"`
+	// Interfaces that can announce.
+	// +kubebuilder:validation:MaxItems=256
+	// +optional
+	// +listType=map
+	// +listMapKey=name
+	Interfaces []NodeInterface `json:"interfaces,omitempty"`
+	// AnnouncedAddresses counts the addresses that this node announces now.
+	// +optional
+	AnnouncedAddresses int32 `json:"announcedAddresses"`
+	// Gossip is the agent's view of its peers.
+	// +optional
+	Gossip GossipStatus `json:"gossip,omitempty"`
+	// Conditions: Ready.
+	// +optional
+	// +listType=map
+	// +listMapKey=type
+	Conditions []metav1.Condition `json:"conditions,omitempty"`
+}
+
+// NodeInterface is one interface that can announce.
+type NodeInterface struct {
+	// +kubebuilder:validation:MaxLength=15
+	Name string `json:"name"`
+	// MAC address, lower case, colon separated.
+	// +kubebuilder:validation:MaxLength=17
+	// +optional
+	MAC string `json:"mac,omitempty"`
+	// Prefixes are the interface's addresses with prefix length, as 192.0.2.1/24.
+	// +kubebuilder:validation:MaxItems=64
+	// +optional
+	// +listType=atomic
+	Prefixes []string `json:"prefixes,omitempty"`
+}
+
+// GossipStatus is one agent's view of the membership.
+type GossipStatus struct {
+	// Members counts the live members, this one included.
+	// +optional
+	Members int32 `json:"members"`
+	// KeyIDs are short digests of the gossip keys in use, the primary first.
+	// +kubebuilder:validation:MaxItems=8
+	// +optional
+	// +listType=atomic
+	KeyIDs []string `json:"keyIDs,omitempty"`
+}
+
+// NodeAgentList is a list of node agents.
+//
+// +kubebuilder:object:root=true
+type NodeAgentList struct {
+	metav1.TypeMeta `json:",inline"`
+	metav1.ListMeta `json:"metadata,omitempty"`
+	Items           []NodeAgent `json:"items"`
+}

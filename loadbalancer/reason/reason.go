@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package reason is the one list of answers to "why not?". A reason is at once a
+// condition reason, an event reason, a metric label, a log value and a test oracle.
+// It holds names and remedies only; who decides on a reason writes the message.
+package reason
+
+// Reason is a CamelCase machine-readable cause. Names are stable API.
+type Reason string
+
+// Everything is fine.
+const (
+	// Allocated: the Service has every address it asked for.
+	Allocated Reason = "Allocated"
+	// Announced: a node announces every address of the Service.
+	Announced Reason = "Announced"
+	// Valid: a configuration object is in use.
+	Valid Reason = "Valid"
+	// Running: the node agent announces or is ready to.
+	Running Reason = "Running"
+)
+
+// Why a Service has no address.
+const (
+	// NoPool: no IPAddressPool offers addresses to this Service.
+	NoPool Reason = "NoPool"
+	// PoolExhausted: every pool that serves this Service is full.
+	PoolExhausted Reason = "PoolExhausted"
+	// PoolNotFound: the pool asked for does not exist or is not valid.
+	PoolNotFound Reason = "PoolNotFound"
+	// AddressNotInPool: the address asked for lies in no pool.
+	AddressNotInPool Reason = "AddressNotInPool"
+	// AddressInUse: the address asked for belongs to another Service.
+	AddressInUse Reason = "AddressInUse"
+	// AddressReserved: the address asked for is a node's own, or avoided by its pool.
+	AddressReserved Reason = "AddressReserved"
+	// AddressReleasing: the address asked for was released and may still be answered for.
+	AddressReleasing Reason = "AddressReleasing"
+	// FamilyMismatch: the addresses asked for do not fit the Service's IP families.
+	FamilyMismatch Reason = "FamilyMismatch"
+	// NoAddressOfFamily: no pool that serves this Service has a needed IP family.
+	NoAddressOfFamily Reason = "NoAddressOfFamily"
+	// InvalidAnnotation: an annotation's value cannot be understood.
+	InvalidAnnotation Reason = "InvalidAnnotation"
+	// ConflictingRequests: two ways of asking contradict each other.
+	ConflictingRequests Reason = "ConflictingRequests"
+	// ConflictingAnnotations: a knob differs between annotation prefixes; the first prefix won.
+	ConflictingAnnotations Reason = "ConflictingAnnotations"
+)
+
+// Why an address is not announced.
+const (
+	// NotAllocated: there is no address to announce.
+	NotAllocated Reason = "NotAllocated"
+	// NoAdvertisement: no advertisement selects the address's pool and the Service.
+	NoAdvertisement Reason = "NoAdvertisement"
+	// NoEligibleNode: no node may announce: selectors, exclusion label, or no interface
+	// in the address's subnet.
+	NoEligibleNode Reason = "NoEligibleNode"
+	// NoEndpoints: no pod is ready to serve.
+	NoEndpoints Reason = "NoEndpoints"
+	// WaitingForAgent: an eligible node has not answered yet.
+	WaitingForAgent Reason = "WaitingForAgent"
+	// FamilyNotAnnounced: this release announces IPv4 only on layer 2.
+	FamilyNotAnnounced Reason = "FamilyNotAnnounced"
+	// Released: the claim is being released.
+	Released Reason = "Released"
+)
+
+// Why a configuration object is not used.
+const (
+	// InvalidAddresses: a pool's addresses cannot be understood.
+	InvalidAddresses Reason = "InvalidAddresses"
+	// Overlap: a pool overlaps an older pool.
+	Overlap Reason = "Overlap"
+	// InvalidSelector: a label selector cannot be understood.
+	InvalidSelector Reason = "InvalidSelector"
+	// UnknownPool: an advertisement names a pool that does not exist.
+	UnknownPool Reason = "UnknownPool"
+	// WrongNamespace: a metallb.io object lies outside the namespace that counts.
+	WrongNamespace Reason = "WrongNamespace"
+	// NameTaken: a metallb.io object cannot be mirrored: a fairlead.dev object has its name.
+	NameTaken Reason = "NameTaken"
+	// MetalLBRunning: metallb.io objects are not read while a MetalLB runs.
+	MetalLBRunning Reason = "MetalLBRunning"
+)
+
+// Why an agent is not ready, or a node not a candidate.
+const (
+	// NoGossipKey: the gossip Secret is not there yet.
+	NoGossipKey Reason = "NoGossipKey"
+	// Syncing: caches are not synced yet.
+	Syncing Reason = "Syncing"
+	// Listening: the agent listens to its peers before it acts.
+	Listening Reason = "Listening"
+	// Leaving: the agent is withdrawing for good.
+	Leaving Reason = "Leaving"
+	// NotOwner: another node owns the group.
+	NotOwner Reason = "NotOwner"
+	// NodeExcluded: the node carries the exclusion label.
+	NodeExcluded Reason = "NodeExcluded"
+	// NetworkUnavailable: the node's network is not up.
+	NetworkUnavailable Reason = "NetworkUnavailable"
+	// NodeNotSelected: no advertisement's nodeSelectors match the node.
+	NodeNotSelected Reason = "NodeNotSelected"
+	// NoInterface: the node has no interface for the address.
+	NoInterface Reason = "NoInterface"
+	// NoLocalEndpoint: externalTrafficPolicy Local and no serving pod on the node.
+	NoLocalEndpoint Reason = "NoLocalEndpoint"
+	// Minority: the agent sees fewer than half of the last known members and takes nothing over.
+	Minority Reason = "Minority"
+)
+
+// String returns the reason's name.
+func (r Reason) String() string { return string(r) }
