@@ -47,6 +47,7 @@ type ServiceReference struct {
 	Namespace string `json:"namespace"`
 	// +kubebuilder:validation:MaxLength=63
 	Name string `json:"name"`
+	// +kubebuilder:validation:Type=string
 	// +kubebuilder:validation:MaxLength=64
 	UID types.UID `json:"uid"`
 	// Ports are the ports that the Service holds on the address.

@@ -65,6 +65,7 @@ type LoadBalancer struct {
 // LoadBalancerSpec is what the controller decided.
 type LoadBalancerSpec struct {
 	// ServiceUID tells the Service from a namesake.
+	// +kubebuilder:validation:Type=string
 	// +kubebuilder:validation:MaxLength=64
 	ServiceUID types.UID `json:"serviceUID"`
 	// Addresses that the Service holds, one per IP family, in the order of its ipFamilies.

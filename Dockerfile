@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: Apache-2.0
+# Two images from one build: docker build --target controller . and --target node-agent.
+# The lab builds them without Docker by running the same RUN lines on the host
+# (fairlead-lab image), so keep to ARG, FROM, WORKDIR, ENV, COPY, RUN, USER, ENTRYPOINT
+# and LABEL, and keep every RUN line a plain command that writes below /out only.
+ARG VERSION=dev
+
+FROM golang:1.26 AS build
+ARG VERSION
+WORKDIR /src
+COPY . .
+ENV CGO_ENABLED=0
+RUN go build -trimpath -buildvcs=false -ldflags "-s -w -X main.version=${VERSION}" -o /out/fairlead-cloud-controller-manager ./cmd/fairlead-cloud-controller-manager
+RUN go build -trimpath -buildvcs=false -ldflags "-s -w -X main.version=${VERSION}" -o /out/fairlead-node-agent ./cmd/fairlead-node-agent
+
+FROM scratch AS controller
+LABEL org.opencontainers.image.title="fairlead-controller" org.opencontainers.image.licenses="Apache-2.0"
+COPY --from=build /out/fairlead-cloud-controller-manager /fairlead-cloud-controller-manager
+USER 65532:65532
+ENTRYPOINT ["/fairlead-cloud-controller-manager"]
+
+# User 0: a raw socket needs NET_RAW as an effective capability, and container runtimes
+# give added capabilities to user 0 only. Everything else is dropped by the manifest.
+FROM scratch AS node-agent
+LABEL org.opencontainers.image.title="fairlead-node-agent" org.opencontainers.image.licenses="Apache-2.0"
+COPY --from=build /out/fairlead-node-agent /fairlead-node-agent
+USER 0:0
+ENTRYPOINT ["/fairlead-node-agent"]
