@@ -1,0 +1,160 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Command demo re-enacts the layer-2 part of the tutorial on a lab cluster of its own:
+// it starts the cluster, installs Fairlead, types each step as a person would and prints
+// what was expected beside what was observed. It owns the story and its expectations,
+// nothing else: the commands come from test/harness. `make demo` and people call it.
+//
+// It ends with status 0 only if every step held. With KEEP=1 the cluster stays.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/fairlead-lb/fairlead/test/harness"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err := run(ctx)
+	stop()
+	if err != nil {
+		_, _ = fmt.Fprintln(os.Stderr, "demo:", err)
+		os.Exit(1) //nolint:forbidigo // this is main
+	}
+}
+
+// downTimeout bounds the clean-up, which must also work after an interrupt.
+const downTimeout = 2 * time.Minute
+
+func run(ctx context.Context) (err error) {
+	stateDir := flag.String("state-dir", "", "the lab's state directory (default: a fresh one below the temporary directory)")
+	reuse := flag.Bool("reuse", false, "use the cluster that runs at --state-dir already, and leave it running")
+	flag.Parse()
+	keep := os.Getenv("KEEP") == "1" || *reuse
+	if *stateDir == "" {
+		dir, err := os.MkdirTemp("", "fairlead-demo-")
+		if err != nil {
+			return fmt.Errorf("make a state directory: %w", err)
+		}
+		*stateDir = dir
+	}
+	lab, err := harness.Open(harness.Options{StateDir: *stateDir, Progress: os.Stdout})
+	if err != nil {
+		return err
+	}
+	d := &demo{lab: lab, t: harness.NewTranscript(os.Stdout, time.Now()), owners: map[string]string{}}
+	if !*reuse {
+		if err := lab.Build(ctx); err != nil {
+			return err
+		}
+	}
+	defer func() { err = errors.Join(err, finish(context.WithoutCancel(ctx), lab, keep)) }()
+	return d.play(ctx, *reuse)
+}
+
+// finish removes the cluster, or says how to go on with it.
+func finish(ctx context.Context, lab *harness.Lab, keep bool) error {
+	if keep {
+		fmt.Printf("\nThe cluster is still there. Go on with:\n"+
+			"  bin/fairlead-lab kubectl --state-dir %[1]s -- get loadbalancers,ipclaims -A\n"+
+			"  bin/fairlead-lab exec --state-dir %[1]s mypc -- curl -s http://172.20.255.200\n"+
+			"and remove it with:\n  bin/fairlead-lab down --state-dir %[1]s\n", lab.StateDir())
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, downTimeout)
+	defer cancel()
+	if err := lab.Down(ctx); err != nil {
+		return err
+	}
+	if err := os.Remove(lab.StateDir()); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("remove the state directory: %w", err)
+	}
+	return nil
+}
+
+// demo is one run of the story.
+type demo struct {
+	lab *harness.Lab
+	t   *harness.Transcript
+	// macs maps the nodes' hardware addresses to their names.
+	macs map[string]string
+	// owners maps the Services' addresses to the nodes that announce them, as last seen.
+	owners map[string]string
+	// killed is the node whose power was cut, at cut.
+	killed string
+	cut    time.Time
+	// after keeps probing svc1 from before the cut until the node is back.
+	after *harness.Probe
+}
+
+// play runs every chapter. A step that does not hold does not end the story; a cluster
+// that does not come up does.
+func (d *demo) play(ctx context.Context, reuse bool) error {
+	if !reuse {
+		d.t.Heading("The cluster")
+		up := d.t.Step(ctx, "Start a Kubernetes cluster with Fairlead in it", func(ctx context.Context) (harness.Observation, error) {
+			d.t.Command("", "fairlead-lab up --state-dir %s", d.lab.StateDir())
+			err := d.lab.Up(ctx)
+			return harness.Observation{Expected: "the cluster is up", Observed: "up", Held: err == nil}, err
+		})
+		if !up {
+			return d.t.Summary()
+		}
+	}
+	d.t.Note("kubectl stands for: bin/fairlead-lab kubectl --state-dir %[1]s --\n"+
+		"mypc$ CMD stands for: bin/fairlead-lab exec --state-dir %[1]s mypc -- CMD", d.lab.StateDir())
+	for _, chapter := range []func(context.Context){
+		d.cluster, d.configure, d.services, d.announcers, d.traffic, d.failover, d.local, d.remove, d.uninstall,
+	} {
+		if ctx.Err() != nil {
+			return errors.Join(d.t.Summary(), ctx.Err())
+		}
+		chapter(ctx)
+	}
+	return d.t.Summary()
+}
+
+// typed shows and runs one kubectl command.
+func (d *demo) typed(ctx context.Context, limit int, args ...string) (harness.Result, error) {
+	d.t.Command("", "kubectl %s", shellJoin(args))
+	res, err := d.lab.Kubectl(ctx, args...)
+	d.t.Output(res.Stdout+res.Stderr, limit)
+	return res, err
+}
+
+// applied shows and runs one kubectl apply with a manifest on its standard input.
+func (d *demo) applied(ctx context.Context, manifest string) (harness.Result, error) {
+	d.t.Command("", "cat <<EOF | kubectl apply -f -\n%sEOF", manifest)
+	res, err := d.lab.Apply(ctx, manifest)
+	d.t.Output(res.Stdout+res.Stderr, 0)
+	return res, err
+}
+
+// onHost shows and runs one command on a client or node.
+func (d *demo) onHost(ctx context.Context, host string, limit int, argv ...string) (harness.Result, error) {
+	d.t.Command(host, "%s", shellJoin(argv))
+	res, err := d.lab.Exec(ctx, host, argv...)
+	d.t.Output(res.Stdout+res.Stderr, limit)
+	return res, err
+}
+
+// shellJoin quotes what a shell would split or expand.
+func shellJoin(args []string) string {
+	quoted := make([]string, 0, len(args))
+	for _, a := range args {
+		if a == "" || strings.ContainsAny(a, " \"'{}[]()$|;&*?<>`\\") {
+			a = "'" + strings.ReplaceAll(a, "'", `'\''`) + "'"
+		}
+		quoted = append(quoted, a)
+	}
+	return strings.Join(quoted, " ")
+}

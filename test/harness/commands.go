@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package harness
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"time"
+)
+
+// Up starts the cluster and, unless extra says --without-fairlead, installs Fairlead.
+func (l *Lab) Up(ctx context.Context, extra ...string) error {
+	_, err := l.loud(ctx, "up", extra...)
+	return err
+}
+
+// Down removes everything that the lab made. It is safe to call at any time.
+func (l *Lab) Down(ctx context.Context) error {
+	_, err := l.loud(ctx, "down")
+	return err
+}
+
+// Kubectl runs kubectl against the lab's API server.
+func (l *Lab) Kubectl(ctx context.Context, args ...string) (Result, error) {
+	return l.lab(ctx, nil, "kubectl", append([]string{"--"}, args...)...)
+}
+
+// KubectlIn is [Lab.Kubectl] with a standard input.
+func (l *Lab) KubectlIn(ctx context.Context, stdin string, args ...string) (Result, error) {
+	return l.lab(ctx, strings.NewReader(stdin), "kubectl", append([]string{"--"}, args...)...)
+}
+
+// Apply applies a manifest from memory.
+func (l *Lab) Apply(ctx context.Context, manifest string) (Result, error) {
+	return l.KubectlIn(ctx, manifest, "apply", "-f", "-")
+}
+
+// Exec runs a command on a host of the lab: a node or a client.
+func (l *Lab) Exec(ctx context.Context, host string, argv ...string) (Result, error) {
+	return l.lab(ctx, nil, "exec", append([]string{host, "--"}, argv...)...)
+}
+
+// Kill cuts the node's power and returns the instant of the cut, taken by the lab on
+// this machine's wall clock.
+func (l *Lab) Kill(ctx context.Context, node string) (time.Time, error) {
+	res, err := l.lab(ctx, nil, "kill", node)
+	if err != nil {
+		return time.Time{}, err
+	}
+	for line := range strings.Lines(res.Stdout) {
+		if _, after, ok := strings.Cut(line, "cut at "); ok {
+			at, err := time.Parse(time.RFC3339Nano, strings.Fields(after)[0])
+			if err != nil {
+				return time.Time{}, fmt.Errorf("kill %s: read the instant of the cut: %w", node, err)
+			}
+			return at, nil
+		}
+	}
+	return time.Time{}, fmt.Errorf("kill %s: no \"cut at\" line in %q", node, res.Stdout)
+}
+
+// Start boots a killed node again.
+func (l *Lab) Start(ctx context.Context, node string) error {
+	_, err := l.lab(ctx, nil, "start", node)
+	return err
+}
+
+// Link sets a node's link up or down and leaves its processes running.
+func (l *Lab) Link(ctx context.Context, node, state string) error {
+	_, err := l.lab(ctx, nil, "link", node, state)
+	return err
+}
+
+// Pause stops a component (apiserver, etcd, controller) without ending it.
+func (l *Lab) Pause(ctx context.Context, component string) error {
+	_, err := l.lab(ctx, nil, "pause", component)
+	return err
+}
+
+// Resume continues a paused component.
+func (l *Lab) Resume(ctx context.Context, component string) error {
+	_, err := l.lab(ctx, nil, "resume", component)
+	return err
+}
+
+// Status is the lab's own status, as JSON.
+func (l *Lab) Status(ctx context.Context) (map[string]any, error) {
+	res, err := l.lab(ctx, nil, "status", "-o", "json")
+	if err != nil {
+		return nil, err
+	}
+	var out map[string]any
+	if err := json.Unmarshal([]byte(res.Stdout), &out); err != nil {
+		return nil, fmt.Errorf("read the lab's status: %w", err)
+	}
+	return out, nil
+}
+
+// Get decodes what `kubectl get ARGS -o json` prints.
+func Get[T any](ctx context.Context, l *Lab, args ...string) (T, error) {
+	var out T
+	res, err := l.Kubectl(ctx, append(append([]string{"get"}, args...), "-o", "json")...)
+	if err != nil {
+		return out, err
+	}
+	if err := json.Unmarshal([]byte(res.Stdout), &out); err != nil {
+		return out, fmt.Errorf("kubectl get %s: %w", strings.Join(args, " "), err)
+	}
+	return out, nil
+}

@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package harness
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	coordinationv1 "k8s.io/api/coordination/v1"
+)
+
+// ControllerLease is the leader-election lease of the cloud controller manager.
+const ControllerLease = "fairlead-cloud-controller-manager"
+
+// Names of the two programs as the kernel sees them in a process's argv[0].
+const (
+	ControllerProgram = "fairlead-cloud-controller-manager"
+	AgentProgram      = "fairlead-node-agent"
+)
+
+// Leader returns the node that runs the leading cloud controller manager. A lease that
+// was not renewed for its own duration counts as nobody's.
+func (l *Lab) Leader(ctx context.Context) (string, error) {
+	lease, err := Get[coordinationv1.Lease](ctx, l, "lease", ControllerLease, "-n", Namespace)
+	if err != nil {
+		return "", err
+	}
+	s := lease.Spec
+	if s.HolderIdentity == nil || *s.HolderIdentity == "" || s.RenewTime == nil || s.LeaseDurationSeconds == nil {
+		return "", fmt.Errorf("lease %s has no holder", ControllerLease)
+	}
+	if age := time.Since(s.RenewTime.Time); age > time.Duration(*s.LeaseDurationSeconds)*time.Second {
+		return "", fmt.Errorf("lease %s was renewed %s ago by %s", ControllerLease, age.Round(time.Second), *s.HolderIdentity)
+	}
+	// The identity is the host name, "_" and a random part; controllers use the host's network.
+	node, _, _ := strings.Cut(*s.HolderIdentity, "_")
+	return node, nil
+}
+
+// Processes returns the ids, as this process sees them, of the processes of one program
+// on one host of the lab. Processes are told apart by their network namespace: the
+// programs looked for run in their node's.
+func (l *Lab) Processes(ctx context.Context, host, program string) ([]int, error) {
+	res, err := l.Exec(ctx, host, "stat", "-L", "-c", "%i", "/proc/self/ns/net")
+	if err != nil {
+		return nil, fmt.Errorf("find the network namespace of %s: %w", host, err)
+	}
+	want := "net:[" + strings.TrimSpace(res.Stdout) + "]"
+	dirs, err := filepath.Glob("/proc/[0-9]*")
+	if err != nil {
+		return nil, fmt.Errorf("list processes: %w", err)
+	}
+	var pids []int
+	for _, d := range dirs {
+		// A process may end at any time while we look: what cannot be read is not there.
+		cmdline, err := os.ReadFile(filepath.Join(d, "cmdline")) //nolint:gosec // a path below /proc
+		if err != nil {
+			continue
+		}
+		argv0, _, _ := strings.Cut(string(cmdline), "\x00")
+		if filepath.Base(argv0) != program {
+			continue
+		}
+		if ns, err := os.Readlink(filepath.Join(d, "ns", "net")); err != nil || ns != want {
+			continue
+		}
+		if pid, err := strconv.Atoi(filepath.Base(d)); err == nil {
+			pids = append(pids, pid)
+		}
+	}
+	slices.Sort(pids)
+	return pids, nil
+}
+
+// KillLeader sends SIGKILL to the leading cloud controller manager and returns its node.
+func (l *Lab) KillLeader(ctx context.Context) (string, error) {
+	node, err := l.Leader(ctx)
+	if err != nil {
+		return "", err
+	}
+	return node, l.KillProgram(ctx, node, ControllerProgram)
+}
+
+// KillProgram sends SIGKILL to every process of one program on one host.
+func (l *Lab) KillProgram(ctx context.Context, host, program string) error {
+	pids, err := l.Processes(ctx, host, program)
+	if err != nil {
+		return err
+	}
+	if len(pids) == 0 {
+		return fmt.Errorf("no %s runs on %s", program, host)
+	}
+	for _, pid := range pids {
+		p, err := os.FindProcess(pid)
+		if err != nil {
+			return fmt.Errorf("kill %s on %s: %w", program, host, err)
+		}
+		if err := p.Kill(); err != nil {
+			return fmt.Errorf("kill %s (process %d) on %s: %w", program, pid, host, err)
+		}
+	}
+	return nil
+}
+
+// ReplaceController deletes a node's controller pod at once, so that its Deployment
+// makes a new one: the kubelet's back-off after a crash (10 s, doubled each time) would
+// else decide how long a run with many kills takes.
+func (l *Lab) ReplaceController(ctx context.Context, node string) error {
+	pods, err := l.Pods(ctx, Namespace, "app.kubernetes.io/component=controller")
+	if err != nil {
+		return err
+	}
+	for i := range pods {
+		if pods[i].Spec.NodeName != node {
+			continue
+		}
+		_, err := l.Kubectl(ctx, "delete", "pod", "-n", Namespace, pods[i].Name, "--force", "--grace-period=0", "--wait=false", "--ignore-not-found")
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
