@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+
+SHELL         := /bin/bash
+.SHELLFLAGS   := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS     += --no-print-directory
+
+VERSION   ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+HOSTARCH  := $(shell go env GOHOSTARCH 2>/dev/null)
+GOARCH    ?= $(HOSTARCH)
+# Native programs go to bin/, those of another architecture below it.
+OUT       := bin$(if $(filter-out $(HOSTARCH),$(GOARCH)),/linux-$(GOARCH))
+LDFLAGS   := -s -w -X k8s.io/component-base/version.gitVersion=$(VERSION)
+TOOL      := go tool -modfile=test/tools/go.mod
+
+LAB_STATE ?= $(HOME)/.local/state/fairlead-lab
+LAB_ARGS  ?=
+BENCH     ?= failover
+SOAK      ?= controller
+RUNS      ?=
+IMAGE_TAG ?= dev
+
+# Packages whose tests are cheap enough for the race detector, and the others.
+RACE_PKGS  := ./cmd/... ./loadbalancer/... ./nodeagent/... ./provider/...
+OTHER_PKGS := ./test/...
+
+##@ General
+
+.PHONY: help
+help: ## Show this list.
+	@awk 'BEGIN {FS = ":.*## "} \
+	  /^##@/ {printf "\n\033[1m%s\033[0m\n", substr($$0, 5)} \
+	  /^[a-z0-9-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: deps
+deps: ## Install the Debian packages that the lab and the tests need (missing ones only).
+	@test/tools/deps.sh
+
+.PHONY: clean
+clean: ## Remove what was built here (the lab's cache outside the work tree stays).
+	rm -rf bin
+
+##@ Build
+
+.PHONY: build
+build: ## Build controller, node agent and lab into bin/ (GOARCH=arm64 cross-compiles).
+	CGO_ENABLED=0 GOOS=linux GOARCH=$(GOARCH) go build -trimpath -ldflags "$(LDFLAGS)" -o $(OUT)/fairlead-cloud-controller-manager ./cmd/fairlead-cloud-controller-manager
+	CGO_ENABLED=0 GOOS=linux GOARCH=$(GOARCH) go build -trimpath -ldflags "$(LDFLAGS)" -o $(OUT)/fairlead-node-agent ./cmd/fairlead-node-agent
+	CGO_ENABLED=0 GOOS=linux GOARCH=$(GOARCH) go build -trimpath -ldflags "$(LDFLAGS)" -o $(OUT)/fairlead-lab ./test/lab/cmd/fairlead-lab
+
+.PHONY: lab
+lab:
+	@CGO_ENABLED=0 go build -trimpath -o bin/fairlead-lab ./test/lab/cmd/fairlead-lab
+
+.PHONY: image
+image: ## Build both images: with Docker where it works, else with the lab's builder into bin/.
+	@if docker info >/dev/null 2>&1; then \
+	  for target in controller node-agent; do \
+	    docker build --build-arg VERSION=$(VERSION) --target $$target -t fairlead.dev/fairlead-$$target:$(IMAGE_TAG) .; \
+	  done; \
+	else \
+	  echo "no Docker daemon here: building archives with fairlead-lab"; \
+	  $(MAKE) lab; \
+	  for target in controller node-agent; do \
+	    bin/fairlead-lab image --target $$target -t fairlead.dev/fairlead-$$target:$(IMAGE_TAG) -o bin/fairlead-$$target.tar; \
+	  done; \
+	fi
+
+##@ Try it
+
+.PHONY: demo
+demo: deps ## Start a real cluster in network namespaces and walk through layer 2 (root).
+	@go build -trimpath -o bin/fairlead-demo ./test/demo
+	@bin/fairlead-demo
+
+.PHONY: lab-up
+lab-up: deps lab ## Start a lab with Fairlead and keep it (LAB_STATE, LAB_ARGS="--nodes 2").
+	bin/fairlead-lab up --state-dir $(LAB_STATE) $(LAB_ARGS)
+
+.PHONY: lab-down
+lab-down: lab ## Stop that lab and remove all of it.
+	bin/fairlead-lab down --state-dir $(LAB_STATE)
+
+##@ Test
+
+.PHONY: test
+test: deps test-unit test-kernel test-e2e ## Everything: unit, kernel and end-to-end tests (root).
+
+.PHONY: test-unit
+test-unit: ## Unit tests, with the race detector where it is cheap. No root, no network.
+	go test -race $(RACE_PKGS)
+	go test $(OTHER_PKGS)
+
+.PHONY: test-kernel
+test-kernel: ## Tests on real network namespaces (root).
+	go test -tags kernel -count=1 ./nodeagent/... ./test/netns/...
+
+.PHONY: test-e2e
+test-e2e: ## Each behaviour once, on a lab cluster (root).
+	go test -tags e2e -count=1 -timeout 20m -v ./test/e2e/...
+
+.PHONY: bench
+bench: deps lab ## Measure on a lab cluster: BENCH=failover (RUNS=20).
+	@go build -trimpath -o bin/fairlead-bench ./test/bench
+	bin/fairlead-bench -bench $(BENCH) $(if $(RUNS),-runs $(RUNS))
+
+.PHONY: soak
+soak: deps lab ## Repeat with full counts and write a result file: SOAK=controller or failover.
+	@go build -trimpath -o bin/fairlead-soak ./test/soak
+	bin/fairlead-soak -soak $(SOAK) $(if $(RUNS),-runs $(RUNS))
+
+##@ Develop
+
+.PHONY: fmt
+fmt: ## Format the Go code.
+	$(TOOL) golangci-lint fmt
+
+.PHONY: lint
+lint: ## Run the linters (the first run builds golangci-lint).
+	$(TOOL) golangci-lint run --build-tags kernel,e2e
+
+.PHONY: generate
+generate: ## Generate the deepcopy functions of the API.
+	$(TOOL) controller-gen object paths=./loadbalancer/api/...
+
+.PHONY: manifests
+manifests: ## Generate the CRDs in deploy/crds.
+	$(TOOL) controller-gen crd paths=./loadbalancer/api/... output:crd:dir=deploy/crds
+
+.PHONY: verify
+verify: ## Fail if a generated file or go.mod is not current.
+	@$(MAKE) generate manifests
+	go mod tidy -diff
+	@changed=$$(git status --porcelain -- deploy/crds loadbalancer/api); \
+	if [ -n "$$changed" ]; then \
+	  echo "generated files are not current; run: make generate manifests"; \
+	  git --no-pager diff -- deploy/crds loadbalancer/api; echo "$$changed"; exit 1; \
+	fi
+	@echo "verify: generated files and go.mod are current"
