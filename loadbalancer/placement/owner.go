@@ -1,0 +1,196 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package placement
+
+import (
+	"github.com/fairlead-lb/fairlead/loadbalancer"
+	"github.com/fairlead-lb/fairlead/loadbalancer/reason"
+)
+
+// View is what one node knows of one group. It is not kept.
+type View struct {
+	// Self is the node that decides.
+	Self loadbalancer.NodeName
+	// Group to decide on.
+	Group loadbalancer.Group
+	// Claims are the ownerships that members gossip, this node's own included.
+	// Claims of nodes that are not in Live do not count.
+	Claims []loadbalancer.Ownership
+	// Highest epoch ever heard of for the group, whoever claimed it.
+	Highest uint64
+	// Persisted is the owner in the API.
+	Persisted loadbalancer.Ownership
+	// PersistedGone says that the API server, too, holds the persisted owner for dead.
+	PersistedGone bool
+	// Successors are the proposed owners, best first.
+	Successors []loadbalancer.NodeName
+	// Live holds every live node, this one included; the value says why it may not
+	// announce the group, empty when it may.
+	Live map[loadbalancer.NodeName]reason.Reason
+	// KeepOnly leaves the group with its present owner: nobody takes it over.
+	KeepOnly bool
+	// Guard is why this node must not take anything over now, empty when it may.
+	Guard reason.Reason
+}
+
+// Action is what the deciding node does about a group.
+type Action uint8
+
+const (
+	// Wait: the group is not this node's, and stays so.
+	Wait Action = iota
+	// Keep: this node announces the group and goes on.
+	Keep
+	// TakeOver: this node announces from now on, under a new epoch.
+	TakeOver
+	// Yield: another node has the better claim; stop at once.
+	Yield
+	// Withdraw: this node announces but may not any longer; it stops when another
+	// has taken over, or soon.
+	Withdraw
+)
+
+// String returns the action's name.
+func (a Action) String() string {
+	switch a {
+	case Wait:
+		return "Wait"
+	case Keep:
+		return "Keep"
+	case TakeOver:
+		return "TakeOver"
+	case Yield:
+		return "Yield"
+	case Withdraw:
+		return "Withdraw"
+	default:
+		return "Unknown"
+	}
+}
+
+// Verdict is one node's decision on one group.
+type Verdict struct {
+	// Owner is the node that should announce. Its epoch is zero while that node has
+	// not claimed the group yet. Zero when nobody may.
+	Owner loadbalancer.Ownership
+	// Action of the deciding node.
+	Action Action
+	// Reason says why this node does not announce, empty when it does.
+	Reason reason.Reason
+}
+
+// Owner elects the owner of a group:
+//
+//  1. the eligible live node with the highest claimed epoch (ties: the lower name),
+//     so that a group never moves because a better node came back;
+//  2. else, unless KeepOnly, the owner in the API if it is live and eligible;
+//  3. else the first live and eligible successor;
+//  4. else the live and eligible node that rendezvous hashing picks.
+//
+// A take-over uses an epoch above all that were ever heard of. Whoever sees a better
+// claim than its own stops at once.
+func Owner(v View) Verdict {
+	best, top, own := v.survey()
+	elected := v.elect(best)
+	switch {
+	case elected.Node == v.Self:
+		return v.decideElected(own, top)
+	case own.Node == "":
+		return Verdict{Owner: elected, Action: Wait, Reason: v.whyNot(elected)}
+	case top.Beats(own):
+		return Verdict{Owner: elected, Action: Yield, Reason: reason.NotOwner}
+	default:
+		return Verdict{Owner: elected, Action: Withdraw, Reason: v.whyNot(elected)}
+	}
+}
+
+// survey returns the best eligible claim, the best claim, and this node's own.
+func (v *View) survey() (best, top, own loadbalancer.Ownership) {
+	for _, c := range v.Claims {
+		why, live := v.Live[c.Node]
+		if !live {
+			continue
+		}
+		if c.Node == v.Self && c.Beats(own) {
+			own = c
+		}
+		if c.Beats(top) {
+			top = c
+		}
+		if why == "" && c.Beats(best) {
+			best = c
+		}
+	}
+	return best, top, own
+}
+
+func (v *View) elect(best loadbalancer.Ownership) loadbalancer.Ownership {
+	if best.Node != "" {
+		return best
+	}
+	if v.KeepOnly {
+		return loadbalancer.Ownership{}
+	}
+	if v.eligible(v.Persisted.Node) {
+		return loadbalancer.Ownership{Node: v.Persisted.Node}
+	}
+	for _, n := range v.Successors {
+		if v.eligible(n) {
+			return loadbalancer.Ownership{Node: n}
+		}
+	}
+	return loadbalancer.Ownership{Node: Rendezvous(v.Group, v.eligibleNodes)}
+}
+
+func (v *View) eligible(n loadbalancer.NodeName) bool {
+	why, live := v.Live[n]
+	return n != "" && live && why == ""
+}
+
+// eligibleNodes yields the live and eligible nodes in any order.
+func (v *View) eligibleNodes(yield func(loadbalancer.NodeName) bool) {
+	for n, why := range v.Live {
+		if why == "" && !yield(n) {
+			return
+		}
+	}
+}
+
+// decideElected is the decision of the elected node itself.
+func (v *View) decideElected(own, top loadbalancer.Ownership) Verdict {
+	if own.Node != "" && own == top && !v.outrankedInAPI(own) {
+		return Verdict{Owner: own, Action: Keep}
+	}
+	if own.Node == "" && v.Guard != "" {
+		return Verdict{Owner: loadbalancer.Ownership{Node: v.Self}, Action: Wait, Reason: v.Guard}
+	}
+	next := 1 + max(v.Highest, top.Epoch, v.Persisted.Epoch)
+	return Verdict{Owner: loadbalancer.Ownership{Node: v.Self, Epoch: next}, Action: TakeOver}
+}
+
+// outrankedInAPI says that the API holds a higher epoch of a node that surely does not
+// announce the group: it is live and claims nothing, or dead for the API server as
+// well. A node that only the gossip misses may be on the other side of a partition;
+// outbidding it would start a race of epochs between the two sides.
+func (v *View) outrankedInAPI(own loadbalancer.Ownership) bool {
+	if v.Persisted.Node == v.Self || v.Persisted.Epoch <= own.Epoch {
+		return false
+	}
+	_, live := v.Live[v.Persisted.Node]
+	return live || v.PersistedGone
+}
+
+// whyNot says why this node does not announce when elected does.
+func (v *View) whyNot(elected loadbalancer.Ownership) reason.Reason {
+	if why := v.Live[v.Self]; why != "" {
+		return why
+	}
+	switch {
+	case elected.Node != "":
+		return reason.NotOwner
+	case v.KeepOnly:
+		return reason.NoEndpoints
+	default:
+		return reason.NoEligibleNode
+	}
+}

@@ -1,0 +1,281 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package placement_test
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
+
+	"github.com/fairlead-lb/fairlead/loadbalancer"
+	"github.com/fairlead-lb/fairlead/loadbalancer/placement"
+	"github.com/fairlead-lb/fairlead/loadbalancer/reason"
+)
+
+func own(n string, e uint64) loadbalancer.Ownership {
+	return loadbalancer.Ownership{Node: loadbalancer.NodeName(n), Epoch: e}
+}
+
+func live(nodes ...string) map[loadbalancer.NodeName]reason.Reason {
+	m := map[loadbalancer.NodeName]reason.Reason{}
+	for _, n := range nodes {
+		m[loadbalancer.NodeName(n)] = ""
+	}
+	return m
+}
+
+func liveBut(why reason.Reason, who string, nodes ...string) map[loadbalancer.NodeName]reason.Reason {
+	m := live(nodes...)
+	m[loadbalancer.NodeName(who)] = why
+	return m
+}
+
+func names(nodes ...string) []loadbalancer.NodeName {
+	var out []loadbalancer.NodeName
+	for _, n := range nodes {
+		out = append(out, loadbalancer.NodeName(n))
+	}
+	return out
+}
+
+func TestOwner(t *testing.T) {
+	t.Parallel()
+	tests := map[string]struct {
+		view placement.View
+		want placement.Verdict
+	}{
+		"new claim goes to the first successor": {
+			placement.View{Self: "b", Successors: names("b", "a"), Live: live("a", "b")},
+			placement.Verdict{Owner: own("b", 1), Action: placement.TakeOver},
+		},
+		"others wait for the first successor": {
+			placement.View{Self: "a", Successors: names("b", "a"), Live: live("a", "b")},
+			placement.Verdict{Owner: own("b", 0), Action: placement.Wait, Reason: reason.NotOwner},
+		},
+		"a dead owner is replaced by the first live successor with a higher epoch": {
+			placement.View{
+				Self: "c", Claims: []loadbalancer.Ownership{own("a", 4)}, Highest: 4, Persisted: own("a", 3),
+				Successors: names("a", "b", "c"), Live: liveBut(reason.NoInterface, "b", "c"),
+			},
+			placement.Verdict{Owner: own("c", 5), Action: placement.TakeOver},
+		},
+		"no fail-back to a better successor": {
+			placement.View{
+				Self: "c", Claims: []loadbalancer.Ownership{own("c", 5)}, Persisted: own("c", 5),
+				Successors: names("a", "c"), Live: live("a", "c"),
+			},
+			placement.Verdict{Owner: own("c", 5), Action: placement.Keep},
+		},
+		"the returned owner yields to the higher epoch": {
+			placement.View{
+				Self: "a", Claims: []loadbalancer.Ownership{own("a", 4), own("c", 5)}, Persisted: own("a", 4),
+				Successors: names("a", "c"), Live: live("a", "c"),
+			},
+			placement.Verdict{Owner: own("c", 5), Action: placement.Yield, Reason: reason.NotOwner},
+		},
+		"a tie goes to the lower name": {
+			placement.View{Self: "c", Claims: []loadbalancer.Ownership{own("c", 5), own("a", 5)}, Live: live("a", "c")},
+			placement.Verdict{Owner: own("a", 5), Action: placement.Yield, Reason: reason.NotOwner},
+		},
+		"an owner that may not announce any longer withdraws": {
+			placement.View{
+				Self: "a", Claims: []loadbalancer.Ownership{own("a", 2)},
+				Successors: names("a", "b"), Live: liveBut(reason.NodeExcluded, "a", "b"),
+			},
+			placement.Verdict{Owner: own("b", 0), Action: placement.Withdraw, Reason: reason.NodeExcluded},
+		},
+		"its successor takes over while it still answers": {
+			placement.View{
+				Self: "b", Claims: []loadbalancer.Ownership{own("a", 2)},
+				Successors: names("a", "b"), Live: liveBut(reason.Leaving, "a", "b"),
+			},
+			placement.Verdict{Owner: own("b", 3), Action: placement.TakeOver},
+		},
+		"the restarted owner goes on by the API's record": {
+			placement.View{Self: "a", Persisted: own("a", 7), Successors: names("b"), Live: live("a", "b")},
+			placement.Verdict{Owner: own("a", 8), Action: placement.TakeOver},
+		},
+		"a guard stops a take-over": {
+			placement.View{Self: "a", Persisted: own("x", 7), Live: live("a"), Guard: reason.Minority},
+			placement.Verdict{Owner: own("a", 0), Action: placement.Wait, Reason: reason.Minority},
+		},
+		"a guard does not stop what is announced": {
+			placement.View{Self: "a", Claims: []loadbalancer.Ownership{own("a", 7)}, Live: live("a"), Guard: reason.Minority},
+			placement.Verdict{Owner: own("a", 7), Action: placement.Keep},
+		},
+		"without endpoints the owner keeps the group": {
+			placement.View{Self: "a", Claims: []loadbalancer.Ownership{own("a", 7)}, Live: live("a", "b"), KeepOnly: true},
+			placement.Verdict{Owner: own("a", 7), Action: placement.Keep},
+		},
+		"without endpoints nobody takes over": {
+			placement.View{Self: "b", Claims: []loadbalancer.Ownership{own("a", 7)}, Persisted: own("b", 6), Successors: names("b"), Live: live("b"), KeepOnly: true},
+			placement.Verdict{Action: placement.Wait, Reason: reason.NoEndpoints},
+		},
+		"a better claim by a node that may not announce ends ours and is outbid": {
+			placement.View{Self: "a", Claims: []loadbalancer.Ownership{own("a", 3), own("b", 4)}, Live: liveBut(reason.Leaving, "b", "a")},
+			placement.Verdict{Owner: own("a", 5), Action: placement.TakeOver},
+		},
+		"a higher record of a live node without claims is outbid": {
+			placement.View{Self: "a", Claims: []loadbalancer.Ownership{own("a", 3)}, Persisted: own("b", 4), Live: live("a", "b")},
+			placement.Verdict{Owner: own("a", 5), Action: placement.TakeOver},
+		},
+		"a higher record of a node that only gossip misses starts no race": {
+			placement.View{Self: "a", Claims: []loadbalancer.Ownership{own("a", 3)}, Persisted: own("b", 4), Live: live("a")},
+			placement.Verdict{Owner: own("a", 3), Action: placement.Keep},
+		},
+		"nobody may": {
+			placement.View{Self: "a", Live: liveBut(reason.NoInterface, "a")},
+			placement.Verdict{Action: placement.Wait, Reason: reason.NoInterface},
+		},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			if diff := cmp.Diff(tt.want, placement.Owner(tt.view)); diff != "" {
+				t.Errorf("Owner (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// world draws a group view that every node shares.
+func world(t *rapid.T) (placement.View, []loadbalancer.NodeName) {
+	n := rapid.IntRange(1, 6).Draw(t, "nodes")
+	all := make([]loadbalancer.NodeName, n)
+	for i := range all {
+		all[i] = loadbalancer.NodeName(fmt.Sprintf("n%d", i))
+	}
+	v := placement.View{Group: loadbalancer.Group(rapid.StringMatching(`10\.0\.0\.[1-9]`).Draw(t, "group")), Live: map[loadbalancer.NodeName]reason.Reason{}}
+	for _, name := range all {
+		if rapid.Bool().Draw(t, "live") {
+			v.Live[name] = rapid.SampledFrom([]reason.Reason{"", "", reason.NoInterface}).Draw(t, "why")
+		}
+		if rapid.Bool().Draw(t, "claims") {
+			c := loadbalancer.Ownership{Node: name, Epoch: rapid.Uint64Range(1, 5).Draw(t, "epoch")}
+			v.Claims = append(v.Claims, c)
+			v.Highest = max(v.Highest, c.Epoch)
+		}
+	}
+	if rapid.Bool().Draw(t, "persisted") {
+		v.Persisted = loadbalancer.Ownership{Node: rapid.SampledFrom(all).Draw(t, "who"), Epoch: rapid.Uint64Range(1, 6).Draw(t, "persistedEpoch")}
+	}
+	v.Successors = slices.Clone(all[:rapid.IntRange(0, n).Draw(t, "successors")])
+	v.KeepOnly = rapid.Bool().Draw(t, "keepOnly")
+	return v, all
+}
+
+// With one view, all live nodes name the same owner and at most one announces or takes over.
+func TestOwnerAgreement(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		v, all := world(t)
+		var elected []loadbalancer.NodeName
+		active := 0
+		for _, n := range all {
+			if _, ok := v.Live[n]; !ok {
+				continue
+			}
+			w := v
+			w.Self = n
+			got := placement.Owner(w)
+			elected = append(elected, got.Owner.Node)
+			if got.Action == placement.Keep || got.Action == placement.TakeOver {
+				active++
+				if got.Owner.Node != n {
+					t.Fatalf("%s acts for %s", n, got.Owner.Node)
+				}
+				if v.Live[n] != "" {
+					t.Fatalf("%s announces although %s", n, v.Live[n])
+				}
+			}
+			if got.Action == placement.TakeOver && got.Owner.Epoch <= v.Highest {
+				t.Fatalf("took over with epoch %d, highest is %d", got.Owner.Epoch, v.Highest)
+			}
+		}
+		if len(slices.Compact(elected)) > 1 {
+			t.Fatalf("nodes disagree: %v", elected)
+		}
+		if active > 1 {
+			t.Fatalf("%d nodes announce", active)
+		}
+	})
+}
+
+// Applying the verdicts leads to one announcer that nothing moves but its own loss,
+// epochs only grow, and a guard in force never starts anything.
+func TestOwnerSettles(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		v, all := world(t)
+		guarded := rapid.Bool().Draw(t, "guarded")
+		held := map[loadbalancer.NodeName]uint64{}
+		for _, c := range v.Claims {
+			held[c.Node] = c.Epoch
+		}
+		var prev string
+		for round := range 6 {
+			v.Claims = v.Claims[:0]
+			for n, e := range held {
+				v.Claims = append(v.Claims, loadbalancer.Ownership{Node: n, Epoch: e})
+				v.Highest = max(v.Highest, e)
+			}
+			before := len(held)
+			for _, n := range all {
+				if _, ok := v.Live[n]; !ok {
+					delete(held, n)
+					continue
+				}
+				w := v
+				w.Self = n
+				if guarded {
+					w.Guard = reason.Minority
+				}
+				got := placement.Owner(w)
+				switch got.Action {
+				case placement.TakeOver:
+					if guarded && held[n] == 0 {
+						t.Fatalf("%s took over under a guard", n)
+					}
+					if got.Owner.Epoch <= v.Highest {
+						t.Fatalf("epoch went back to %d", got.Owner.Epoch)
+					}
+					held[n] = got.Owner.Epoch
+				case placement.Yield, placement.Withdraw:
+					delete(held, n)
+				case placement.Keep, placement.Wait:
+				}
+			}
+			now := fmt.Sprint(held)
+			if round >= 4 && now != prev {
+				t.Fatalf("still moving in round %d: %s, then %s (before: %d)", round, prev, now, before)
+			}
+			prev = now
+		}
+		if len(held) > 1 {
+			t.Fatalf("%d nodes announce in the end: %v", len(held), held)
+		}
+	})
+}
+
+func TestRendezvousMovesOnlyTheLostNodesGroups(t *testing.T) {
+	t.Parallel()
+	all := names("a", "b", "c", "d")
+	rest := names("a", "b", "c")
+	load := map[loadbalancer.NodeName]int{}
+	for i := range 400 {
+		g := loadbalancer.Group(fmt.Sprintf("10.0.%d.%d", i/250, i%250))
+		before, after := placement.Rendezvous(g, slices.Values(all)), placement.Rendezvous(g, slices.Values(rest))
+		if before != "d" && before != after {
+			t.Errorf("group %s moved from %s to %s", g, before, after)
+		}
+		load[before]++
+	}
+	for n, got := range load {
+		if got < 60 || got > 140 {
+			t.Errorf("node %s owns %d of 400 groups, want about 100", n, got)
+		}
+	}
+}

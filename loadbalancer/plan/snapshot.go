@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package plan
+
+import (
+	"net/netip"
+
+	"github.com/fairlead-lb/fairlead/loadbalancer"
+	"github.com/fairlead-lb/fairlead/loadbalancer/placement"
+	"github.com/fairlead-lb/fairlead/loadbalancer/reason"
+)
+
+// Member is a live node agent as the gossip describes it.
+type Member struct {
+	// Known is false while only the member's name is known, not its state.
+	Known bool
+	// Leaving members are withdrawing for good.
+	Leaving bool
+	// Interfaces that can announce.
+	Interfaces []loadbalancer.Interface
+	// Claims are the groups that the member announces, with their epochs.
+	Claims map[loadbalancer.Group]uint64
+}
+
+// Snapshot is all that one node's plan depends on. It is not changed once made.
+type Snapshot struct {
+	// Self is the planning node. Its own interfaces, claims and intent are in Members.
+	Self loadbalancer.NodeName
+	// Claims by address, one each.
+	Claims []loadbalancer.Claim
+	// Records by Service UID.
+	Records map[loadbalancer.ServiceUID]loadbalancer.Record
+	// Advertisements by name.
+	Advertisements map[string]loadbalancer.Advertisement
+	// Nodes by name.
+	Nodes map[loadbalancer.NodeName]loadbalancer.Node
+	// Endpoints by Service; needed for those with the Local policy only.
+	Endpoints map[loadbalancer.ServiceKey]loadbalancer.Endpoints
+	// Members are the live node agents, this one included.
+	Members map[loadbalancer.NodeName]Member
+	// Highest epoch that was ever heard of, by group.
+	Highest map[loadbalancer.Group]uint64
+	// Guard is why nothing may be taken over now, empty when it may.
+	Guard reason.Reason
+	// Hold is like Guard, but only for groups that had an owner: verdicts of death
+	// that this node reached while it was stalled itself are not to be trusted.
+	Hold bool
+}
+
+// Announcement is one address on one interface.
+type Announcement struct {
+	Interface string
+	Addr      netip.Addr
+}
+
+// GroupState is the decision on one group.
+type GroupState struct {
+	placement.Verdict
+	// Addrs of the group that layer 2 announces, ascending.
+	Addrs []netip.Addr
+	// Announce is where this node announces them if it is the owner.
+	Announce []Announcement
+}
+
+// NodeState is what one node should do: a decision for every group with a claim.
+type NodeState struct {
+	Groups map[loadbalancer.Group]GroupState
+}
+
+// Announcements returns what this node announces now, with the epoch of each.
+func (s NodeState) Announcements() map[Announcement]uint64 {
+	out := make(map[Announcement]uint64)
+	for _, g := range s.Groups {
+		if g.Action != placement.Keep && g.Action != placement.TakeOver {
+			continue
+		}
+		for _, a := range g.Announce {
+			out[a] = g.Owner.Epoch
+		}
+	}
+	return out
+}
