@@ -1,0 +1,131 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# Removes Fairlead from a cluster in the order that leaves nothing behind, then checks.
+#
+#   deploy/uninstall.sh [--services delete|keep]
+#
+# --services says what becomes of the Services of type LoadBalancer that Fairlead
+# serves; without it the script stops if there are any.
+#   delete  delete them, while the controller still runs to clean up after them
+#   keep    leave them, without address, for the next load balancer to pick up
+#
+# KUBECTL is the command to use, arguments included (default: kubectl).
+# Not touched: metallb.io objects and CRDs, and the provider ID of nodes, which
+# Kubernetes does not let anybody change.
+set -euo pipefail
+
+read -r -a kubectl <<<"${KUBECTL:-kubectl}"
+namespace=fairlead-system
+finalizer=service.kubernetes.io/load-balancer-cleanup
+services=ask
+
+while [ $# -gt 0 ]; do
+  case $1 in
+  --services)
+    services=${2:-}
+    shift 2 || { echo "uninstall: --services needs a value: delete or keep" >&2; exit 2; }
+    ;;
+  -h | --help)
+    sed -n '3,15s/^# \{0,1\}//p' "$0"
+    exit 0
+    ;;
+  *)
+    echo "uninstall: unknown argument $1 (see --help)" >&2
+    exit 2
+    ;;
+  esac
+done
+case $services in
+ask | delete | keep) ;;
+*) echo "uninstall: --services is delete or keep, not $services" >&2; exit 2 ;;
+esac
+
+k() { "${kubectl[@]}" "$@"; }
+say() { echo "uninstall: $*"; }
+
+# Services that Fairlead answers for: type LoadBalancer and no class of somebody else,
+# plus those that carry the finalizer after a change of type. One "namespace name" a line.
+served() {
+  k get services --all-namespaces -o go-template='{{range .items}}{{$ours := false}}{{if and (eq .spec.type "LoadBalancer") (not .spec.loadBalancerClass)}}{{$ours = true}}{{end}}{{range .metadata.finalizers}}{{if eq . "'"$finalizer"'"}}{{$ours = true}}{{end}}{{end}}{{if .spec.loadBalancerClass}}{{$ours = false}}{{end}}{{if $ours}}{{.metadata.namespace}} {{.metadata.name}}{{"\n"}}{{end}}{{end}}'
+}
+
+has_kind() { k get customresourcedefinition "$1.fairlead.dev" -o name >/dev/null 2>&1; }
+
+delete_services() {
+  local ns name
+  if ! k -n $namespace wait --for=condition=Available --timeout=60s deployment/fairlead-controller >/dev/null; then
+    say "the controller does not run, so nobody would clean up after the Services; start it, or use --services keep" >&2
+    exit 1
+  fi
+  while read -r ns name; do
+    say "deleting Service $ns/$name"
+    k -n "$ns" delete service "$name" --wait=true --timeout=120s
+  done <<<"$1"
+  # Addresses go back only when no node answers for them any more.
+  local left=""
+  for _ in $(seq 240); do
+    left=$(k get ipclaims.fairlead.dev -o name)
+    [ -n "$left" ] || return 0
+    sleep 0.5
+  done
+  say "these addresses were not released within 120 s:" >&2
+  echo "$left" >&2
+  exit 1
+}
+
+# Without its controller a Service's finalizer would block its deletion for ever.
+release_services() {
+  local ns name
+  while read -r ns name; do
+    say "taking the address off Service $ns/$name"
+    k -n "$ns" patch service "$name" --subresource=status --type=merge -p '{"status":{"loadBalancer":{"ingress":null}}}'
+    k -n "$ns" patch service "$name" --type=strategic -p '{"metadata":{"$deleteFromPrimitiveList/finalizers":["'$finalizer'"]}}'
+  done <<<"$1"
+}
+
+remove() { k delete --ignore-not-found --wait=true --timeout=120s "$@"; }
+
+k version -o json >/dev/null || { say "cannot reach the cluster" >&2; exit 1; }
+
+list=$(served)
+if [ -n "$list" ] && [ "$services" = ask ]; then
+  say "these Services get their addresses from Fairlead; say --services delete or --services keep:" >&2
+  echo "$list" >&2
+  exit 2
+fi
+
+if [ -n "$list" ] && [ "$services" = delete ]; then
+  delete_services "$list"
+fi
+say "stopping the node agents: they withdraw what they announce"
+remove -n $namespace daemonset/fairlead-node-agent --cascade=foreground
+say "stopping the controller"
+remove -n $namespace deployment/fairlead-controller --cascade=foreground
+if [ -n "$list" ] && [ "$services" = keep ]; then
+  release_services "$list"
+fi
+say "removing admission policies, permissions, CRDs with their objects, and the namespace"
+part_of=(-l app.kubernetes.io/part-of=fairlead)
+remove validatingadmissionpolicybindings "${part_of[@]}"
+remove validatingadmissionpolicies "${part_of[@]}"
+for kind in loadbalancers ipclaims l2advertisements ipaddresspools nodeagents; do
+  if has_kind $kind; then remove customresourcedefinition/$kind.fairlead.dev; fi
+done
+remove clusterrolebindings "${part_of[@]}"
+remove clusterroles "${part_of[@]}"
+remove namespace/$namespace
+
+left=$(
+  served | while read -r ns name; do
+    k -n "$ns" get service "$name" -o go-template='{{range .metadata.finalizers}}{{if eq . "'"$finalizer"'"}}finalizer on service/{{$.metadata.namespace}}/{{$.metadata.name}}{{"\n"}}{{end}}{{end}}{{range .status.loadBalancer.ingress}}address {{.ip}} on service/{{$.metadata.namespace}}/{{$.metadata.name}}{{"\n"}}{{end}}'
+  done
+  k api-resources --api-group=fairlead.dev -o name --cached=false 2>/dev/null || true
+  k get namespace $namespace -o name --ignore-not-found
+  k get clusterroles,clusterrolebindings,validatingadmissionpolicies,validatingadmissionpolicybindings "${part_of[@]}" -o name --ignore-not-found
+)
+if [ -n "$left" ]; then
+  say "still there:" >&2
+  echo "$left" >&2
+  exit 1
+fi
+say "done: no finalizer, object or permission of Fairlead is left"
