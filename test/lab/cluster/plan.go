@@ -1,0 +1,222 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cluster
+
+import (
+	"fmt"
+	"net/netip"
+	"regexp"
+	"strings"
+
+	"github.com/fairlead-lb/fairlead/test/lab/host"
+)
+
+// Kind says what a host is for.
+type Kind string
+
+// The kinds of hosts.
+const (
+	KindSwitch Kind = "switch"
+	KindNode   Kind = "node"
+	KindClient Kind = "client"
+)
+
+// SwitchName is the host that carries the bridge, the gateway address and the
+// image registry.
+const SwitchName = "switch"
+
+// ControlPlane is the node that runs the control plane.
+const ControlPlane = "control-plane"
+
+// MaxNodes is how many nodes the address plan has room for.
+const MaxNodes = 64
+
+// Networks of the lab, as in the tutorial that it re-enacts.
+const (
+	podCIDR     = "10.10.0.0/16"
+	serviceCIDR = "10.200.1.0/24"
+	// kubernetesService is the first address of serviceCIDR.
+	kubernetesService = "10.200.1.1"
+	// apiPort is kind's and kubeadm's default.
+	apiPort      = 6443
+	registryPort = 5000
+)
+
+// Host is one machine of the plan.
+type Host struct {
+	Name string `json:"name"`
+	Kind Kind   `json:"kind"`
+	// Address is the host's address in 172.20.0.0/16.
+	Address netip.Addr `json:"address"`
+	// Second is the node's address in 192.168.10.0/24, unset for clients.
+	Second netip.Addr `json:"second,omitzero"`
+	// Labels are the node's labels.
+	Labels map[string]string `json:"labels,omitempty"`
+	// PodCIDR is assigned by the controller manager; unset before.
+	PodCIDR netip.Prefix `json:"podCIDR,omitzero"`
+}
+
+// Plan is a lab's hosts: the switch first, then nodes, then clients.
+type Plan struct {
+	Hosts []Host `json:"hosts"`
+}
+
+// NewPlan lays out a lab with that many nodes, 1 to MaxNodes, and the clients
+// mypc and mypc2.
+func NewPlan(nodes int) (*Plan, error) {
+	if nodes < 1 || nodes > MaxNodes {
+		return nil, fmt.Errorf("--nodes must be 1 to %d, not %d", MaxNodes, nodes)
+	}
+	p := &Plan{Hosts: []Host{{Name: SwitchName, Kind: KindSwitch, Address: gateway()}}}
+	for i := range nodes {
+		p.Hosts = append(p.Hosts, node(i))
+	}
+	for _, c := range []string{"mypc", "mypc2"} {
+		if _, err := p.AddClient(c); err != nil {
+			return nil, err
+		}
+	}
+	return p, nil
+}
+
+func gateway() netip.Addr { return netip.AddrFrom4([4]byte{172, 20, 0, 1}) }
+
+// node is the i-th node. The first four have the addresses, labels and zones
+// of the tutorial; more workers follow from 172.20.1.4 on.
+func node(i int) Host {
+	names := []string{ControlPlane, "worker", "worker2", "worker3"}
+	last := []byte{5, 4, 2, 3}
+	second := []byte{10, 101, 102, 103}
+	zones := []string{"a", "a", "b", "c"}
+	if i >= len(names) {
+		b := byte(i) //nolint:gosec // i < MaxNodes
+		return Host{
+			Name: fmt.Sprintf("worker%d", i), Kind: KindNode,
+			Address: netip.AddrFrom4([4]byte{172, 20, 1, b}), Second: netip.AddrFrom4([4]byte{192, 168, 10, 100 + b}),
+			Labels: nodeLabels(fmt.Sprintf("worker%d", i), zones[i%len(zones)]),
+		}
+	}
+	mynode := ControlPlane
+	if i > 0 {
+		mynode = fmt.Sprintf("worker%d", i)
+	}
+	return Host{
+		Name: names[i], Kind: KindNode,
+		Address: netip.AddrFrom4([4]byte{172, 20, 0, last[i]}), Second: netip.AddrFrom4([4]byte{192, 168, 10, second[i]}),
+		Labels: nodeLabels(mynode, zones[i]),
+	}
+}
+
+func nodeLabels(mynode, zone string) map[string]string {
+	return map[string]string{"mynode": mynode, "topology.kubernetes.io/zone": "ap-northeast-2" + zone}
+}
+
+// AddClient adds a client with the next free address from 172.20.0.6 on.
+func (p *Plan) AddClient(name string) (*Host, error) {
+	if !regexp.MustCompile(`^[a-z][a-z0-9-]{0,14}$`).MatchString(name) {
+		return nil, fmt.Errorf("client name %q: want a letter and then up to 14 letters, digits or dashes, all lower case", name)
+	}
+	if p.Host(name) != nil {
+		return nil, fmt.Errorf("host %s exists already", name)
+	}
+	for last := 6; last < 250; last++ {
+		a := netip.AddrFrom4([4]byte{172, 20, 0, byte(last)}) //nolint:gosec // below 250
+		if !p.used(a) {
+			p.Hosts = append(p.Hosts, Host{Name: name, Kind: KindClient, Address: a})
+			return &p.Hosts[len(p.Hosts)-1], nil
+		}
+	}
+	return nil, fmt.Errorf("no address left for client %s", name)
+}
+
+func (p *Plan) used(a netip.Addr) bool {
+	for i := range p.Hosts {
+		if p.Hosts[i].Address == a {
+			return true
+		}
+	}
+	return false
+}
+
+// Host finds a host by name, nil if there is none.
+func (p *Plan) Host(name string) *Host {
+	for i := range p.Hosts {
+		if p.Hosts[i].Name == name {
+			return &p.Hosts[i]
+		}
+	}
+	return nil
+}
+
+// Of lists the hosts of a kind in the plan's order.
+func (p *Plan) Of(k Kind) []*Host {
+	var out []*Host
+	for i := range p.Hosts {
+		if p.Hosts[i].Kind == k {
+			out = append(out, &p.Hosts[i])
+		}
+	}
+	return out
+}
+
+// Names joins the names of the hosts of a kind.
+func (p *Plan) Names(k Kind) string {
+	var names []string
+	for _, h := range p.Of(k) {
+		names = append(names, h.Name)
+	}
+	return strings.Join(names, ", ")
+}
+
+// MAC is derived from the address as Docker does it: 02:42, then the address.
+func (h *Host) MAC() [6]byte {
+	a := h.Address.As4()
+	return [6]byte{0x02, 0x42, a[0], a[1], a[2], a[3]}
+}
+
+// Port is the host's place on the switch. Docker's MAC for 172.20.0.5 is
+// 02:42:ac:14:00:05.
+func (h *Host) Port() *host.Interface {
+	return &host.Interface{Name: h.Name, MAC: h.MAC(), Addresses: h.prefixes(), Gateway: gateway()}
+}
+
+func (h *Host) prefixes() []netip.Prefix {
+	out := []netip.Prefix{netip.PrefixFrom(h.Address, 16)}
+	if h.Second.IsValid() {
+		out = append(out, netip.PrefixFrom(h.Second, 24))
+	}
+	return out
+}
+
+// Routes lead from one node to the pods of every other.
+func (p *Plan) Routes(from string) []host.Route {
+	var out []host.Route
+	for _, h := range p.Of(KindNode) {
+		if h.Name != from && h.PodCIDR.IsValid() {
+			out = append(out, host.Route{Destination: h.PodCIDR, Via: h.Address})
+		}
+	}
+	return out
+}
+
+// EtcHosts is the content of every host's /etc/hosts.
+func (p *Plan) EtcHosts() string {
+	var b strings.Builder
+	b.WriteString("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n")
+	for i := range p.Hosts {
+		fmt.Fprintf(&b, "%s\t%s\n", p.Hosts[i].Address, p.Hosts[i].Name)
+	}
+	return b.String()
+}
+
+// apiServer is the URL of the Kubernetes API.
+func (p *Plan) apiServer() string {
+	return fmt.Sprintf("https://%s", netip.AddrPortFrom(p.Host(ControlPlane).Address, apiPort))
+}
+
+func registryAddr() netip.AddrPort { return netip.AddrPortFrom(gateway(), registryPort) }
+
+// switchSecond is the gateway's address in the nodes' second network.
+func switchSecond() netip.Prefix {
+	return netip.PrefixFrom(netip.AddrFrom4([4]byte{192, 168, 10, 1}), 24)
+}

@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package host
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// namespaces lists the namespaces a command may enter, in the order in which
+// they must be entered: the mount namespace last, because /proc changes there.
+func namespaces(netOnly bool) []string {
+	if netOnly {
+		return []string{"net"}
+	}
+	return []string{"net", "uts", "ipc", "pid", "cgroup", "mnt"}
+}
+
+// Enter runs cmd inside the namespaces of a host and returns cmd's own error.
+// With netOnly the command keeps the machine's file system and processes.
+//
+// Signals that ask this process to end are passed on to the command. The
+// command dies with the host, and with this process.
+func Enter(pid int, netOnly bool, cmd *exec.Cmd) error {
+	started, done := make(chan error, 1), make(chan struct{})
+	defer close(done)
+	if cmd.SysProcAttr == nil {
+		cmd.SysProcAttr = &syscall.SysProcAttr{}
+	}
+	cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL
+	go func() {
+		// The thread is never unlocked: it ends with the goroutine, since its
+		// namespaces are of no use to anyone else. It must outlive the command,
+		// because the kernel counts the thread as the parent for Pdeathsig.
+		runtime.LockOSThread()
+		err := setns(pid, namespaces(netOnly))
+		if err == nil {
+			err = cmd.Start()
+		}
+		started <- err
+		<-done
+	}()
+	if err := <-started; err != nil {
+		return err
+	}
+	sigs := make(chan os.Signal, 4)
+	signal.Notify(sigs, syscall.SIGTERM, syscall.SIGHUP)
+	defer signal.Stop(sigs)
+	go func() {
+		for {
+			select {
+			case s := <-sigs:
+				_ = cmd.Process.Signal(s) //nolint:errcheck // it may just have ended
+			case <-done:
+				return
+			}
+		}
+	}()
+	return cmd.Wait()
+}
+
+func setns(pid int, names []string) error {
+	files := make([]*os.File, 0, len(names))
+	defer func() {
+		for _, f := range files {
+			_ = f.Close() //nolint:errcheck // opened for reading
+		}
+	}()
+	for _, n := range names {
+		f, err := os.Open(filepath.Join("/proc", strconv.Itoa(pid), "ns", n))
+		if err != nil {
+			return fmt.Errorf("namespace: %w", err)
+		}
+		files = append(files, f)
+	}
+	// A mount namespace can be entered only by a thread that shares its root
+	// and working directory with no other (setns(2)).
+	if err := unix.Unshare(unix.CLONE_FS); err != nil {
+		return fmt.Errorf("unshare: %w", err)
+	}
+	for i, f := range files {
+		if err := unix.Setns(int(f.Fd()), 0); err != nil {
+			return fmt.Errorf("enter namespace %s: %w", names[i], err)
+		}
+	}
+	return nil
+}
+
+// ExitStatus is the status a shell would report for a finished command, and
+// false if err does not come from one.
+func ExitStatus(err error) (int, bool) {
+	if err == nil {
+		return 0, true
+	}
+	var ee *exec.ExitError
+	if !errors.As(err, &ee) {
+		return 0, false
+	}
+	if ws, ok := ee.Sys().(syscall.WaitStatus); ok && ws.Signaled() {
+		return 128 + int(ws.Signal()), true
+	}
+	return ee.ExitCode(), true
+}
