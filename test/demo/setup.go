@@ -15,8 +15,10 @@ import (
 )
 
 // The tutorial's Services and the addresses that they get, in this order.
-func tutorialServices() []string  { return []string{"svc1", "svc2", "svc3"} }
-func tutorialAddresses() []string { return []string{"172.20.255.200", "172.20.255.201", "172.20.255.202"} }
+func tutorialServices() []string { return []string{"svc1", "svc2", "svc3"} }
+func tutorialAddresses() []string {
+	return []string{"172.20.255.200", "172.20.255.201", "172.20.255.202"}
+}
 
 // cluster shows the nodes: Ready, and untainted, which is the cloud controller's work.
 func (d *demo) cluster(ctx context.Context) {

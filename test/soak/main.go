@@ -1,0 +1,163 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Command soak repeats what the e2e tests show once, with full counts, on a lab cluster
+// of its own, and writes a result file with date, kernel and machine. It owns the choice
+// of soaks, their limits and the file; load and measurement are in packages of their own.
+// `make soak` calls it.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/fairlead-lb/fairlead/test/bench/failover"
+	"github.com/fairlead-lb/fairlead/test/harness"
+	"github.com/fairlead-lb/fairlead/test/soak/churn"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err := run(ctx)
+	stop()
+	if err != nil {
+		_, _ = fmt.Fprintln(os.Stderr, "soak:", err)
+		os.Exit(1) //nolint:forbidigo // this is main
+	}
+}
+
+// options of one run, from the command line.
+type options struct {
+	soak     string
+	runs     int
+	services int
+	seed     uint64
+	stateDir string
+	reuse    bool
+	out      string
+}
+
+func parse() (options, error) {
+	var o options
+	flag.StringVar(&o.soak, "soak", "controller", "which soak: controller or failover")
+	flag.IntVar(&o.runs, "runs", 0, "how many kills (default: 50 for controller, 20 for failover)")
+	flag.IntVar(&o.services, "services", 200, "controller: how many Services at one time")
+	flag.Uint64Var(&o.seed, "seed", uint64(time.Now().Unix()), "controller: seed of the load") //nolint:gosec // a time after 1970
+	flag.StringVar(&o.stateDir, "state-dir", "", "the lab's state directory (default: a fresh one)")
+	flag.BoolVar(&o.reuse, "reuse", false, "use the cluster that runs at --state-dir and leave it running")
+	flag.StringVar(&o.out, "out", "", "directory of the result file (default: docs/results)")
+	flag.Parse()
+	if o.soak != "controller" && o.soak != "failover" {
+		return o, fmt.Errorf("unknown soak %q; there are: controller, failover", o.soak)
+	}
+	if o.runs == 0 {
+		o.runs = map[string]int{"controller": 50, "failover": 20}[o.soak]
+	}
+	if o.runs < 1 {
+		return o, errors.New("-runs must be at least 1")
+	}
+	return o, nil
+}
+
+func run(ctx context.Context) error {
+	o, err := parse()
+	if err != nil {
+		return err
+	}
+	if o.stateDir, err = harness.TempStateDir(o.stateDir, "soak"); err != nil {
+		return err
+	}
+	lab, err := harness.Open(harness.Options{StateDir: o.stateDir, Progress: os.Stdout})
+	if err != nil {
+		return err
+	}
+	if o.out == "" {
+		o.out = filepath.Join(lab.Root(), "docs", "results")
+	}
+	return harness.Session(ctx, lab, o.reuse, func(ctx context.Context) error {
+		var body string
+		var soakErr error
+		if o.soak == "controller" {
+			body, soakErr = controller(ctx, lab, o)
+		} else {
+			body, soakErr = failovers(ctx, lab, o)
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		return errors.Join(soakErr, write(ctx, lab, o, body, soakErr))
+	})
+}
+
+// controller kills the leading controller while Services come and go.
+func controller(ctx context.Context, lab *harness.Lab, o options) (string, error) {
+	rep, err := churn.Run(ctx, lab, churn.Config{Kills: o.runs, Services: o.services, Seed: o.seed, Progress: os.Stdout})
+	if rep == nil {
+		return "The run did not begin.", err
+	}
+	return fmt.Sprintf(`The leading cloud controller manager was killed with SIGKILL at random moments while Services of type
+LoadBalancer were created and deleted, before, during and after each kill. After the last kill there
+were %d Services; then all were deleted. Each time the books were compared: Services, claims, records
+and the pool's counter.
+
+| | |
+|---|---|
+| kills | %d of %d, leaders by node: %v |
+| Services created, deleted | %d, %d |
+| looks at the statuses for an address held twice | %d |
+| books right after the last kill, full | %.1f s |
+| books right after deleting all | %.1f s |
+| elapsed | %.0f s |
+| seed | %d |
+`, rep.Services, rep.Kills, o.runs, rep.Leaders, rep.Created, rep.Deleted, rep.Audits, rep.Settled.Seconds(),
+		rep.Emptied.Seconds(), rep.Elapsed.Seconds(), rep.Seed), err
+}
+
+// failovers cuts the power of the announcing node again and again.
+func failovers(ctx context.Context, lab *harness.Lab, o options) (string, error) {
+	res, err := failover.Measure(ctx, lab, failover.Config{Runs: o.runs, Probe: 8 * time.Second, Progress: os.Stdout})
+	if res == nil {
+		return "The run did not begin.", err
+	}
+	var b strings.Builder
+	_, _ = fmt.Fprintf(&b, "The power of the node that announces an address was cut at a random moment; a client probed every 20 ms.\n\n"+
+		"Median **%.0f ms**, minimum %.0f ms, maximum %.0f ms of %d runs.\n\n"+
+		"| run | cut | answers after | blackout ms | failed of sent | MACs afterwards |\n|---|---|---|---|---|---|\n",
+		res.MedianMs, res.MinMs, res.MaxMs, len(res.Runs))
+	for i, r := range res.Runs {
+		_, _ = fmt.Fprintf(&b, "| %d | %s | %s | %.0f | %d of %d | %d |\n", i+1, r.From, r.To, r.BlackoutMs, r.Failed, r.Sent, r.MACs)
+		if r.MACs != 1 {
+			err = errors.Join(err, fmt.Errorf("run %d: %d MACs answered afterwards", i+1, r.MACs))
+		}
+	}
+	return b.String(), err
+}
+
+// write stores the result as soak-NAME-DATE.md, also when the soak failed.
+func write(ctx context.Context, lab *harness.Lab, o options, body string, soakErr error) error {
+	now := time.Now().UTC()
+	m := harness.ThisMachine(ctx, lab)
+	verdict := "**Held.**"
+	if soakErr != nil {
+		verdict = "**Failed:**\n\n```\n" + soakErr.Error() + "\n```"
+	}
+	text := fmt.Sprintf("# Soak: %s, %s\n\n%s\n\n%s\n\n%s; Linux %s, %s, %d cores, %d MiB, %s, commit %s.\n"+
+		"Every node, the control plane and the clients share that machine.\n",
+		o.soak, now.Format(time.DateOnly), verdict, body, now.Format(time.RFC3339), m.Kernel, m.Arch, m.Cores, m.MemoryMiB, m.Go, m.Commit)
+	path := filepath.Join(o.out, "soak-"+o.soak+"-"+now.Format(time.DateOnly)+".md")
+	if err := os.MkdirAll(o.out, 0o750); err != nil {
+		return fmt.Errorf("write the result: %w", err)
+	}
+	if err := os.WriteFile(path, []byte(text), 0o644); err != nil { //nolint:gosec // a document for everybody
+		return fmt.Errorf("write the result: %w", err)
+	}
+	fmt.Println("written:", path)
+	return nil
+}
