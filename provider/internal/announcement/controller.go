@@ -1,0 +1,197 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package announcement
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/client-go/tools/record"
+	"k8s.io/client-go/util/workqueue"
+	"k8s.io/klog/v2"
+
+	"github.com/fairlead-lb/fairlead/loadbalancer"
+	"github.com/fairlead-lb/fairlead/loadbalancer/api/v1alpha1"
+)
+
+const (
+	// fieldManager owns the fields that this package applies.
+	fieldManager = "fairlead-announcement"
+	// workers run independent items side by side: 1,000 records in a few seconds.
+	workers = 4
+	// firstWriteDelay holds back the first status of a new record, because an agent
+	// takes a new address over within it and one write can then tell the whole story.
+	firstWriteDelay = 300 * time.Millisecond
+	// worldDelay gathers changes of nodes, agents, pools and advertisements, which
+	// come in bursts and touch every group.
+	worldDelay = 200 * time.Millisecond
+	// maxRetryDelay bounds the back-off of a failing write.
+	maxRetryDelay = 30 * time.Second
+
+	groupIndex   = "announcement/group"
+	serviceIndex = "announcement/service"
+)
+
+// Patcher applies changes to objects of one kind; gentype's clients are Patchers.
+type Patcher[T any] interface {
+	Patch(ctx context.Context, name string, pt types.PatchType, data []byte, opts metav1.PatchOptions, subresources ...string) (T, error)
+}
+
+// Informers are the caches that the controller reads. The caller starts them after New.
+type Informers struct {
+	Claims         cache.SharedIndexInformer // IPClaim
+	Records        cache.SharedIndexInformer // LoadBalancer
+	Pools          cache.SharedIndexInformer // IPAddressPool
+	Advertisements cache.SharedIndexInformer // L2Advertisement
+	NodeAgents     cache.SharedIndexInformer // NodeAgent
+	Nodes          cache.SharedIndexInformer // corev1.Node
+	Services       cache.SharedIndexInformer // corev1.Service
+	EndpointSlices cache.SharedIndexInformer // discoveryv1.EndpointSlice
+}
+
+// Options are the controller's inputs; all are required.
+type Options struct {
+	Claims         Patcher[*v1alpha1.IPClaim]
+	Records        func(namespace string) Patcher[*v1alpha1.LoadBalancer]
+	Advertisements Patcher[*v1alpha1.L2Advertisement]
+	// Recorder emits events on Services.
+	Recorder  record.EventRecorder
+	Informers Informers
+}
+
+// itemKind says what a queue item is about.
+type itemKind uint8
+
+const (
+	recordItem itemKind = iota
+	groupItem
+	advertisementItem
+)
+
+// item is one unit of work. Name is namespace/name for records.
+type item struct {
+	kind itemKind
+	name string
+}
+
+// Controller is safe for concurrent use. Make it with New.
+type Controller struct {
+	opts  Options
+	queue workqueue.TypedRateLimitingInterface[item]
+	// synced reports whether every event handler has seen the first list.
+	synced []cache.InformerSynced
+
+	worlds worldCache
+
+	mu sync.Mutex
+	// ledger, failures, written and firstSeen are guarded by mu.
+	ledger    *ledger
+	failures  map[loadbalancer.ServiceKey]failure
+	written   map[loadbalancer.ServiceKey]writtenStatus
+	firstSeen map[types.UID]time.Time
+}
+
+// New checks the options and hooks into the informers. Wiring:
+//
+//	announcement.New(announcement.Options{
+//		Claims:         c.Claims(),
+//		Records:        func(ns string) announcement.Patcher[*v1alpha1.LoadBalancer] { return c.LoadBalancers(ns) },
+//		Advertisements: c.L2Advertisements(),
+//		Recorder:       recorder,
+//		Informers:      announcement.Informers{…},
+//	})
+//
+// Call it before the informers start, and wait for their caches before Propose.
+func New(opts Options) (*Controller, error) {
+	if err := opts.validate(); err != nil {
+		return nil, fmt.Errorf("announcement controller: %w", err)
+	}
+	c := &Controller{
+		opts: opts,
+		queue: workqueue.NewTypedRateLimitingQueueWithConfig(
+			workqueue.NewTypedItemExponentialFailureRateLimiter[item](50*time.Millisecond, maxRetryDelay),
+			workqueue.TypedRateLimitingQueueConfig[item]{Name: "announcement"}),
+		ledger:    newLedger(),
+		failures:  map[loadbalancer.ServiceKey]failure{},
+		written:   map[loadbalancer.ServiceKey]writtenStatus{},
+		firstSeen: map[types.UID]time.Time{},
+	}
+	c.worlds.informers = opts.Informers
+	if err := c.hook(); err != nil {
+		return nil, fmt.Errorf("announcement controller: %w", err)
+	}
+	return c, nil
+}
+
+func (o *Options) validate() error {
+	in := o.Informers
+	for _, i := range []cache.SharedIndexInformer{
+		in.Claims, in.Records, in.Pools, in.Advertisements, in.NodeAgents, in.Nodes, in.Services, in.EndpointSlices,
+	} {
+		if i == nil {
+			return errors.New("an informer is missing")
+		}
+	}
+	if o.Claims == nil || o.Records == nil || o.Advertisements == nil || o.Recorder == nil {
+		return errors.New("a client or the recorder is missing")
+	}
+	return nil
+}
+
+// Run works until ctx is done. It waits for the caches first.
+func (c *Controller) Run(ctx context.Context) error {
+	logger := klog.FromContext(ctx).WithName("announcement")
+	ctx = klog.NewContext(ctx, logger)
+	defer c.queue.ShutDown()
+	if !cache.WaitForCacheSync(ctx.Done(), c.synced...) {
+		return nil // ctx is done: a shutdown before the caches were there is no fault
+	}
+	logger.Info("Announcement controller started")
+	var wg sync.WaitGroup
+	for range workers {
+		wg.Go(func() {
+			for c.next(ctx) {
+			}
+		})
+	}
+	<-ctx.Done()
+	c.queue.ShutDown()
+	wg.Wait()
+	return nil
+}
+
+func (c *Controller) next(ctx context.Context) bool {
+	it, shutdown := c.queue.Get()
+	if shutdown {
+		return false
+	}
+	defer c.queue.Done(it)
+	if err := c.sync(ctx, it); err != nil {
+		if ctx.Err() == nil {
+			klog.FromContext(ctx).Error(err, "Announcement sync failed, will retry", "item", it.name)
+		}
+		c.queue.AddRateLimited(it)
+		return true
+	}
+	c.queue.Forget(it)
+	return true
+}
+
+func (c *Controller) sync(ctx context.Context, it item) error {
+	switch it.kind {
+	case groupItem:
+		return c.syncGroup(ctx, loadbalancer.Group(it.name))
+	case advertisementItem:
+		return c.syncAdvertisement(ctx, it.name)
+	case recordItem:
+		return c.syncRecord(ctx, it.name)
+	default:
+		return fmt.Errorf("unknown queue item kind %d", it.kind)
+	}
+}

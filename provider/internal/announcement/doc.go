@@ -1,0 +1,16 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package announcement keeps up, beside each claim and record, what nodes need in order
+// to announce and what people need in order to understand: the ordered successors of a
+// claim, the advertisements of a record, the record's conditions and its copy of the
+// owner, events on the Service, and the condition of each L2Advertisement.
+//
+// It owns the field manager "fairlead-announcement": IPClaim.spec.successors,
+// LoadBalancer.spec.advertisements and .status, L2Advertisement.status, all written by
+// server-side apply and on change only. It never allocates, never creates or deletes an
+// object, and never decides who announces: it proposes, agents decide.
+//
+// The provider constructs one [Controller] per process; the leader runs it. Allocation
+// calls [Controller.Propose], [Controller.AllocationFailed] and
+// [Controller.AllocationSucceeded] from any goroutine.
+package announcement

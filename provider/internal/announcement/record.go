@@ -1,0 +1,219 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package announcement
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/resourceversion"
+	"k8s.io/klog/v2"
+
+	"github.com/fairlead-lb/fairlead/loadbalancer"
+	"github.com/fairlead-lb/fairlead/loadbalancer/api/v1alpha1"
+	"github.com/fairlead-lb/fairlead/loadbalancer/reason"
+)
+
+// eventAnnouncing is the reason of the event that tells a new owner. It is the one
+// event reason that answers no "why not", hence not part of package reason.
+const eventAnnouncing = "Announcing"
+
+// failure is an allocation that did not succeed, as allocation reported it.
+type failure struct {
+	uid     types.UID
+	reason  reason.Reason
+	message string
+}
+
+// writtenStatus is our latest write of a record's status, kept until the cache has it.
+type writtenStatus struct {
+	uid             types.UID
+	resourceVersion string
+	status          v1alpha1.LoadBalancerStatus
+}
+
+// AllocationFailed remembers why a Service has not every address it asked for; the
+// record's Allocated condition says so until AllocationSucceeded. The memory does not
+// outlive the process, the condition does.
+func (c *Controller) AllocationFailed(svc *corev1.Service, r reason.Reason, message string) {
+	key := loadbalancer.ServiceKey{Namespace: svc.Namespace, Name: svc.Name}
+	c.mu.Lock()
+	c.failures[key] = failure{uid: svc.UID, reason: r, message: message}
+	c.mu.Unlock()
+	c.queue.Add(item{recordItem, key.String()})
+}
+
+// AllocationSucceeded ends what AllocationFailed said.
+func (c *Controller) AllocationSucceeded(key loadbalancer.ServiceKey) {
+	c.mu.Lock()
+	delete(c.failures, key)
+	c.mu.Unlock()
+	c.queue.Add(item{recordItem, key.String()})
+}
+
+// syncRecord corrects a record's advertisements and status.
+func (c *Controller) syncRecord(ctx context.Context, name string) error {
+	r := lookup[v1alpha1.LoadBalancer](c.opts.Informers.Records, name)
+	if r == nil {
+		c.forgetFailure(name)
+		return nil
+	}
+	if r.DeletionTimestamp != nil {
+		return nil
+	}
+	w := c.worlds.get()
+	wish := wishOf(w, r.Spec.Addresses, c.serviceLabels(r))
+	if refs := wish.references(); !equality.Semantic.DeepEqual(refs, r.Spec.Advertisements) {
+		doc := document("LoadBalancer", r, "spec", map[string]any{"advertisements": refs})
+		if err := apply(ctx, c.opts.Records(r.Namespace), doc); err != nil {
+			return fmt.Errorf("apply advertisements of record %s: %w", name, err)
+		}
+	}
+	s := c.situationOf(r, w, wish)
+	if wait := c.holdBack(r, s); wait > 0 {
+		c.queue.AddAfter(item{recordItem, name}, wait)
+		return nil
+	}
+	return c.writeStatus(ctx, r, assess(s))
+}
+
+// forgetFailure ends the memory of a failure whose Service is gone as well as its record.
+func (c *Controller) forgetFailure(name string) {
+	if lookup[corev1.Service](c.opts.Informers.Services, name) != nil {
+		return // the record is about to come
+	}
+	key := loadbalancer.ServiceKey{}
+	key.Namespace, key.Name, _ = strings.Cut(name, "/")
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.failures, key)
+}
+
+// serviceLabels returns a record's Service's labels, none when the Service is gone.
+func (c *Controller) serviceLabels(r *v1alpha1.LoadBalancer) map[string]string {
+	svc := lookup[corev1.Service](c.opts.Informers.Services, r.Namespace+"/"+r.Name)
+	if svc == nil || svc.UID != r.Spec.ServiceUID {
+		return nil
+	}
+	return svc.Labels
+}
+
+// holdBack returns how long a record's first status must still wait for an owner.
+func (c *Controller) holdBack(r *v1alpha1.LoadBalancer, s situation) time.Duration {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(r.Status.Conditions) > 0 || s.owner != nil || s.failure != nil {
+		delete(c.firstSeen, r.UID)
+		return 0
+	}
+	now := time.Now()
+	first, ok := c.firstSeen[r.UID]
+	if !ok {
+		first = now
+		c.firstSeen[r.UID] = now
+	}
+	return firstWriteDelay - now.Sub(first)
+}
+
+// situationOf gathers from the caches what a record's conditions depend on.
+func (c *Controller) situationOf(r *v1alpha1.LoadBalancer, w *world, wish wish4) situation {
+	base := c.base(r)
+	s := situation{
+		addresses:  r.Spec.Addresses,
+		wish:       wish,
+		policy:     r.Spec.ExternalTrafficPolicy,
+		generation: r.Generation,
+		previous:   base.Conditions,
+		nodes:      w.nodes,
+		endpoints:  c.endpointsOf(r.Namespace + "/" + r.Name),
+		now:        time.Now(),
+	}
+	c.mu.Lock()
+	if f, ok := c.failures[loadbalancer.ServiceKey{Namespace: r.Namespace, Name: r.Name}]; ok && f.uid == r.Spec.ServiceUID {
+		s.failure = &f
+	}
+	c.mu.Unlock()
+	if !wish.addr.IsValid() {
+		return s
+	}
+	claim := lookup[v1alpha1.IPClaim](c.opts.Informers.Claims, v1alpha1.ClaimName(wish.addr))
+	switch {
+	case claim == nil || claim.Spec.Phase != v1alpha1.ClaimBound:
+		s.released = true
+	case claim.Status.Owner != nil && w.known[loadbalancer.NodeName(claim.Status.Owner.Node)]:
+		s.owner = claim.Status.Owner
+	}
+	return s
+}
+
+// base returns the record's status as it is on the server as far as we know: the
+// cache's, or our own later write.
+func (c *Controller) base(r *v1alpha1.LoadBalancer) v1alpha1.LoadBalancerStatus {
+	key := loadbalancer.ServiceKey{Namespace: r.Namespace, Name: r.Name}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	w, ok := c.written[key]
+	if !ok {
+		return r.Status
+	}
+	order, err := resourceversion.CompareResourceVersion(r.ResourceVersion, w.resourceVersion)
+	if w.uid == r.UID && err == nil && order < 0 {
+		return w.status
+	}
+	delete(c.written, key)
+	return r.Status
+}
+
+// writeStatus writes a status that differs from what the server has, and tells the
+// Service about what a person would want to know of the difference.
+func (c *Controller) writeStatus(ctx context.Context, r *v1alpha1.LoadBalancer, want v1alpha1.LoadBalancerStatus) error {
+	base := c.base(r)
+	if equality.Semantic.DeepEqual(base, want) {
+		return nil
+	}
+	content := map[string]any{"conditions": want.Conditions}
+	if want.Owner != nil {
+		content["owner"] = want.Owner
+	}
+	stored, err := applyGet(ctx, c.opts.Records(r.Namespace), document("LoadBalancer", r, "status", content), "status")
+	if err != nil {
+		return fmt.Errorf("apply status of record %s/%s: %w", r.Namespace, r.Name, err)
+	}
+	if stored == nil {
+		return nil // gone
+	}
+	c.mu.Lock()
+	c.written[loadbalancer.ServiceKey{Namespace: r.Namespace, Name: r.Name}] = writtenStatus{
+		uid: r.UID, resourceVersion: stored.ResourceVersion, status: want,
+	}
+	c.mu.Unlock()
+	klog.FromContext(ctx).V(2).Info("Wrote record status", "record", klog.KObj(r), "owner", ownerNode(want.Owner))
+	c.tell(r, base, want)
+	return nil
+}
+
+// tell emits events for a status that was written.
+func (c *Controller) tell(r *v1alpha1.LoadBalancer, before, after v1alpha1.LoadBalancerStatus) {
+	svc := &corev1.ObjectReference{
+		Kind: "Service", APIVersion: "v1", Namespace: r.Namespace, Name: r.Name, UID: r.Spec.ServiceUID,
+	}
+	if node := ownerNode(after.Owner); node != "" && node != ownerNode(before.Owner) {
+		c.opts.Recorder.Eventf(svc, corev1.EventTypeNormal, eventAnnouncing,
+			"announcing %s from node %q by layer 2", ipv4(r.Spec.Addresses), node)
+	}
+	if cause, message, ok := newFault(before.Conditions, after.Conditions); ok {
+		c.opts.Recorder.Event(svc, corev1.EventTypeWarning, cause, message)
+	}
+}
+
+func ownerNode(o *v1alpha1.Owner) string {
+	if o == nil {
+		return ""
+	}
+	return o.Node
+}

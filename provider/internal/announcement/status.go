@@ -1,0 +1,236 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package announcement
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/fairlead-lb/fairlead/loadbalancer"
+	"github.com/fairlead-lb/fairlead/loadbalancer/api/v1alpha1"
+	"github.com/fairlead-lb/fairlead/loadbalancer/reason"
+)
+
+// situation is everything that a record's status depends on.
+type situation struct {
+	addresses []v1alpha1.LoadBalancerAddress
+	wish      wish4
+	// failure is what allocation reported last, nil when nothing is wrong.
+	failure *failure
+	policy  v1alpha1.TrafficPolicy
+	// released says that the IPv4 address has no bound claim.
+	released bool
+	// owner of the IPv4 address, nil when no existing node owns it.
+	owner      *v1alpha1.Owner
+	nodes      []node
+	endpoints  loadbalancer.Endpoints
+	previous   []metav1.Condition
+	generation int64
+	now        time.Time
+}
+
+// serving reports whether a node runs a pod that serves the Service.
+func (s situation) serving(n node) bool {
+	_, ok := s.endpoints.Nodes[n.name]
+	return ok
+}
+
+// answer is one condition without its bookkeeping.
+type answer struct {
+	ok      bool
+	reason  reason.Reason
+	message string
+}
+
+// assess derives a record's status. Pure: the same situation gives the same status.
+func assess(s situation) v1alpha1.LoadBalancerStatus {
+	allocated := assessAllocated(s)
+	announced := assessAnnounced(s)
+	out := v1alpha1.LoadBalancerStatus{Owner: s.owner.DeepCopy(), Conditions: slices.Clone(s.previous)}
+	for _, c := range []struct {
+		name   string
+		answer answer
+	}{
+		{v1alpha1.ConditionAllocated, allocated},
+		{v1alpha1.ConditionAnnounced, announced},
+		{v1alpha1.ConditionReady, assessReady(s, allocated, announced)},
+	} {
+		status := metav1.ConditionFalse
+		if c.answer.ok {
+			status = metav1.ConditionTrue
+		}
+		meta.SetStatusCondition(&out.Conditions, metav1.Condition{
+			Type: c.name, Status: status, Reason: c.answer.reason.String(), Message: c.answer.message,
+			ObservedGeneration: s.generation, LastTransitionTime: metav1.NewTime(s.now.Truncate(time.Second)),
+		})
+	}
+	return out
+}
+
+func assessAllocated(s situation) answer {
+	if s.failure != nil {
+		return answer{false, s.failure.reason, s.failure.message}
+	}
+	if len(s.addresses) > 0 {
+		parts := make([]string, 0, len(s.addresses))
+		for _, a := range s.addresses {
+			parts = append(parts, fmt.Sprintf("%s from pool %q", a.Address, a.Pool))
+		}
+		return answer{true, reason.Allocated, strings.Join(parts, ", ")}
+	}
+	// Another process may have said why, before us; allocation tries again anyway.
+	if c := meta.FindStatusCondition(s.previous, v1alpha1.ConditionAllocated); c != nil && c.Status == metav1.ConditionFalse {
+		return answer{false, reason.Reason(c.Reason), c.Message}
+	}
+	return answer{false, reason.NotAllocated, "no address has been allocated yet"}
+}
+
+func assessAnnounced(s situation) answer {
+	ip := ipv4(s.addresses)
+	switch {
+	case len(s.addresses) == 0:
+		return answer{false, reason.NotAllocated, "there is no address to announce"}
+	case ip == "":
+		return answer{false, reason.FamilyNotAnnounced, joinAddresses(s.addresses, false) +
+			" is not announced: this release announces IPv4 only on layer 2; use a Service with an IPv4 address"}
+	case s.released:
+		return answer{false, reason.Released, ip + " has no bound claim: it is being released or restored"}
+	case s.owner != nil:
+		return answer{true, reason.Announced, fmt.Sprintf("%s is announced by node %s (layer 2)%s", ip, s.owner.Node, alsoIPv6(s.addresses))}
+	case len(s.wish.ads) == 0:
+		return answer{false, reason.NoAdvertisement, fmt.Sprintf(
+			"no valid L2Advertisement selects pool %q and this Service: create or correct one", poolOf(s.addresses, ip))}
+	}
+	return assessUnowned(s, ip)
+}
+
+// assessUnowned explains why no node owns an address that should be announced.
+func assessUnowned(s situation, ip string) answer {
+	candidates, others := tally(s)
+	local := s.policy == v1alpha1.TrafficPolicyLocal
+	switch {
+	case len(candidates) == 0 && others.has(reason.WaitingForAgent):
+		return answer{false, reason.WaitingForAgent, fmt.Sprintf("no node agent is ready to announce %s (%s)", ip, others)}
+	case len(candidates) == 0:
+		return answer{false, reason.NoEligibleNode, fmt.Sprintf("no node may announce %s (%s)", ip, others)}
+	case local && !s.endpoints.Any:
+		return answer{false, reason.NoEndpoints, "no pod of the Service is ready, and with externalTrafficPolicy Local only a node with one announces"}
+	case local && !slices.ContainsFunc(candidates, s.serving):
+		return answer{false, reason.NoEligibleNode, fmt.Sprintf(
+			"no node that may announce %s runs a ready pod, as externalTrafficPolicy Local needs (%s)", ip, others)}
+	default:
+		return answer{false, reason.WaitingForAgent, fmt.Sprintf("waiting for a node agent to take %s over", ip)}
+	}
+}
+
+func assessReady(s situation, allocated, announced answer) answer {
+	switch {
+	case !allocated.ok:
+		return allocated
+	case !announced.ok:
+		return announced
+	case !s.endpoints.Any:
+		return answer{false, reason.NoEndpoints, announced.message + ", but no pod of the Service is ready: connections are refused"}
+	default:
+		return announced
+	}
+}
+
+// cause counts the nodes that may not announce for one reason.
+type cause struct {
+	reason reason.Reason
+	nodes  int
+}
+
+// causes prints as "1 node NodeExcluded, 3 nodes NoInterface".
+type causes []cause
+
+// tally splits the nodes into those that may announce the IPv4 address and causes.
+func tally(s situation) ([]node, causes) {
+	var candidates []node
+	var found causes
+	for _, n := range s.nodes {
+		r := n.verdict(s.wish.addr, s.wish.ads)
+		if r == "" {
+			candidates = append(candidates, n)
+			continue
+		}
+		i := slices.IndexFunc(found, func(c cause) bool { return c.reason == r })
+		if i < 0 {
+			found = append(found, cause{reason: r})
+			i = len(found) - 1
+		}
+		found[i].nodes++
+	}
+	return candidates, found
+}
+
+func (c causes) has(r reason.Reason) bool {
+	return slices.ContainsFunc(c, func(e cause) bool { return e.reason == r })
+}
+
+func (c causes) String() string {
+	if len(c) == 0 {
+		return "the cluster has no node"
+	}
+	parts := make([]string, 0, len(c))
+	for _, e := range c {
+		noun := " nodes "
+		if e.nodes == 1 {
+			noun = " node "
+		}
+		parts = append(parts, strconv.Itoa(e.nodes)+noun+e.reason.String())
+	}
+	return strings.Join(parts, ", ")
+}
+
+// newFault returns the cause for which an address has newly stopped being announced,
+// or was never, if a person has to do something about it.
+func newFault(before, after []metav1.Condition) (name, message string, ok bool) {
+	now := meta.FindStatusCondition(after, v1alpha1.ConditionAnnounced)
+	if now == nil || now.Status != metav1.ConditionFalse {
+		return "", "", false
+	}
+	if was := meta.FindStatusCondition(before, v1alpha1.ConditionAnnounced); was != nil && was.Reason == now.Reason {
+		return "", "", false
+	}
+	faults := []reason.Reason{reason.NoAdvertisement, reason.NoEligibleNode, reason.FamilyNotAnnounced}
+	return now.Reason, now.Message, slices.Contains(faults, reason.Reason(now.Reason))
+}
+
+// ipv4 returns the IPv4 address, empty when there is none.
+func ipv4(addrs []v1alpha1.LoadBalancerAddress) string { return joinAddresses(addrs, true) }
+
+func joinAddresses(addrs []v1alpha1.LoadBalancerAddress, v4 bool) string {
+	var out []string
+	for _, a := range addrs {
+		if addr, err := netip.ParseAddr(a.Address); err == nil && addr.Is4() == v4 {
+			out = append(out, a.Address)
+		}
+	}
+	return strings.Join(out, ", ")
+}
+
+func alsoIPv6(addrs []v1alpha1.LoadBalancerAddress) string {
+	six := joinAddresses(addrs, false)
+	if six == "" {
+		return ""
+	}
+	return "; " + six + " is not announced: this release announces IPv4 only on layer 2"
+}
+
+func poolOf(addrs []v1alpha1.LoadBalancerAddress, address string) string {
+	for _, a := range addrs {
+		if a.Address == address {
+			return a.Pool
+		}
+	}
+	return ""
+}
