@@ -130,7 +130,8 @@ func kubeletConfig(p paths, h *Host, dir string, taint bool) ([]byte, error) {
 			"x509": map[string]any{"clientCAFile": p.key("ca.crt")},
 		},
 		"authorization": map[string]any{"mode": "Webhook"},
-		"clusterDomain": "cluster.local", "resolvConf": "", "failSwapOn": false,
+		// Nobody answers there; a missing entry would be an event on every pod.
+		"clusterDomain": "cluster.local", "clusterDNS": []string{clusterDNS}, "resolvConf": "", "failSwapOn": false,
 		"containerRuntimeEndpoint": "unix:///run/containerd/containerd.sock",
 		"volumePluginDir":          filepath.Join(dir, "volume-plugins"),
 		// A Secret volume that appears after its pod is seen within seconds.

@@ -37,6 +37,8 @@ const (
 	serviceCIDR = "10.200.1.0/24"
 	// kubernetesService is the first address of serviceCIDR.
 	kubernetesService = "10.200.1.1"
+	// clusterDNS is where a cluster's name server would be.
+	clusterDNS = "10.200.1.10"
 	// apiPort is kind's and kubeadm's default.
 	apiPort      = 6443
 	registryPort = 5000

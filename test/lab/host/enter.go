@@ -28,26 +28,20 @@ func namespaces(netOnly bool) []string {
 // Enter runs cmd inside the namespaces of a host and returns cmd's own error.
 // With netOnly the command keeps the machine's file system and processes.
 //
-// Signals that ask this process to end are passed on to the command. The
-// command dies with the host, and with this process.
+// Signals that ask this process to end are passed on to the command, and the
+// command dies with the host.
 func Enter(pid int, netOnly bool, cmd *exec.Cmd) error {
 	started, done := make(chan error, 1), make(chan struct{})
 	defer close(done)
-	if cmd.SysProcAttr == nil {
-		cmd.SysProcAttr = &syscall.SysProcAttr{}
-	}
-	cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL
 	go func() {
 		// The thread is never unlocked: it ends with the goroutine, since its
-		// namespaces are of no use to anyone else. It must outlive the command,
-		// because the kernel counts the thread as the parent for Pdeathsig.
+		// namespaces are of no use to anyone else.
 		runtime.LockOSThread()
 		err := setns(pid, namespaces(netOnly))
 		if err == nil {
 			err = cmd.Start()
 		}
 		started <- err
-		<-done
 	}()
 	if err := <-started; err != nil {
 		return err

@@ -96,13 +96,11 @@ func Processes(lab string) ([]Proc, error) {
 	return out, nil
 }
 
-// Component is the lab component that a process is, empty for everything a
-// component started: those have it in the environment too, but are not
-// children of the host's PID 1, so the program name decides.
+// Component is the lab component that the process belongs to. What a component
+// started inherits it; only the component itself is a child of the host's PID 1.
 func (p *Proc) Component() string { return p.Env[EnvComponent] }
 
-// parseEnviron reads proc_pid_environ(5). As in getenv(3) readers of our own
-// making, the last value of a name wins.
+// parseEnviron reads proc_pid_environ(5).
 func parseEnviron(s string) map[string]string {
 	env := map[string]string{}
 	for kv := range strings.SplitSeq(s, "\x00") {

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -109,9 +110,8 @@ func (s *supervisor) start(p Process) (<-chan syscall.WaitStatus, error) {
 	if err != nil {
 		return nil, fmt.Errorf("start: %w", err)
 	}
-	env := append(os.Environ(), EnvComponent+"="+p.Name)
 	attr := &os.ProcAttr{
-		Dir: "/", Env: append(env, p.Env...),
+		Dir: "/", Env: environment(os.Environ(), append(p.Env, EnvComponent+"="+p.Name)),
 		Files: []*os.File{null, logFile, logFile},
 		Sys:   &syscall.SysProcAttr{Setsid: true},
 	}
@@ -124,6 +124,23 @@ func (s *supervisor) start(p Process) (<-chan syscall.WaitStatus, error) {
 	c := make(chan syscall.WaitStatus, 1)
 	s.waiting[proc.Pid] = c
 	return c, proc.Release()
+}
+
+// environment lays own over inherited. A name must not occur twice: which one
+// counts is up to the program (in Go, the first).
+func environment(inherited, own []string) []string {
+	out := slices.Clone(own)
+	names := map[string]bool{}
+	for _, kv := range own {
+		name, _, _ := strings.Cut(kv, "=")
+		names[name] = true
+	}
+	for _, kv := range inherited {
+		if name, _, _ := strings.Cut(kv, "="); !names[name] {
+			out = append(out, kv)
+		}
+	}
+	return out
 }
 
 func (s *supervisor) logf(format string, args ...any) {

@@ -32,15 +32,15 @@ type call struct {
 }
 
 // args parses the flags and returns the words after them, which must be
-// between low and high in number; high < 0 means any number. A "--" between
-// them is dropped once.
+// between low and high in number; high < 0 means any number. The "--" after
+// exec's host is dropped; one right after the flags the flag package drops.
 func (c *call) args(low, high int) ([]string, error) {
 	if err := c.flags.Parse(c.argv); err != nil {
 		return nil, usageError("%s: %v", c.flags.Name(), err)
 	}
 	words := c.flags.Args()
-	if i := slices.Index(words, "--"); i >= 0 {
-		words = slices.Delete(slices.Clone(words), i, i+1)
+	if c.flags.Name() == "exec" && len(words) > 1 && words[1] == "--" {
+		words = slices.Delete(slices.Clone(words), 1, 2)
 	}
 	if len(words) < low || (high >= 0 && len(words) > high) {
 		for _, cmd := range commands() {
