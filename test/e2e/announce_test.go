@@ -1,0 +1,206 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build e2e
+
+package e2e
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/fairlead-lb/fairlead/loadbalancer/api/v1alpha1"
+	"github.com/fairlead-lb/fairlead/loadbalancer/reason"
+	"github.com/fairlead-lb/fairlead/test/harness"
+)
+
+// mypcAddress is the client's own address.
+const mypcAddress = "172.20.0.6"
+
+// TestLocalPolicy moves the only pod of a Service with externalTrafficPolicy Local.
+func TestLocalPolicy(t *testing.T) {
+	s := newScenario(t, "local", "172.20.251.90-172.20.251.99")
+	s.apply(s.podManifest("web1", "worker3") + "---\n" + s.serviceManifest("web", "", "externalTrafficPolicy: Local"))
+	a := s.address("web")
+	s.ownedBy(a, 20*time.Second, "worker3")
+	body := s.answers(a)
+	if from := harness.Field(body, "RemoteAddr"); !strings.HasPrefix(from, mypcAddress+":") {
+		t.Errorf("the pod sees %s, want the client's address %s", from, mypcAddress)
+	}
+
+	// No endpoint anywhere: nobody takes the address over, and the record says why.
+	s.kubectl("delete", "pod", "-n", s.name, "web1")
+	if st := s.condition("web", v1alpha1.ConditionReady, reason.NoEndpoints); st != metav1.ConditionFalse {
+		t.Errorf("without endpoints Ready is %q, want False", st)
+	}
+
+	s.apply(s.podManifest("web2", "worker"))
+	s.ownedBy(a, 20*time.Second, "worker")
+	if name := harness.Field(s.answers(a), "Hostname"); name != "web2" {
+		t.Errorf("%s answers, want web2", name)
+	}
+}
+
+// TestLocalWithoutEndpoints creates a Service with Local that never had a pod.
+func TestLocalWithoutEndpoints(t *testing.T) {
+	s := newScenario(t, "localnone", "172.20.251.100/32")
+	s.apply(s.serviceManifest("web", "", "externalTrafficPolicy: Local"))
+	a := s.address("web")
+	if st := s.condition("web", v1alpha1.ConditionAnnounced, reason.NoEndpoints); st != metav1.ConditionFalse {
+		t.Errorf("Announced is %q, want False", st)
+	}
+	s.silent(a, time.Second)
+}
+
+// TestExcludedNode takes the announcing node out by the well-known label.
+func TestExcludedNode(t *testing.T) {
+	const label = "node.kubernetes.io/exclude-from-external-load-balancers"
+	s := newScenario(t, "excluded", "172.20.251.101/32")
+	s.apply(s.podManifest("web1", "control-plane") + "---\n" + s.serviceManifest("web", "", ""))
+	a := s.address("web")
+	first := s.owner(a)
+	s.answers(a)
+	s.kubectl("label", "node", first, label+"=true")
+	t.Cleanup(func() { cleanUp(t, "label", "node", first, label+"-") })
+	var others []string
+	for _, n := range harness.FairleadNodes() {
+		if n != first {
+			others = append(others, n)
+		}
+	}
+	s.ownedBy(a, 10*time.Second, others...)
+	s.answers(a)
+}
+
+// TestNodeSelectors limits an advertisement to one node.
+func TestNodeSelectors(t *testing.T) {
+	s := newScenario(t, "selected", "172.20.251.102/32")
+	s.kubectl("patch", "l2advertisement.fairlead.dev", s.name, "--type=merge",
+		"-p", `{"spec":{"nodeSelectors":[{"matchLabels":{"kubernetes.io/hostname":"worker2"}}]}}`)
+	s.apply(s.serviceManifest("web", "", ""))
+	s.ownedBy(s.address("web"), 10*time.Second, "worker2")
+	s.kubectl("patch", "l2advertisement.fairlead.dev", s.name, "--type=merge",
+		"-p", `{"spec":{"nodeSelectors":[{"matchLabels":{"kubernetes.io/hostname":"none"}}]}}`)
+	s.silent(s.address("web"), 10*time.Second)
+	if st := s.condition("web", v1alpha1.ConditionAnnounced, reason.NoEligibleNode); st != metav1.ConditionFalse {
+		t.Errorf("Announced is %q, want False", st)
+	}
+}
+
+// TestNoAdvertisement has a pool that nothing announces.
+func TestNoAdvertisement(t *testing.T) {
+	s := newScenario(t, "unadvertised", "172.20.251.103/32")
+	s.kubectl("delete", "l2advertisement.fairlead.dev", s.name)
+	s.apply(s.serviceManifest("web", "", ""))
+	a := s.address("web")
+	if st := s.condition("web", v1alpha1.ConditionAnnounced, reason.NoAdvertisement); st != metav1.ConditionFalse {
+		t.Errorf("Announced is %q, want False", st)
+	}
+	s.silent(a, time.Second)
+	s.apply(adManifest(s.name))
+	s.owner(a)
+}
+
+// TestAgentReplaced deletes the announcing agent's pod while MetalLB's and kube-vip's
+// ports are taken on the node: the address must go on answering, and the new agent start.
+func TestAgentReplaced(t *testing.T) {
+	s := newScenario(t, "replaced", "172.20.251.104/32")
+	s.apply(s.podManifest("web1", "control-plane") + "---\n" + s.serviceManifest("web", "", ""))
+	a := s.address("web")
+	owner := s.owner(a)
+	s.answers(a)
+	s.occupy(owner, "7946", "7472", "7473", "9120", "10258")
+
+	const probing = 12 * time.Second
+	probe, err := lab.StartProbe(t.Context(), "mypc", "http://"+a+"/", probing)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pod := s.agentPod(owner)
+	s.kubectl("delete", "pod", "-n", harness.Namespace, pod, "--wait=false")
+	report, err := probe.Wait(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("agent on %s deleted: %s", owner, report)
+	if limit := 1000.0; report.LongestGapMs > limit {
+		t.Errorf("the address was silent for %.0f ms, want at most %.0f", report.LongestGapMs, limit)
+	}
+	s.wholeCluster()
+	if again := s.agentPod(owner); again == pod {
+		t.Errorf("agent pod %s is still there", pod)
+	}
+	s.owner(a)
+}
+
+// occupy listens on ports of a node with a pod on its network.
+func (s *scenario) occupy(node string, ports ...string) {
+	s.t.Helper()
+	var b strings.Builder
+	b.WriteString("apiVersion: v1\nkind: Pod\nmetadata: {name: ports, namespace: " + s.name + "}\nspec:\n  nodeName: " + node +
+		"\n  hostNetwork: true\n  terminationGracePeriodSeconds: 0\n  containers:\n")
+	for _, p := range ports {
+		b.WriteString("  - {name: p" + p + ", image: traefik/whoami, env: [{name: WHOAMI_PORT_NUMBER, value: \"" + p + "\"}]}\n")
+	}
+	s.apply(b.String())
+	s.kubectl("wait", "-n", s.name, "--for=condition=Ready", "pod/ports", "--timeout=30s")
+	for _, p := range ports {
+		if _, err := lab.Fetch(s.t.Context(), node, "http://127.0.0.1:"+p+"/"); err != nil {
+			s.t.Fatalf("port %s is not occupied: %v", p, err)
+		}
+	}
+}
+
+// agentPod returns the name of a node's agent pod.
+func (s *scenario) agentPod(node string) string {
+	s.t.Helper()
+	pods, err := lab.Pods(s.t.Context(), harness.Namespace, "app.kubernetes.io/component=node-agent")
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	for i := range pods {
+		if pods[i].Spec.NodeName == node && pods[i].DeletionTimestamp == nil {
+			return pods[i].Name
+		}
+	}
+	s.t.Fatalf("no agent pod on %s", node)
+	return ""
+}
+
+// TestExamples applies every file of deploy/examples and checks that its pools are valid
+// and its Services get addresses.
+func TestExamples(t *testing.T) {
+	s := newScenario(t, "team-a", "")
+	files, err := filepath.Glob(filepath.Join(lab.Root(), "deploy", "examples", "*.yaml"))
+	if err != nil || len(files) < 3 {
+		t.Fatalf("examples %v, %v; want at least three", files, err)
+	}
+	for _, f := range files {
+		s.kubectl("apply", "-f", f)
+		t.Cleanup(func() { cleanUp(t, "delete", "-f", f, "--ignore-not-found") })
+	}
+	s.eventually(20*time.Second, func(ctx context.Context) error {
+		pools, err := harness.Get[v1alpha1.IPAddressPoolList](ctx, lab, "ipaddresspools.fairlead.dev")
+		if err != nil {
+			return err
+		}
+		var problems []error
+		for i := range pools.Items {
+			st, why := harness.Condition(pools.Items[i].Status.Conditions, v1alpha1.ConditionReady)
+			if st != metav1.ConditionTrue {
+				problems = append(problems, fmt.Errorf("pool %s: Ready is %q, reason %q", pools.Items[i].Name, st, why))
+			}
+		}
+		for _, name := range []string{"requested-address", "local-policy"} {
+			_, err := lab.Address(ctx, "default", name)
+			problems = append(problems, err)
+		}
+		return errors.Join(problems...)
+	})
+}

@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build e2e
+
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/fairlead-lb/fairlead/loadbalancer/api/v1alpha1"
+	"github.com/fairlead-lb/fairlead/loadbalancer/reason"
+	"github.com/fairlead-lb/fairlead/test/harness"
+)
+
+// metallbPool is a pool of MetalLB's kind.
+func metallbPool(name, namespace, addresses string) string {
+	return "apiVersion: metallb.io/v1beta1\nkind: IPAddressPool\nmetadata: {name: " + name + ", namespace: " + namespace + "}\n" +
+		"spec: {autoAssign: false, addresses: [" + addresses + "]}\n"
+}
+
+// warned waits for one Warning event about a metallb.io pool.
+func (s *scenario) warned(namespace, pool string, want reason.Reason) {
+	s.t.Helper()
+	s.eventually(10*time.Second, func(ctx context.Context) error {
+		events, err := lab.Events(ctx, namespace, "IPAddressPool", pool)
+		if err != nil {
+			return err
+		}
+		n := 0
+		for i := range events {
+			if events[i].Reason == want.String() && events[i].Type == "Warning" {
+				n += occurrences(&events[i])
+			}
+		}
+		if n != 1 {
+			return fmt.Errorf("%d Warning events %s about %s/%s, want 1", n, want, namespace, pool)
+		}
+		return nil
+	})
+}
+
+func TestMirrorFollowsItsSource(t *testing.T) {
+	s := newScenario(t, "mirror", "")
+	s.apply(metallbPool("mirrored", "metallb-system", "172.20.251.110/32"))
+	t.Cleanup(func() {
+		cleanUp(t, "delete", "ipaddresspool.metallb.io", "-n", "metallb-system", "mirrored", "--ignore-not-found")
+	})
+	s.poolReason("mirrored", metav1.ConditionTrue, reason.Valid)
+	s.apply(metallbPool("mirrored", "metallb-system", "172.20.251.111/32"))
+	s.eventually(5*time.Second, func(ctx context.Context) error {
+		p, err := harness.Get[*v1alpha1.IPAddressPool](ctx, lab, "ipaddresspool.fairlead.dev", "mirrored")
+		if err == nil && (len(p.Spec.Addresses) != 1 || p.Spec.Addresses[0] != "172.20.251.111/32") {
+			err = fmt.Errorf("the copy has %v", p.Spec.Addresses)
+		}
+		return err
+	})
+	// The copy cannot be edited.
+	_, err := lab.Kubectl(t.Context(), "patch", "ipaddresspool.fairlead.dev", "mirrored", "--type=merge",
+		"-p", `{"spec":{"addresses":["172.20.251.112/32"]}}`)
+	if err == nil || !strings.Contains(err.Error(), "are copies") {
+		t.Errorf("editing the copy gives %v, want a refusal that says so", err)
+	}
+	s.kubectl("delete", "ipaddresspool.metallb.io", "-n", "metallb-system", "mirrored")
+	s.eventually(5*time.Second, func(ctx context.Context) error {
+		res, err := lab.Kubectl(ctx, "get", "ipaddresspool.fairlead.dev", "mirrored", "--ignore-not-found", "-o", "name")
+		if err == nil && res.Stdout != "" {
+			err = fmt.Errorf("%s is still there", strings.TrimSpace(res.Stdout))
+		}
+		return err
+	})
+}
+
+func TestMirrorRefuses(t *testing.T) {
+	s := newScenario(t, "mirrorbad", "172.20.251.113/32")
+	t.Run("wrong namespace", func(*testing.T) {
+		s.apply(metallbPool("elsewhere", s.name, "172.20.251.114/32"))
+		s.warned(s.name, "elsewhere", reason.WrongNamespace)
+	})
+	t.Run("name taken", func(t *testing.T) {
+		s.apply(metallbPool(s.name, "metallb-system", "172.20.251.115/32"))
+		t.Cleanup(func() { cleanUp(t, "delete", "ipaddresspool.metallb.io", "-n", "metallb-system", s.name) })
+		s.warned("metallb-system", s.name, reason.NameTaken)
+		p, err := harness.Get[*v1alpha1.IPAddressPool](t.Context(), lab, "ipaddresspool.fairlead.dev", s.name)
+		if err != nil || len(p.Spec.Addresses) != 1 || p.Spec.Addresses[0] != "172.20.251.113/32" {
+			t.Errorf("the user's own pool is %v, %v; want it untouched", p, err)
+		}
+	})
+}

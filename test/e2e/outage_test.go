@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build e2e
+
+package e2e
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/fairlead-lb/fairlead/test/bench/failover"
+	"github.com/fairlead-lb/fairlead/test/harness"
+	"github.com/fairlead-lb/fairlead/test/soak/churn"
+)
+
+// blackoutLimit is what one power cut may cost here; the median of many is test/bench's.
+const blackoutLimit = 5 * time.Second
+
+// TestPowerCut cuts the announcing node's power twice.
+func TestPowerCut(t *testing.T) {
+	res, err := failover.Measure(t.Context(), lab, failover.Config{Runs: 2, Probe: 7 * time.Second, Progress: t.Output()})
+	if err != nil {
+		dump(t.Context(), t)
+		t.Fatal(err)
+	}
+	if limit := float64(blackoutLimit.Milliseconds()); res.MaxMs > limit {
+		t.Errorf("blackouts up to %.0f ms, want at most %.0f", res.MaxMs, limit)
+	}
+	for i, r := range res.Runs {
+		if r.MACs != 1 {
+			t.Errorf("run %d: %d MACs answer afterwards, want 1", i+1, r.MACs)
+		}
+	}
+}
+
+// TestAPIServerAway stops the API server for 20 seconds: addresses go on answering, and a
+// power cut in that time is survived as well.
+func TestAPIServerAway(t *testing.T) {
+	s := newScenario(t, "apiaway", "172.20.251.120/32")
+	s.apply(s.podManifest("web1", "control-plane") + "---\n" + s.serviceManifest("web", "", ""))
+	a := s.address("web")
+	owner := s.owner(a)
+	s.answers(a)
+
+	const probing = 22 * time.Second
+	probe, err := lab.StartProbe(t.Context(), "mypc", "http://"+a+"/", probing)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := lab.Pause(t.Context(), "apiserver"); err != nil {
+		t.Fatal(err)
+	}
+	paused := true
+	t.Cleanup(func() {
+		if paused {
+			_ = lab.Resume(context.WithoutCancel(t.Context()), "apiserver")
+		}
+	})
+	if err := harness.Pause(t.Context(), 10*time.Second); err != nil {
+		t.Fatal(err)
+	}
+	cut, err := lab.Kill(t.Context(), owner)
+	if err != nil {
+		t.Fatal(err)
+	}
+	report, err := probe.Wait(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := lab.OneMAC(t.Context(), "mypc", a); err != nil {
+		t.Error(err)
+	}
+	if err := lab.Resume(t.Context(), "apiserver"); err != nil {
+		t.Fatal(err)
+	}
+	paused = false
+	if err := lab.Start(t.Context(), owner); err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("API server away for 20 s, %s cut after 10: %s, blackout %.0f ms", owner, report, report.Blackout(cut))
+	for _, g := range report.Gaps {
+		if g.To.Before(cut) && g.Milliseconds() > 1000 {
+			t.Errorf("silent for %.0f ms before the cut, with only the API server away", g.Milliseconds())
+		}
+	}
+	if b, limit := report.Blackout(cut), float64(blackoutLimit.Milliseconds()); b > limit || !report.LastSuccess.After(cut) {
+		t.Errorf("blackout %.0f ms, want an answer within %.0f", b, limit)
+	}
+	s.wholeCluster()
+	if now := s.owner(a); now == owner {
+		t.Errorf("%s announces again after its return, want no fail-back", now)
+	}
+}
+
+// TestControllerAway deletes a Service while no controller runs.
+func TestControllerAway(t *testing.T) {
+	s := newScenario(t, "ccmaway", "172.20.251.130-172.20.251.131")
+	s.apply(s.podManifest("web1", "control-plane") + "---\n" + s.serviceManifest("stays", "", "") + "---\n" + s.serviceManifest("goes", "", ""))
+	stays, goes := s.address("stays"), s.address("goes")
+	s.owner(stays)
+	s.answers(stays)
+	s.scaleController(0)
+	t.Cleanup(func() { cleanUp(t, "scale", "-n", harness.Namespace, "deployment/fairlead-controller", "--replicas=2") })
+	s.kubectl("delete", "svc", "-n", s.name, "goes", "--wait=false")
+	s.apply(s.serviceManifest("comes", "", ""))
+	svc, err := lab.Service(t.Context(), s.name, "goes")
+	if err != nil {
+		t.Fatalf("the Service went without its controller: %v", err)
+	}
+	if len(svc.Finalizers) == 0 {
+		t.Error("the Service being deleted has no finalizer")
+	}
+	s.answers(stays)
+	s.scaleController(2)
+	s.eventually(60*time.Second, func(ctx context.Context) error {
+		res, err := lab.Kubectl(ctx, "get", "svc", "-n", s.name, "goes", "--ignore-not-found", "-o", "name")
+		if err == nil && res.Stdout != "" {
+			err = errors.New("the deleted Service is still there")
+		}
+		return err
+	})
+	if a := s.address("comes"); a != goes {
+		t.Errorf("the new Service got %s, want the freed %s", a, goes)
+	}
+	if a := s.address("stays"); a != stays {
+		t.Errorf("the other Service has %s now, want %s", a, stays)
+	}
+	s.owner(goes)
+}
+
+// scaleController sets the number of controllers and waits for them.
+func (s *scenario) scaleController(n int) {
+	s.t.Helper()
+	s.kubectl("scale", "-n", harness.Namespace, "deployment/fairlead-controller", fmt.Sprintf("--replicas=%d", n))
+	s.eventually(60*time.Second, func(ctx context.Context) error {
+		pods, err := lab.Pods(ctx, harness.Namespace, "app.kubernetes.io/component=controller")
+		if err != nil {
+			return err
+		}
+		running := 0
+		for i := range pods {
+			if pods[i].DeletionTimestamp == nil && pods[i].Status.Phase == corev1.PodRunning {
+				running++
+			}
+		}
+		if running != n || (n == 0 && len(pods) > 0) {
+			return fmt.Errorf("%d of %d controllers run, %d pods", running, n, len(pods))
+		}
+		return nil
+	})
+}
+
+// TestControllerKilled is the short form of the soak: SIGKILL while Services come and go.
+func TestControllerKilled(t *testing.T) {
+	rep, err := churn.Run(t.Context(), lab, churn.Config{Kills: 2, Services: 30, Seed: 1, Progress: t.Output()})
+	if err != nil {
+		dump(t.Context(), t)
+		t.Fatal(err)
+	}
+	t.Logf("%d created, %d deleted; books right %s after the last kill", rep.Created, rep.Deleted, rep.Settled)
+}
