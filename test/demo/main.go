@@ -92,8 +92,6 @@ type demo struct {
 	// killed is the node whose power was cut, at cut.
 	killed string
 	cut    time.Time
-	// after keeps probing svc1 from before the cut until the node is back.
-	after *harness.Probe
 }
 
 // play runs every chapter. A step that does not hold does not end the story; a cluster

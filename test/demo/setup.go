@@ -31,6 +31,10 @@ func (d *demo) cluster(ctx context.Context) {
 		if _, err := d.typed(ctx, 0, "get", "nodes", "-o", "wide"); err != nil {
 			return o, err
 		}
+		d.t.Note("kubeadm and kind keep control-plane nodes from announcing; so do we:")
+		if _, err := d.typed(ctx, 0, "label", "--overwrite", "node", "control-plane", harness.ExcludeLabel+"="); err != nil {
+			return o, err
+		}
 		nodes, err := d.lab.Nodes(ctx)
 		if err != nil {
 			return o, err

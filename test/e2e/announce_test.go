@@ -60,16 +60,15 @@ func TestLocalWithoutEndpoints(t *testing.T) {
 
 // TestExcludedNode takes the announcing node out by the well-known label.
 func TestExcludedNode(t *testing.T) {
-	const label = "node.kubernetes.io/exclude-from-external-load-balancers"
 	s := newScenario(t, "excluded", "172.20.251.101/32")
 	s.apply(s.podManifest("web1", "control-plane") + "---\n" + s.serviceManifest("web", "", ""))
 	a := s.address("web")
 	first := s.owner(a)
 	s.answers(a)
-	s.kubectl("label", "node", first, label+"=true")
-	t.Cleanup(func() { cleanUp(t, "label", "node", first, label+"-") })
+	s.kubectl("label", "node", first, harness.ExcludeLabel+"=true")
+	t.Cleanup(func() { cleanUp(t, "label", "node", first, harness.ExcludeLabel+"-") })
 	var others []string
-	for _, n := range harness.FairleadNodes() {
+	for _, n := range harness.Workers() {
 		if n != first {
 			others = append(others, n)
 		}
@@ -117,17 +116,10 @@ func TestAgentReplaced(t *testing.T) {
 	s.answers(a)
 	s.occupy(owner, "7946", "7472", "7473", "9120", "10258")
 
-	const probing = 12 * time.Second
-	probe, err := lab.StartProbe(t.Context(), "mypc", "http://"+a+"/", probing)
-	if err != nil {
-		t.Fatal(err)
-	}
 	pod := s.agentPod(owner)
-	s.kubectl("delete", "pod", "-n", harness.Namespace, pod, "--wait=false")
-	report, err := probe.Wait(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
+	report := s.probe(a, 12*time.Second, func() {
+		s.kubectl("delete", "pod", "-n", harness.Namespace, pod, "--wait=false")
+	})
 	t.Logf("agent on %s deleted: %s", owner, report)
 	if limit := 1000.0; report.LongestGapMs > limit {
 		t.Errorf("the address was silent for %.0f ms, want at most %.0f", report.LongestGapMs, limit)

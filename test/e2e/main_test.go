@@ -233,6 +233,21 @@ func (s *scenario) ownedBy(address string, timeout time.Duration, nodes ...strin
 	return s.owner(address)
 }
 
+// probe measures from mypc for a while; event is called shortly after the begin.
+func (s *scenario) probe(address string, length time.Duration, event func()) *harness.Report {
+	s.t.Helper()
+	p, err := lab.StartProbe(s.t.Context(), "mypc", "http://"+address+"/", length)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	event()
+	report, err := p.Wait(s.t.Context())
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return report
+}
+
 // silent waits until nobody answers ARP for the address.
 func (s *scenario) silent(address string, timeout time.Duration) {
 	s.t.Helper()

@@ -16,6 +16,19 @@ func FairleadNodes() []string {
 	return []string{"control-plane", "worker", "worker2", "worker3"}
 }
 
+// ExcludeLabel keeps a node from announcing; kubeadm and kind put it on control-plane nodes.
+const ExcludeLabel = "node.kubernetes.io/exclude-from-external-load-balancers"
+
+// ExcludeControlPlane labels the control plane as kubeadm does, so that no address is
+// announced by the node whose power cut would take the API server away.
+func (l *Lab) ExcludeControlPlane(ctx context.Context) error {
+	_, err := l.Kubectl(ctx, "label", "--overwrite", "node", FairleadNodes()[0], ExcludeLabel+"=")
+	return err
+}
+
+// Workers are the nodes that announce.
+func Workers() []string { return FairleadNodes()[1:] }
+
 // MACTable maps each node's hardware address to the node's name.
 func (l *Lab) MACTable(ctx context.Context, nodes []string) (map[string]string, error) {
 	table := map[string]string{}

@@ -10,41 +10,38 @@ import (
 	"time"
 )
 
-// Gap is one stretch between two successful requests that is longer than three intervals.
-type Gap struct {
-	From time.Time `json:"from"`
-	To   time.Time `json:"to"`
-}
-
-// Milliseconds is the gap's length.
-func (g Gap) Milliseconds() float64 { return float64(g.To.Sub(g.From)) / float64(time.Millisecond) }
-
 // Report is what bin/fairlead-probe prints with -json: one request on a new connection
 // per tick, never waiting for the one before.
 type Report struct {
-	Sent         int            `json:"sent"`
-	OK           int            `json:"ok"`
-	Failed       int            `json:"failed"`
-	LongestGapMs float64        `json:"longestGapMs"`
-	StartedAt    time.Time      `json:"startedAt,omitzero"`
-	EndedAt      time.Time      `json:"endedAt,omitzero"`
-	FirstFailure time.Time      `json:"firstFailure,omitzero"`
-	LastFailure  time.Time      `json:"lastFailure,omitzero"`
-	LastSuccess  time.Time      `json:"lastSuccess,omitzero"`
-	Gaps         []Gap          `json:"gaps"`
-	PerHostname  map[string]int `json:"perHostname"`
+	Sent   int `json:"sent"`
+	OK     int `json:"ok"`
+	Failed int `json:"failed"`
+	// LongestGapMs is the longest stretch between two successful answers, less one
+	// interval; GapStart and GapEnd are its ends.
+	LongestGapMs float64   `json:"longestGapMs"`
+	GapStart     time.Time `json:"gapStart,omitzero"`
+	GapEnd       time.Time `json:"gapEnd,omitzero"`
+	// FirstFailure is when the first failing request began, FirstSuccessAfter when a
+	// later one succeeded, zero if none did.
+	FirstFailure      time.Time      `json:"firstFailure,omitzero"`
+	FirstSuccessAfter time.Time      `json:"firstSuccessAfter,omitzero"`
+	Hostnames         Distribution   `json:"hostnames"`
+	Errors            map[string]int `json:"errors"`
 }
 
-// Blackout is the longest time around or after the instant cut in which no request
-// succeeded, in milliseconds: what a client sees until the address answers again.
-func (r *Report) Blackout(cut time.Time) float64 {
-	longest := 0.0
-	for _, g := range r.Gaps {
-		if g.To.After(cut) {
-			longest = max(longest, g.Milliseconds())
-		}
+// Blackout is how long the address was silent because of what happened at the instant
+// cut, in milliseconds: the longest stretch without a success, if it ended after the cut.
+// It is an error if no request failed, or none succeeded again.
+func (r *Report) Blackout(cut time.Time) (float64, error) {
+	switch {
+	case r.Failed == 0:
+		return 0, fmt.Errorf("no request failed, so the cut was not seen: %s", r)
+	case r.FirstSuccessAfter.IsZero() || !r.FirstSuccessAfter.After(cut):
+		return 0, fmt.Errorf("no request succeeded after the cut: %s", r)
+	case !r.GapEnd.After(cut):
+		return 0, fmt.Errorf("the longest gap ended before the cut: %s", r)
 	}
-	return longest
+	return r.LongestGapMs, nil
 }
 
 // String is one line for people.

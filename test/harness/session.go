@@ -33,6 +33,9 @@ func Session(ctx context.Context, l *Lab, reuse bool, fn func(context.Context) e
 	if err := l.Up(ctx); err != nil {
 		return err
 	}
+	if err := l.ExcludeControlPlane(ctx); err != nil {
+		return err
+	}
 	_, err = Eventually(ctx, time.Minute, func(ctx context.Context) error {
 		nodes := len(FairleadNodes())
 		return errors.Join(l.NodesReady(ctx, nodes), l.AgentsReady(ctx, nodes))

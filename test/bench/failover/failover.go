@@ -175,9 +175,9 @@ func once(ctx context.Context, l *harness.Lab, address string, probeFor time.Dur
 	if err != nil {
 		return nil, err
 	}
-	run = &Run{From: from, BlackoutMs: report.Blackout(cut), Sent: report.Sent, Failed: report.Failed}
-	if !report.LastSuccess.After(cut) || run.BlackoutMs == 0 {
-		return run, fmt.Errorf("the address did not answer again within %s: %s", probeFor, report)
+	run = &Run{From: from, Sent: report.Sent, Failed: report.Failed}
+	if run.BlackoutMs, err = report.Blackout(cut); err != nil {
+		return run, err
 	}
 	_, err = harness.Eventually(ctx, 5*time.Second, func(ctx context.Context) error {
 		run.To, err = l.Owner(ctx, address)
