@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package claims
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/klog/v2"
+
+	"github.com/fairlead-lb/fairlead/loadbalancer/api/v1alpha1"
+	"github.com/fairlead-lb/fairlead/loadbalancer/reason"
+)
+
+const (
+	// settle is how long a claim without an owner stays Releasing: an agent that took
+	// the address over a moment ago may not have told the API yet. One second for that,
+	// one more because the API keeps whole seconds of releasingSince.
+	settle = 2 * time.Second
+	// quarantine is how long an address may still be answered for by a node that the
+	// API server has lost sight of: 60 s for its agent to notice and stop, after the
+	// 40 s that a Node lease lives.
+	quarantine = 100 * time.Second
+)
+
+// liveness is what the API knows of the node that owns an address.
+type liveness struct {
+	live bool
+	// since is when a lost node was lost, zero when that is not known.
+	since time.Time
+}
+
+// decide says when a claim being released may be deleted: now when wait is zero; when
+// keep is set, not before its live owner lets go. Pure.
+func decide(claim *v1alpha1.IPClaim, owner liveness, now time.Time) (wait time.Duration, keep bool) {
+	since := claim.CreationTimestamp.Time
+	if claim.Spec.ReleasingSince != nil {
+		since = claim.Spec.ReleasingSince.Time
+	}
+	age := settle
+	if claim.Status.Owner != nil {
+		if owner.live {
+			return max(0, since.Add(quarantine).Sub(now)), true
+		}
+		if owner.since.After(since) {
+			since = owner.since
+		}
+		age = quarantine
+	}
+	return max(0, since.Add(age).Sub(now)), false
+}
+
+// livenessOf reads a node's liveness: it is live while the Node and the NodeAgent
+// exist and are Ready.
+func livenessOf(node *corev1.Node, agent *v1alpha1.NodeAgent) liveness {
+	if node == nil || agent == nil {
+		return liveness{}
+	}
+	out := liveness{live: true}
+	lost := func(t time.Time) {
+		out.live = false
+		if out.since.IsZero() || t.Before(out.since) {
+			out.since = t
+		}
+	}
+	for _, cond := range node.Status.Conditions {
+		if cond.Type == corev1.NodeReady && cond.Status != corev1.ConditionTrue {
+			lost(cond.LastTransitionTime.Time)
+		}
+	}
+	cond := meta.FindStatusCondition(agent.Status.Conditions, v1alpha1.ConditionReady)
+	if cond != nil && cond.Status != metav1.ConditionTrue {
+		lost(cond.LastTransitionTime.Time)
+	}
+	return out
+}
+
+// sync brings one claim forward and returns when to look again, zero for "on the next event".
+func (c *Controller) sync(ctx context.Context, name string) (time.Duration, error) {
+	claim := lookup[v1alpha1.IPClaim](c.opts.Informers.Claims, name)
+	if claim == nil || claim.DeletionTimestamp != nil {
+		return 0, nil
+	}
+	if claim.Spec.Phase == v1alpha1.ClaimReleasing {
+		return c.release(ctx, claim)
+	}
+	return c.collect(ctx, claim)
+}
+
+// release deletes a claim whose address nobody can answer for any more.
+func (c *Controller) release(ctx context.Context, claim *v1alpha1.IPClaim) (time.Duration, error) {
+	var owner liveness
+	if o := claim.Status.Owner; o != nil {
+		owner = livenessOf(lookup[corev1.Node](c.opts.Informers.Nodes, o.Node), lookup[v1alpha1.NodeAgent](c.opts.Informers.NodeAgents, o.Node))
+	}
+	wait, keep := decide(claim, owner, time.Now())
+	if keep {
+		if wait == 0 {
+			c.reportHeld(ctx, claim)
+		}
+		return wait, nil
+	}
+	if wait > 0 {
+		return wait, nil
+	}
+	// The resource version makes sure that nobody took the address over meanwhile.
+	err := c.opts.Claims.Delete(ctx, claim.Name, metav1.DeleteOptions{
+		Preconditions: &metav1.Preconditions{UID: &claim.UID, ResourceVersion: &claim.ResourceVersion},
+	})
+	if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
+		return 0, nil // changed: its event is under way
+	}
+	if err != nil {
+		return 0, fmt.Errorf("delete claim %s: %w", claim.Name, err)
+	}
+	klog.FromContext(ctx).Info("Released address", "claim", claim.Name, "pool", claim.Spec.Pool)
+	return 0, nil
+}
+
+// reportHeld says once that a live node does not let an address go.
+func (c *Controller) reportHeld(ctx context.Context, claim *v1alpha1.IPClaim) {
+	c.mu.Lock()
+	told := c.reported[claim.UID]
+	c.reported[claim.UID] = true
+	c.mu.Unlock()
+	if told {
+		return
+	}
+	node := claim.Status.Owner.Node
+	klog.FromContext(ctx).Info("Address is being released but a live node still owns it", "claim", claim.Name, "node", node)
+	c.opts.Recorder.Eventf(claim, corev1.EventTypeWarning, reason.AddressReleasing.String(),
+		"node %q still answers for %s; the address stays reserved until its agent lets go: look at that agent's log, or restart it",
+		node, claim.Spec.Address)
+}
