@@ -1,0 +1,204 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package mirror
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/client-go/tools/record"
+	"k8s.io/client-go/util/workqueue"
+	"k8s.io/klog/v2"
+
+	"github.com/fairlead-lb/fairlead/loadbalancer/api/v1alpha1"
+)
+
+const (
+	// probeInterval is how often the API is asked whether the metallb.io kinds exist.
+	probeInterval = 10 * time.Second
+	// maxRetryDelay bounds the back-off of a failing write.
+	maxRetryDelay = 30 * time.Second
+)
+
+// Mode says when metallb.io objects are mirrored.
+type Mode uint8
+
+const (
+	// Auto mirrors unless a MetalLB runs in the namespace.
+	Auto Mode = iota
+	// Force mirrors even then.
+	Force
+	// Off reads and writes nothing; objects mirrored before stay as they are.
+	Off
+)
+
+// Client writes objects of one kind; gentype's clients are Clients.
+type Client[T any] interface {
+	Create(ctx context.Context, obj T, opts metav1.CreateOptions) (T, error)
+	Update(ctx context.Context, obj T, opts metav1.UpdateOptions) (T, error)
+	Delete(ctx context.Context, name string, opts metav1.DeleteOptions) error
+}
+
+// Options are the controller's inputs; all are required, Mode's zero value is Auto.
+type Options struct {
+	Mode Mode
+	// Namespace is the one whose metallb.io objects count.
+	Namespace string
+	// Dynamic reads the metallb.io kinds, Kube the Deployments and DaemonSets of Namespace.
+	Dynamic dynamic.Interface
+	Kube    kubernetes.Interface
+
+	Pools          Client[*v1alpha1.IPAddressPool]
+	Advertisements Client[*v1alpha1.L2Advertisement]
+	// PoolInformer and AdvertisementInformer cache Fairlead's own kinds; the caller
+	// starts them after New.
+	PoolInformer          cache.SharedIndexInformer
+	AdvertisementInformer cache.SharedIndexInformer
+	// Recorder emits events on the metallb.io objects.
+	Recorder record.EventRecorder
+}
+
+// key names one metallb.io object.
+type key struct {
+	kind      string
+	namespace string
+	name      string
+}
+
+// Controller is made with New.
+type Controller struct {
+	opts    Options
+	kinds   map[string]*kind
+	metallb *detector
+	queue   workqueue.TypedRateLimitingInterface[key]
+	synced  []cache.InformerSynced
+	// told is what each metallb.io object was last told by an event; only the worker
+	// touches it.
+	told map[key]string
+}
+
+// New checks the options and hooks into the informers. Wiring:
+//
+//	mirror.New(mirror.Options{
+//		Mode: mirror.Auto, Namespace: "metallb-system", Dynamic: dyn, Kube: kube,
+//		Pools: c.Pools(), Advertisements: c.L2Advertisements(),
+//		PoolInformer: …, AdvertisementInformer: …, Recorder: recorder,
+//	})
+//
+// Call it before the informers start. The controller runs informers of its own for
+// what it alone reads.
+func New(opts Options) (*Controller, error) {
+	if opts.Namespace == "" || opts.Dynamic == nil || opts.Kube == nil || opts.Pools == nil || opts.Advertisements == nil ||
+		opts.PoolInformer == nil || opts.AdvertisementInformer == nil || opts.Recorder == nil {
+		return nil, errors.New("mirror controller: an option is missing")
+	}
+	c := &Controller{
+		opts: opts,
+		queue: workqueue.NewTypedRateLimitingQueueWithConfig(
+			workqueue.NewTypedItemExponentialFailureRateLimiter[key](50*time.Millisecond, maxRetryDelay),
+			workqueue.TypedRateLimitingQueueConfig[key]{Name: "metallb-mirror"}),
+		told: map[key]string{},
+	}
+	c.kinds = map[string]*kind{
+		kindPool:          poolKind(opts),
+		kindAdvertisement: advertisementKind(opts),
+	}
+	for _, k := range c.kinds {
+		reg, err := k.target.informer().AddEventHandler(onAny(func(obj metav1.Object) {
+			c.queue.Add(key{k.name, opts.Namespace, obj.GetName()})
+		}))
+		if err != nil {
+			return nil, fmt.Errorf("mirror controller: add event handler: %w", err)
+		}
+		c.synced = append(c.synced, reg.HasSynced)
+	}
+	var err error
+	if c.metallb, err = newDetector(opts.Kube, opts.Namespace, c.markAll); err != nil {
+		return nil, fmt.Errorf("mirror controller: %w", err)
+	}
+	return c, nil
+}
+
+// onAny calls f for each new, changed and deleted object.
+func onAny(f func(metav1.Object)) cache.ResourceEventHandler {
+	mark := func(obj any) {
+		if gone, ok := obj.(cache.DeletedFinalStateUnknown); ok {
+			obj = gone.Obj
+		}
+		if o, ok := obj.(metav1.Object); ok {
+			f(o)
+		}
+	}
+	return cache.ResourceEventHandlerFuncs{AddFunc: mark, UpdateFunc: func(_, obj any) { mark(obj) }, DeleteFunc: mark}
+}
+
+// Run works until ctx is done.
+func (c *Controller) Run(ctx context.Context) error {
+	logger := klog.FromContext(ctx).WithName("metallb-mirror")
+	ctx = klog.NewContext(ctx, logger)
+	defer c.queue.ShutDown()
+	if c.opts.Mode == Off {
+		logger.Info("Mirroring of metallb.io objects is off")
+		<-ctx.Done()
+		return nil
+	}
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	if c.opts.Mode == Auto {
+		wg.Go(func() { c.metallb.run(ctx) })
+		c.synced = append(c.synced, c.metallb.hasSynced)
+	}
+	if !cache.WaitForCacheSync(ctx.Done(), c.synced...) {
+		return nil // ctx is done
+	}
+	for _, k := range c.kinds {
+		wg.Go(func() { c.follow(ctx, k) })
+	}
+	wg.Go(func() {
+		<-ctx.Done()
+		c.queue.ShutDown()
+	})
+	for c.next(ctx) {
+	}
+	return nil
+}
+
+func (c *Controller) next(ctx context.Context) bool {
+	k, shutdown := c.queue.Get()
+	if shutdown {
+		return false
+	}
+	defer c.queue.Done(k)
+	if err := c.sync(ctx, k); err != nil {
+		if ctx.Err() == nil {
+			klog.FromContext(ctx).Error(err, "Mirror sync failed, will retry", "kind", k.kind, "object", klog.KRef(k.namespace, k.name))
+		}
+		c.queue.AddRateLimited(k)
+		return true
+	}
+	c.queue.Forget(k)
+	return true
+}
+
+// markAll re-examines every object, source or mirrored.
+func (c *Controller) markAll() {
+	for _, k := range c.kinds {
+		c.markKind(k)
+	}
+}
+
+func (c *Controller) markKind(k *kind) {
+	for _, o := range k.source.list() {
+		c.queue.Add(key{k.name, o.GetNamespace(), o.GetName()})
+	}
+	for _, name := range k.target.informer().GetStore().ListKeys() {
+		c.queue.Add(key{k.name, c.opts.Namespace, name})
+	}
+}

@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package mirror
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/dynamic/dynamicinformer"
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/klog/v2"
+)
+
+// presence says whether a metallb.io kind can be read.
+type presence uint8
+
+const (
+	// unknown: not asked yet, or its cache is not filled. Nothing may be concluded.
+	unknown presence = iota
+	// absent: the API server has no such kind, hence no object of it.
+	absent
+	// present: the cache holds every object.
+	present
+)
+
+// source reads one metallb.io kind, which may come and go.
+type source struct {
+	gvr schema.GroupVersionResource
+
+	mu       sync.Mutex
+	presence presence    // guarded by mu
+	store    cache.Store // guarded by mu; nil unless present
+}
+
+func metallbResource(resource string) schema.GroupVersionResource {
+	return schema.GroupVersionResource{Group: "metallb.io", Version: "v1beta1", Resource: resource}
+}
+
+func (s *source) set(p presence, store cache.Store) (changed bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	changed = s.presence != p
+	s.presence, s.store = p, store
+	return changed
+}
+
+// get returns one object, nil when there is none, and whether that can be known.
+func (s *source) get(namespace, name string) (*unstructured.Unstructured, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.presence != present {
+		return nil, s.presence == absent
+	}
+	obj, found, err := s.store.GetByKey(namespace + "/" + name)
+	if err != nil || !found {
+		return nil, true // a cache's GetByKey never fails
+	}
+	u, ok := obj.(*unstructured.Unstructured)
+	return u, ok
+}
+
+func (s *source) list() []*unstructured.Unstructured {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.presence != present {
+		return nil
+	}
+	var out []*unstructured.Unstructured
+	for _, obj := range s.store.List() {
+		if u, ok := obj.(*unstructured.Unstructured); ok {
+			out = append(out, u)
+		}
+	}
+	return out
+}
+
+// follow asks every few seconds whether the kind exists, and runs an informer while it
+// does. CustomResourceDefinitions come and go so rarely that polling one list of one
+// item is cheaper to get right than a watch on the definitions, and needs no right on them.
+func (c *Controller) follow(ctx context.Context, k *kind) {
+	ticker := time.NewTicker(probeInterval)
+	defer ticker.Stop()
+	for {
+		if c.probe(ctx, k) {
+			c.followWhilePresent(ctx, k, ticker.C)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+	}
+}
+
+// probe asks whether the kind exists; false also when that cannot be told.
+func (c *Controller) probe(ctx context.Context, k *kind) bool {
+	resource := k.source.gvr.GroupResource().String()
+	_, err := c.opts.Dynamic.Resource(k.source.gvr).List(ctx, metav1.ListOptions{Limit: 1})
+	switch {
+	case apierrors.IsNotFound(err):
+		if k.source.set(absent, nil) {
+			klog.FromContext(ctx).Info("Kind does not exist, nothing to mirror", "resource", resource)
+			c.markKind(k)
+		}
+	case err != nil && ctx.Err() == nil:
+		klog.FromContext(ctx).V(2).Info("Cannot tell whether kind exists", "resource", resource, "err", err)
+	}
+	return err == nil
+}
+
+// followWhilePresent runs an informer until the kind is gone or ctx is done. Failing
+// probes for other causes stop nothing: the informer reconnects by itself.
+func (c *Controller) followWhilePresent(ctx context.Context, k *kind, tick <-chan time.Time) {
+	ctx, cancel := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel()
+	wg.Go(func() { c.runInformer(ctx, k) })
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick:
+		}
+		_, err := c.opts.Dynamic.Resource(k.source.gvr).List(ctx, metav1.ListOptions{Limit: 1})
+		if apierrors.IsNotFound(err) {
+			return // the next probe says so
+		}
+	}
+}
+
+// runInformer fills and follows a cache of the kind until ctx is done.
+func (c *Controller) runInformer(ctx context.Context, k *kind) {
+	logger := klog.FromContext(ctx).WithValues("resource", k.source.gvr.GroupResource().String())
+	informer := dynamicinformer.NewFilteredDynamicInformer(c.opts.Dynamic, k.source.gvr, metav1.NamespaceAll, 0, cache.Indexers{}, nil).Informer()
+	if _, err := informer.AddEventHandler(onAny(func(obj metav1.Object) {
+		c.queue.Add(key{k.name, obj.GetNamespace(), obj.GetName()})
+	})); err != nil {
+		logger.Error(err, "Cannot follow kind")
+		return
+	}
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	wg.Go(func() { informer.RunWithContext(ctx) })
+	if !cache.WaitForCacheSync(ctx.Done(), informer.HasSynced) {
+		return
+	}
+	k.source.set(present, informer.GetStore())
+	logger.Info("Mirroring kind", "namespace", c.opts.Namespace)
+	c.markKind(k)
+	<-ctx.Done()
+	k.source.set(unknown, nil)
+}
