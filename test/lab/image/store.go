@@ -110,7 +110,8 @@ func ParseName(ref string) (Name, error) {
 	if i := strings.LastIndex(ref, ":"); i > strings.LastIndex(ref, "/") {
 		name, tag = ref[:i], ref[i+1:]
 	}
-	if first, rest, ok := strings.Cut(name, "/"); ok && (strings.ContainsAny(first, ".:") || first == "localhost") {
+	registry := regexp.MustCompile(`^([a-z0-9-]+(\.[a-z0-9-]+)+(:[0-9]+)?|[a-z0-9-]+:[0-9]+|localhost)$`)
+	if first, rest, ok := strings.Cut(name, "/"); ok && registry.MatchString(first) {
 		name = rest
 	}
 	name = strings.TrimPrefix(name, "library/")

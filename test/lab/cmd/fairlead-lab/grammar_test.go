@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+func TestExitStatuses(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Join(t.TempDir(), "none")
+	for _, c := range []struct {
+		args   []string
+		status int
+		want   string
+	}{
+		{[]string{}, exitUsage, ""},
+		{[]string{"fly"}, exitUsage, "no command"},
+		{[]string{"partition", "worker", "--from", "api"}, exitUsage, "comes with a later release"},
+		{[]string{"heal"}, exitUsage, "comes with a later release"},
+		{[]string{"add", "--state-dir", dir, "router", "r1", "--kind", "frr"}, exitUsage, "comes with a later release"},
+		{[]string{"up", "--family", "dual"}, exitUsage, "comes with a later release"},
+		{[]string{"up", "--family", "ipx"}, exitUsage, "must be ipv4"},
+		{[]string{"up", "--nonsense"}, exitUsage, "not defined"},
+		{[]string{"exec", "--state-dir", dir, "worker"}, exitUsage, "usage: fairlead-lab exec"},
+		{[]string{"exec", "--state-dir", dir, "worker", "--", "true"}, exitFailure, "no lab is up"},
+		{[]string{"kubectl", "--state-dir", dir, "--", "get", "nodes"}, exitFailure, "no lab is up"},
+		{[]string{"kubeconfig", "--state-dir", dir}, exitFailure, "no lab is up"},
+		{[]string{"kill", "--state-dir", dir, "worker"}, exitFailure, "no lab is up"},
+		{[]string{"logs", "--state-dir", dir, "etcd"}, exitFailure, "no lab is up"},
+		{[]string{"status", "--state-dir", dir, "-o", "xml"}, exitUsage, "must be json"},
+		{[]string{"image", "--target", "x"}, exitUsage, "needed"},
+	} {
+		err := dispatch(t.Context(), c.args)
+		status := exitFailure
+		var se *statusError
+		if errors.As(err, &se) {
+			status = se.status
+		}
+		if err == nil || status != c.status || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%q: status %d, %v; want %d, %q", c.args, status, err, c.status, c.want)
+		}
+		if err != nil && strings.Contains(err.Error(), "\n") {
+			t.Errorf("%q: more than one line: %v", c.args, err)
+		}
+	}
+	if _, err := os.Stat(dir); !os.IsNotExist(err) {
+		t.Errorf("a command that failed made %s", dir)
+	}
+}
+
+func TestWords(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		command string
+		argv    []string
+		want    []string
+	}{
+		{"exec", []string{"--state-dir", "d", "worker", "--", "sh", "-c", "x -- y"}, []string{"worker", "sh", "-c", "x -- y"}},
+		{"exec", []string{"worker", "kubectl", "--", "a"}, []string{"worker", "kubectl", "--", "a"}},
+		{"kubectl", []string{"--", "exec", "pod", "--", "ls"}, []string{"exec", "pod", "--", "ls"}},
+		{"kubectl", []string{"get", "-o", "json"}, []string{"get", "-o", "json"}},
+	} {
+		fs := flag.NewFlagSet(c.command, flag.ContinueOnError)
+		dir := fs.String("state-dir", "", "")
+		got, err := (&call{flags: fs, stateDir: dir, argv: c.argv}).args(0, -1)
+		if err != nil || !slices.Equal(got, c.want) {
+			t.Errorf("%s %q: got %q, %v; want %q", c.command, c.argv, got, err, c.want)
+		}
+	}
+}
+
+func TestEveryCommandIsDocumented(t *testing.T) {
+	t.Parallel()
+	var b strings.Builder
+	usage(&b)
+	for _, c := range commands() {
+		if !c.internal && (c.help == "" || !strings.Contains(b.String(), c.help)) {
+			t.Errorf("%s is not in the help", c.name)
+		}
+	}
+}
+
+func TestUnknownProxyMode(t *testing.T) {
+	t.Parallel()
+	var se *statusError
+	if err := checkProxyMode(context.WithoutCancel(t.Context()), "userspace"); !errors.As(err, &se) || se.status != exitUsage {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestSourceRoot(t *testing.T) {
+	t.Parallel()
+	root, err := sourceRoot("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(filepath.Join(root, "test", "lab", "cmd", "fairlead-lab")); err != nil {
+		t.Error(err)
+	}
+	if _, err := sourceRoot(t.TempDir()); err == nil {
+		t.Error("an empty directory is taken for the source tree")
+	}
+}
