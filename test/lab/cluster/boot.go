@@ -94,13 +94,13 @@ func (l *Lab) nodeSpec(s *host.Spec, h *Host) error {
 	if err != nil {
 		return err
 	}
-	restrict, err := restrictOOM()
+	m, err := probeMachine(l.dir)
 	if err != nil {
 		return err
 	}
 	return errors.Join(
 		writeFile(filepath.Join(s.Dir, "kubelet.yaml"), string(kubelet)),
-		writeFile(filepath.Join(s.Dir, "containerd.toml"), containerdConfig(p, s.Dir, restrict)),
+		writeFile(filepath.Join(s.Dir, "containerd.toml"), containerdConfig(p, s.Dir, m)),
 	)
 }
 
@@ -114,14 +114,29 @@ func writeFile(path, content string) error {
 	return nil
 }
 
-// restrictOOM says that this process may not lower oom_score_adj, for want of
-// CAP_SYS_RESOURCE, and that containerd must therefore not try.
-func restrictOOM() (bool, error) {
+// machine is what the lab finds out about the machine it runs on.
+type machine struct {
+	// restrictOOM says that this process may not lower oom_score_adj, for want
+	// of CAP_SYS_RESOURCE, and that containerd must therefore not try.
+	restrictOOM bool
+	// snapshotter is containerd's; overlayfs cannot lie on an overlay.
+	snapshotter string
+}
+
+func probeMachine(stateDir string) (machine, error) {
 	b, err := os.ReadFile("/proc/self/status")
 	if err != nil {
-		return false, fmt.Errorf("capabilities: %w", err)
+		return machine{}, fmt.Errorf("capabilities: %w", err)
 	}
-	return !hasCapability(string(b), unix.CAP_SYS_RESOURCE), nil
+	m := machine{restrictOOM: !hasCapability(string(b), unix.CAP_SYS_RESOURCE), snapshotter: "overlayfs"}
+	var st unix.Statfs_t
+	if err := unix.Statfs(stateDir, &st); err != nil {
+		return machine{}, fmt.Errorf("state directory: %w", err)
+	}
+	if st.Type == unix.OVERLAYFS_SUPER_MAGIC {
+		m.snapshotter = "native"
+	}
+	return m, nil
 }
 
 func hasCapability(status string, capability int) bool {

@@ -154,7 +154,7 @@ func kubeletConfig(p paths, h *Host, dir string, taint bool) ([]byte, error) {
 
 // containerdConfig points containerd at the lab's plugins, CNI configuration
 // and registry.
-func containerdConfig(p paths, dir string, restrictOOM bool) string {
+func containerdConfig(p paths, dir string, m machine) string {
 	return fmt.Sprintf(`version = 3
 root = "/var/lib/containerd"
 state = "/run/containerd"
@@ -163,12 +163,15 @@ state = "/run/containerd"
   address = "/run/containerd/containerd.sock"
 
 [plugins.'io.containerd.cri.v1.images']
+  snapshotter = %q
   [plugins.'io.containerd.cri.v1.images'.pinned_images]
     sandbox = %q
   [plugins.'io.containerd.cri.v1.images'.registry]
     config_path = %q
 
 [plugins.'io.containerd.cri.v1.runtime']
+  # A profile would be loaded into the machine's kernel.
+  disable_apparmor = true
   restrict_oom_score_adj = %t
   [plugins.'io.containerd.cri.v1.runtime'.cni]
     bin_dirs = [%q]
@@ -178,7 +181,7 @@ state = "/run/containerd"
     [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc.options]
       BinaryName = %q
       SystemdCgroup = false
-`, PauseImage, p.certsD, restrictOOM, p.cni, filepath.Join(dir, "cni"), p.tool("runc"))
+`, m.snapshotter, PauseImage, p.certsD, m.restrictOOM, p.cni, filepath.Join(dir, "cni"), p.tool("runc"))
 }
 
 // hostsTOML makes the lab's registry the only source of images, whatever

@@ -170,6 +170,7 @@ func (l *Lab) Exec(name string, cmd *exec.Cmd) error {
 	if err != nil {
 		return err
 	}
+	cmd.Env = host.Environ()
 	return host.Enter(r.Pid, false, cmd)
 }
 
@@ -182,7 +183,7 @@ func (l *Lab) Kubectl(ctx context.Context, args []string, in io.Reader, out, err
 	}
 	cmd := exec.CommandContext(ctx, l.path("bin", "kubectl"), args...) //nolint:gosec // that is the command's purpose
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = in, out, errOut
-	cmd.Env = append(os.Environ(), "KUBECONFIG="+l.path("pki", "admin.kubeconfig"))
+	cmd.Env = append(host.Environ(), "KUBECONFIG="+l.path("pki", "admin.kubeconfig"))
 	return host.Enter(r.Pid, true, cmd)
 }
 

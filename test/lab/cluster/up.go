@@ -46,6 +46,7 @@ func (l *Lab) Up(ctx context.Context, o Options, in Inputs) error {
 	if err := <-images; err != nil {
 		return err
 	}
+	l.progress("images are in the lab's registry")
 	if err := l.waitNodes(ctx); err != nil {
 		return err
 	}

@@ -10,7 +10,9 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
+	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -60,6 +62,15 @@ func Enter(pid int, netOnly bool, cmd *exec.Cmd) error {
 		}
 	}()
 	return cmd.Wait()
+}
+
+// Environ is this process's environment without proxy settings: no host of a
+// lab reaches a proxy, and every address in a lab is near.
+func Environ() []string {
+	return slices.DeleteFunc(os.Environ(), func(kv string) bool {
+		name, _, _ := strings.Cut(kv, "=")
+		return strings.HasSuffix(strings.ToLower(name), "_proxy")
+	})
 }
 
 func setns(pid int, names []string) error {

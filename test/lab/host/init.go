@@ -52,7 +52,10 @@ func Start(ctx context.Context, executable string, s *Spec, plug func(pid int) e
 	cmd := exec.CommandContext(context.WithoutCancel(ctx), executable, "init", s.Path()) //nolint:gosec // our own binary
 	cmd.Stderr = logFile
 	cmd.Dir = "/"
-	cmd.Env = append(os.Environ(), EnvLab+"="+s.Lab, EnvHost+"="+s.Name, EnvComponent+"=init", envStage+"=1")
+	cmd.Env = []string{
+		"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "LANG=C.UTF-8",
+		EnvLab + "=" + s.Lab, EnvHost + "=" + s.Name, EnvComponent + "=init", envStage + "=1",
+	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Setsid: true,
 		Cloneflags: syscall.CLONE_NEWNS | syscall.CLONE_NEWPID | syscall.CLONE_NEWUTS |
