@@ -21,7 +21,7 @@ func (d *demo) local(ctx context.Context) {
 	address := tutorialAddresses()[0]
 	d.t.Step(ctx, "Under Local only a node with a ready pod announces svc1", func(ctx context.Context) (harness.Observation, error) {
 		o := harness.Observation{Expected: "worker or worker2, by one MAC"}
-		if _, err := d.typed(ctx, 0, "patch", "svc", "svc1", "-p", `{"spec":{"externalTrafficPolicy": "Local"}}`); err != nil {
+		if _, err := d.typed(ctx, "patch", "svc", "svc1", "-p", `{"spec":{"externalTrafficPolicy": "Local"}}`); err != nil {
 			return o, err
 		}
 		if _, err := harness.Eventually(ctx, 15*time.Second, func(ctx context.Context) error {
@@ -44,7 +44,7 @@ func (d *demo) local(ctx context.Context) {
 		}); err != nil {
 			return o, err
 		}
-		_, err := d.typed(ctx, 0, "get", "loadbalancer", "svc1")
+		_, err := d.typed(ctx, "get", "loadbalancer", "svc1")
 		o.Observed, o.Held = d.owners[address]+", by one MAC", err == nil
 		return o, err
 	})
@@ -63,7 +63,7 @@ func (d *demo) remove(ctx context.Context) {
 	d.t.Heading("Deleting")
 	d.t.Step(ctx, "Delete the Services: their addresses fall silent and the claims go", func(ctx context.Context) (harness.Observation, error) {
 		o := harness.Observation{Expected: "no claim, no record, no ARP answer"}
-		if _, err := d.typed(ctx, 0, "delete", "svc", "svc1", "svc2", "svc3", "--timeout=30s"); err != nil {
+		if _, err := d.typed(ctx, "delete", "svc", "svc1", "svc2", "svc3", "--timeout=30s"); err != nil {
 			return o, err
 		}
 		took, err := harness.Eventually(ctx, 20*time.Second, func(ctx context.Context) error {

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"time"
 
 	"github.com/fairlead-lb/fairlead/test/harness"
@@ -106,7 +107,7 @@ func (d *demo) newOwner(ctx context.Context) (harness.Observation, error) {
 	}); err != nil {
 		return o, err
 	}
-	if _, err := d.typed(ctx, 0, "get", "loadbalancers,ipclaims", "-A"); err != nil {
+	if _, err := d.typed(ctx, "get", "loadbalancers,ipclaims", "-A"); err != nil {
 		return o, err
 	}
 	got, err := d.arp(ctx, address)
@@ -139,10 +140,7 @@ func (d *demo) allOwned(ctx context.Context) (harness.Observation, error) {
 
 // startAgain boots the node and waits until its agent has rejoined.
 func (d *demo) startAgain(ctx context.Context) (harness.Observation, error) {
-	before := map[string]string{}
-	for a, n := range d.owners {
-		before[a] = n
-	}
+	before := maps.Clone(d.owners)
 	o := harness.Observation{Expected: d.killed + " is Ready again; owners unchanged: " + ownersText(before)}
 	d.t.Command("", "fairlead-lab start --state-dir %s %s", d.lab.StateDir(), d.killed)
 	if err := d.lab.Start(ctx, d.killed); err != nil {

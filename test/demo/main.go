@@ -122,10 +122,10 @@ func (d *demo) play(ctx context.Context, reuse bool) error {
 }
 
 // typed shows and runs one kubectl command.
-func (d *demo) typed(ctx context.Context, limit int, args ...string) (harness.Result, error) {
+func (d *demo) typed(ctx context.Context, args ...string) (harness.Result, error) {
 	d.t.Command("", "kubectl %s", shellJoin(args))
 	res, err := d.lab.Kubectl(ctx, args...)
-	d.t.Output(res.Stdout+res.Stderr, limit)
+	d.t.Output(res.Stdout+res.Stderr, 0)
 	return res, err
 }
 

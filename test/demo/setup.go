@@ -16,6 +16,7 @@ import (
 
 // The tutorial's Services and the addresses that they get, in this order.
 func tutorialServices() []string { return []string{"svc1", "svc2", "svc3"} }
+
 func tutorialAddresses() []string {
 	return []string{"172.20.255.200", "172.20.255.201", "172.20.255.202"}
 }
@@ -28,11 +29,11 @@ func (d *demo) cluster(ctx context.Context) {
 		if err != nil {
 			return o, err
 		}
-		if _, err := d.typed(ctx, 0, "get", "nodes", "-o", "wide"); err != nil {
+		if _, err := d.typed(ctx, "get", "nodes", "-o", "wide"); err != nil {
 			return o, err
 		}
 		d.t.Note("kubeadm and kind keep control-plane nodes from announcing; so do we:")
-		if _, err := d.typed(ctx, 0, "label", "--overwrite", "node", "control-plane", harness.ExcludeLabel+"="); err != nil {
+		if _, err := d.typed(ctx, "label", "--overwrite", "node", "control-plane", harness.ExcludeLabel+"="); err != nil {
 			return o, err
 		}
 		nodes, err := d.lab.Nodes(ctx)
@@ -55,10 +56,10 @@ func (d *demo) cluster(ctx context.Context) {
 		if err != nil {
 			return o, err
 		}
-		if _, err := d.typed(ctx, 0, "get", "pods", "-n", harness.Namespace, "-o", "wide"); err != nil {
+		if _, err := d.typed(ctx, "get", "pods", "-n", harness.Namespace, "-o", "wide"); err != nil {
 			return o, err
 		}
-		if _, err := d.typed(ctx, 0, "get", "nodeagents"); err != nil {
+		if _, err := d.typed(ctx, "get", "nodeagents"); err != nil {
 			return o, err
 		}
 		macs, err := d.lab.MACTable(ctx, harness.FairleadNodes())
@@ -88,7 +89,7 @@ func (d *demo) configure(ctx context.Context) {
 		if _, err := harness.Eventually(ctx, 60*time.Second, d.podsReady); err != nil {
 			return o, err
 		}
-		res, err := d.typed(ctx, 0, "get", "pod", "-o", "wide")
+		res, err := d.typed(ctx, "get", "pod", "-o", "wide")
 		o.Observed = "webpod1 and webpod2 Running there"
 		o.Held = strings.Contains(res.Stdout, "webpod1") && strings.Contains(res.Stdout, "webpod2")
 		return o, err
@@ -105,14 +106,14 @@ func (d *demo) poolInUse(ctx context.Context) (harness.Observation, error) {
 	}); err != nil {
 		return o, err
 	}
-	res, err := d.typed(ctx, 0, "get", "ipaddresspools.metallb.io", "-n", "metallb-system")
+	res, err := d.typed(ctx, "get", "ipaddresspools.metallb.io", "-n", "metallb-system")
 	if err != nil {
 		return o, err
 	}
-	if _, err := d.typed(ctx, 0, "get", "l2advertisements.metallb.io", "-n", "metallb-system"); err != nil {
+	if _, err := d.typed(ctx, "get", "l2advertisements.metallb.io", "-n", "metallb-system"); err != nil {
 		return o, err
 	}
-	if _, err := d.typed(ctx, 0, "get", "ipaddresspools,l2advertisements", "-A"); err != nil {
+	if _, err := d.typed(ctx, "get", "ipaddresspools,l2advertisements", "-A"); err != nil {
 		return o, err
 	}
 	row := ""
@@ -176,7 +177,7 @@ func (d *demo) services(ctx context.Context) {
 		}
 		o.Observed = fmt.Sprintf("%s, %.1f s after the command", strings.Join(got, ", "), time.Since(began).Seconds())
 		o.Held = slices.Equal(got, tutorialAddresses())
-		_, err := d.typed(ctx, 0, "get", "service")
+		_, err := d.typed(ctx, "get", "service")
 		return o, err
 	})
 	d.t.Step(ctx, "kubectl get shows addresses, pool and announcing node", func(ctx context.Context) (harness.Observation, error) {
@@ -184,10 +185,10 @@ func (d *demo) services(ctx context.Context) {
 		if _, err := harness.Eventually(ctx, 20*time.Second, d.readOwners); err != nil {
 			return o, err
 		}
-		if _, err := d.typed(ctx, 0, "wait", "--for=condition=Ready", "--timeout=10s", "loadbalancers", "--all"); err != nil {
+		if _, err := d.typed(ctx, "wait", "--for=condition=Ready", "--timeout=10s", "loadbalancers", "--all"); err != nil {
 			return o, err
 		}
-		_, err := d.typed(ctx, 0, "get", "loadbalancers,ipclaims,ipaddresspools", "-A")
+		_, err := d.typed(ctx, "get", "loadbalancers,ipclaims,ipaddresspools", "-A")
 		o.Observed, o.Held = ownersText(d.owners), len(d.owners) == 3
 		return o, err
 	})
@@ -197,7 +198,7 @@ func (d *demo) services(ctx context.Context) {
 // describe looks at svc1's description and counts its events.
 func (d *demo) describe(ctx context.Context) (harness.Observation, error) {
 	o := harness.Observation{Expected: "LoadBalancer Ingress 172.20.255.200 (VIP); one AddressAllocated and one Announcing event"}
-	if _, err := d.typed(ctx, 0, "describe", "svc", "svc1"); err != nil {
+	if _, err := d.typed(ctx, "describe", "svc", "svc1"); err != nil {
 		return o, err
 	}
 	res, err := d.lab.Kubectl(ctx, "describe", "svc", "svc1")

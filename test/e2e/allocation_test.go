@@ -45,8 +45,8 @@ func TestExhaustedPool(t *testing.T) {
 	if st := s.condition("second", v1alpha1.ConditionAllocated, reason.PoolExhausted); st != metav1.ConditionFalse {
 		t.Errorf("Allocated is %q, want False", st)
 	}
-	s.eventually(5*time.Second, func(context.Context) error {
-		if n := s.events("second")[reason.PoolExhausted.String()]; n != 1 {
+	s.eventually(5*time.Second, func(ctx context.Context) error {
+		if n := s.events(ctx, "second")[reason.PoolExhausted.String()]; n != 1 {
 			return fmt.Errorf("%d events PoolExhausted, want 1", n)
 		}
 		return nil
@@ -72,7 +72,7 @@ func TestExhaustedPool(t *testing.T) {
 	if limit := 3 * time.Second; took > limit {
 		t.Errorf("the freed address was assigned after %s, want at most %s", took, limit)
 	}
-	if n := s.events("second")[reason.PoolExhausted.String()]; n != 1 {
+	if n := s.events(t.Context(), "second")[reason.PoolExhausted.String()]; n != 1 {
 		t.Errorf("%d events PoolExhausted in all, want 1", n)
 	}
 }
@@ -101,8 +101,8 @@ func TestRequestedAddress(t *testing.T) {
 			if st := s.condition(name, v1alpha1.ConditionAllocated, tc.want); st != metav1.ConditionFalse {
 				t.Errorf("Allocated is %q, want False", st)
 			}
-			s.eventually(5*time.Second, func(context.Context) error {
-				if n := s.events(name)[tc.want.String()]; n != 1 {
+			s.eventually(5*time.Second, func(ctx context.Context) error {
+				if n := s.events(ctx, name)[tc.want.String()]; n != 1 {
 					return fmt.Errorf("%d events %s, want 1", n, tc.want)
 				}
 				return nil
@@ -122,8 +122,8 @@ func TestConflictingAnnotations(t *testing.T) {
 	if a := s.address("two"); a != "172.20.251.35" {
 		t.Errorf("two got %s, want the address of the fairlead.dev annotation", a)
 	}
-	s.eventually(5*time.Second, func(context.Context) error {
-		if n := s.events("two")[reason.ConflictingAnnotations.String()]; n != 1 {
+	s.eventually(5*time.Second, func(ctx context.Context) error {
+		if n := s.events(ctx, "two")[reason.ConflictingAnnotations.String()]; n != 1 {
 			return fmt.Errorf("%d events ConflictingAnnotations, want 1", n)
 		}
 		return nil

@@ -255,9 +255,9 @@ func (s *scenario) silent(address string, timeout time.Duration) {
 }
 
 // events counts how often each reason was reported about a Service, by the series' counts.
-func (s *scenario) events(service string) map[string]int {
+func (s *scenario) events(ctx context.Context, service string) map[string]int {
 	s.t.Helper()
-	list, err := lab.Events(s.t.Context(), s.name, "Service", service)
+	list, err := lab.Events(ctx, s.name, "Service", service)
 	if err != nil {
 		s.t.Fatal(err)
 	}

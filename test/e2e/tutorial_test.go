@@ -99,13 +99,13 @@ func readable(t *testing.T, s *scenario) {
 		}
 	}
 	// A change that changes nothing for us reports nothing.
-	before := s.events("svc1")
+	before := s.events(t.Context(), "svc1")
 	s.kubectl("annotate", "-n", s.name, "svc", "svc1", "example.com/note=1")
 	err := harness.Always(t.Context(), 2*time.Second, func(context.Context) error { return nil })
 	if err != nil {
 		t.Fatal(err)
 	}
-	after := s.events("svc1")
+	after := s.events(t.Context(), "svc1")
 	for _, r := range []string{"AddressAllocated", "Announcing"} {
 		if before[r] != 1 || after[r] != 1 {
 			t.Errorf("%d then %d events %s about svc1, want 1 and 1", before[r], after[r], r)

@@ -37,17 +37,17 @@ func Addresses(svc *corev1.Service) []string {
 	return out
 }
 
-// Address waits not: it returns the one address of a Service or why there is not exactly one.
+// Address returns the one address of a Service or why there is not exactly one.
 func (l *Lab) Address(ctx context.Context, namespace, name string) (string, error) {
 	svc, err := l.Service(ctx, namespace, name)
 	if err != nil {
 		return "", err
 	}
-	if a := Addresses(svc); len(a) == 1 {
-		return a[0], nil
-	} else {
+	a := Addresses(svc)
+	if len(a) != 1 {
 		return "", fmt.Errorf("service %s/%s has %d addresses %v, want 1", namespace, name, len(a), a)
 	}
+	return a[0], nil
 }
 
 // Claims reads every IPClaim.

@@ -126,9 +126,9 @@ func (t *Transcript) sideBySide(o Observation) {
 // wrap breaks text into lines of at most column characters, at spaces where it can.
 func wrap(text string) []string {
 	var out []string
-	for _, line := range strings.Split(strings.TrimSpace(text), "\n") {
+	for line := range strings.SplitSeq(strings.TrimSpace(text), "\n") {
 		current := ""
-		for _, word := range strings.Fields(line) {
+		for word := range strings.FieldsSeq(line) {
 			switch {
 			case current == "":
 				current = word
