@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package nodeagent
+
+import (
+	"fmt"
+
+	"github.com/prometheus/client_golang/prometheus"
+	authenticationv1client "k8s.io/client-go/kubernetes/typed/authentication/v1"
+	authorizationv1client "k8s.io/client-go/kubernetes/typed/authorization/v1"
+	corev1client "k8s.io/client-go/kubernetes/typed/core/v1"
+	discoveryv1client "k8s.io/client-go/kubernetes/typed/discovery/v1"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+
+	"github.com/fairlead-lb/fairlead/loadbalancer/client"
+	"github.com/fairlead-lb/fairlead/nodeagent/internal/announce/arp"
+	"github.com/fairlead-lb/fairlead/nodeagent/internal/intake"
+	"github.com/fairlead-lb/fairlead/nodeagent/internal/kernel"
+	"github.com/fairlead-lb/fairlead/nodeagent/internal/member"
+	"github.com/fairlead-lb/fairlead/nodeagent/internal/metrics"
+)
+
+// A fail-over of a thousand addresses is a thousand small writes of one agent.
+const (
+	clientQPS   = 100
+	clientBurst = 200
+)
+
+// New makes an agent from options. It reads the kubeconfig and opens netlink, but
+// sends nothing yet. reg receives the agent's metrics.
+func New(o Options, version string, reg *prometheus.Registry) (*Agent, error) {
+	cfg, err := clientcmd.BuildConfigFromFlags("", o.Kubeconfig)
+	if err != nil {
+		return nil, fmt.Errorf("find the API server: %w", err)
+	}
+	cfg.QPS, cfg.Burst = clientQPS, clientBurst
+	cfg.UserAgent = "fairlead-node-agent/" + version
+	d, err := connect(cfg)
+	if err != nil {
+		return nil, err
+	}
+	d.registry = reg
+	k, err := kernel.New()
+	if err != nil {
+		return nil, err //nolint:wrapcheck // says what failed
+	}
+	d.kernel = k
+	d.openARP = func(l kernel.Link) (arp.Conn, error) { return k.OpenARP(l) }
+	d.newGossip = func(c member.Config, notify func()) gossip { return member.New(c, notify) }
+	return newAgent(o, version, d)
+}
+
+// connect makes the clients; they share one HTTP client.
+func connect(cfg *rest.Config) (deps, error) {
+	http, err := rest.HTTPClientFor(cfg)
+	if err != nil {
+		return deps{}, fmt.Errorf("make HTTP client: %w", err)
+	}
+	core, err := corev1client.NewForConfigAndClient(cfg, http)
+	if err != nil {
+		return deps{}, fmt.Errorf("make core client: %w", err)
+	}
+	discovery, err := discoveryv1client.NewForConfigAndClient(cfg, http)
+	if err != nil {
+		return deps{}, fmt.Errorf("make discovery client: %w", err)
+	}
+	authn, err := authenticationv1client.NewForConfigAndClient(cfg, http)
+	if err != nil {
+		return deps{}, fmt.Errorf("make authentication client: %w", err)
+	}
+	authz, err := authorizationv1client.NewForConfigAndClient(cfg, http)
+	if err != nil {
+		return deps{}, fmt.Errorf("make authorization client: %w", err)
+	}
+	fl, err := client.New(cfg)
+	if err != nil {
+		return deps{}, err //nolint:wrapcheck // says what failed
+	}
+	return deps{
+		claims: fl.Claims(), agents: fl.NodeAgents(),
+		auth: metrics.NewAuthorizer(authn.TokenReviews(), authz.SubjectAccessReviews()),
+		newObjects: func(notify func()) (objects, error) {
+			return intake.New(intake.Clients{Fairlead: fl, Core: core, Discovery: discovery}, notify)
+		},
+	}, nil
+}

@@ -1,0 +1,250 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package intake keeps local copies of the objects that a node agent plans by, and
+// converts them into domain values. It owns the informers and marks the owner loop's
+// state dirty when anything changes; it must not decide or write anything. Copies stay
+// as they are while the API server is away, so that the agent goes on.
+package intake
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	corev1client "k8s.io/client-go/kubernetes/typed/core/v1"
+	discoveryv1client "k8s.io/client-go/kubernetes/typed/discovery/v1"
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/klog/v2"
+
+	"github.com/fairlead-lb/fairlead/loadbalancer"
+	"github.com/fairlead-lb/fairlead/loadbalancer/api/v1alpha1"
+	"github.com/fairlead-lb/fairlead/loadbalancer/client"
+	"github.com/fairlead-lb/fairlead/loadbalancer/convert"
+)
+
+// byService indexes EndpointSlices by namespace/name of their Service.
+const byService = "service"
+
+// Clients to list and watch with.
+type Clients struct {
+	Fairlead  *client.Client
+	Core      corev1client.NodesGetter
+	Discovery discoveryv1client.EndpointSlicesGetter
+}
+
+// Intake is the local copy. Its methods are safe for concurrent use.
+type Intake struct {
+	claims, records, ads, nodes, slices cache.SharedIndexInformer
+
+	mu       sync.Mutex
+	problems map[string]string // guarded by mu: what was reported, by object
+}
+
+// Objects are the copies as domain values. See plan.Snapshot for the fields.
+type Objects struct {
+	Claims         []loadbalancer.Claim
+	Records        map[loadbalancer.ServiceUID]loadbalancer.Record
+	Advertisements map[string]loadbalancer.Advertisement
+	Nodes          map[loadbalancer.NodeName]loadbalancer.Node
+	Endpoints      map[loadbalancer.ServiceKey]loadbalancer.Endpoints
+}
+
+// New makes an intake. notify is called after every change; it must not block.
+func New(c Clients, notify func()) (*Intake, error) {
+	nodes, slices := c.Core.Nodes(), c.Discovery.EndpointSlices(metav1.NamespaceAll)
+	i := &Intake{
+		claims:   client.NewInformer(c.Fairlead.Claims(), &v1alpha1.IPClaim{}, 0, cache.Indexers{}),
+		records:  client.NewInformer(c.Fairlead.LoadBalancers(metav1.NamespaceAll), &v1alpha1.LoadBalancer{}, 0, cache.Indexers{}),
+		ads:      client.NewInformer(c.Fairlead.L2Advertisements(), &v1alpha1.L2Advertisement{}, 0, cache.Indexers{}),
+		nodes:    client.NewInformer(nodes, &corev1.Node{}, 0, cache.Indexers{}),
+		slices:   client.NewInformer(slices, &discoveryv1.EndpointSlice{}, 0, cache.Indexers{byService: serviceOf}),
+		problems: make(map[string]string),
+	}
+	handler := cache.ResourceEventHandlerFuncs{
+		AddFunc:    func(any) { notify() },
+		UpdateFunc: func(_, _ any) { notify() },
+		DeleteFunc: func(any) { notify() },
+	}
+	for _, inf := range i.informers() {
+		if err := inf.SetTransform(slim); err != nil {
+			return nil, fmt.Errorf("set transform: %w", err)
+		}
+		if _, err := inf.AddEventHandler(handler); err != nil {
+			return nil, fmt.Errorf("add event handler: %w", err)
+		}
+	}
+	return i, nil
+}
+
+func (i *Intake) informers() []cache.SharedIndexInformer {
+	return []cache.SharedIndexInformer{i.claims, i.records, i.ads, i.nodes, i.slices}
+}
+
+// slim drops what the agent never reads: with thousands of objects it is most of them.
+func slim(obj any) (any, error) {
+	if m, ok := obj.(metav1.Object); ok {
+		m.SetManagedFields(nil)
+	}
+	switch o := obj.(type) {
+	case *corev1.Node:
+		o.Status.Images, o.Annotations = nil, nil
+	case *discoveryv1.EndpointSlice:
+		o.Ports, o.Annotations = nil, nil
+		for e := range o.Endpoints {
+			o.Endpoints[e].Hints, o.Endpoints[e].TargetRef, o.Endpoints[e].DeprecatedTopology = nil, nil, nil
+		}
+	}
+	return obj, nil
+}
+
+func serviceOf(obj any) ([]string, error) {
+	s, ok := obj.(*discoveryv1.EndpointSlice)
+	if !ok {
+		return nil, fmt.Errorf("unexpected object %T", obj)
+	}
+	if name := s.Labels[discoveryv1.LabelServiceName]; name != "" {
+		return []string{s.Namespace + "/" + name}, nil
+	}
+	return nil, nil
+}
+
+// Run lists and watches until ctx ends, reconnecting for ever.
+func (i *Intake) Run(ctx context.Context) error {
+	var wg sync.WaitGroup
+	for _, inf := range i.informers() {
+		wg.Go(func() { inf.RunWithContext(ctx) })
+	}
+	wg.Wait()
+	return nil
+}
+
+// Synced says whether every list was read once.
+func (i *Intake) Synced() bool {
+	for _, inf := range i.informers() {
+		if !inf.HasSynced() {
+			return false
+		}
+	}
+	return true
+}
+
+// syncPoll is how often WaitSynced looks.
+const syncPoll = 50 * time.Millisecond
+
+// WaitSynced blocks until [Intake.Synced] or ctx ends, and says which.
+func (i *Intake) WaitSynced(ctx context.Context) bool {
+	t := time.NewTicker(syncPoll)
+	defer t.Stop()
+	for !i.Synced() {
+		select {
+		case <-ctx.Done():
+			return false
+		case <-t.C:
+		}
+	}
+	return true
+}
+
+// Claim returns the copy of a claim; it must not be changed.
+func (i *Intake) Claim(name string) (*v1alpha1.IPClaim, bool) {
+	obj, ok, err := i.claims.GetStore().GetByKey(name)
+	if err != nil || !ok {
+		return nil, false
+	}
+	c, ok := obj.(*v1alpha1.IPClaim)
+	return c, ok
+}
+
+// NodeUID returns the UID of a Node, empty when it is not known.
+func (i *Intake) NodeUID(name loadbalancer.NodeName) types.UID {
+	obj, ok, err := i.nodes.GetStore().GetByKey(string(name))
+	if err != nil || !ok {
+		return ""
+	}
+	if n, ok := obj.(*corev1.Node); ok {
+		return n.UID
+	}
+	return ""
+}
+
+// Objects converts all copies. What cannot be understood is logged once and left out.
+func (i *Intake) Objects(ctx context.Context) Objects {
+	out := Objects{
+		Records:        make(map[loadbalancer.ServiceUID]loadbalancer.Record),
+		Advertisements: make(map[string]loadbalancer.Advertisement),
+		Nodes:          make(map[loadbalancer.NodeName]loadbalancer.Node),
+		Endpoints:      make(map[loadbalancer.ServiceKey]loadbalancer.Endpoints),
+	}
+	for c := range each[*v1alpha1.IPClaim](i.claims) {
+		claim, err := convert.Claim(c)
+		i.report(ctx, "IPClaim "+c.Name, err)
+		if err == nil {
+			out.Claims = append(out.Claims, claim)
+		}
+	}
+	for lb := range each[*v1alpha1.LoadBalancer](i.records) {
+		r, err := convert.Record(lb)
+		i.report(ctx, "LoadBalancer "+lb.Namespace+"/"+lb.Name, err)
+		out.Records[r.UID] = r
+		if r.Policy == loadbalancer.Local {
+			out.Endpoints[r.Service] = i.endpoints(r.Service)
+		}
+	}
+	var labels []convert.NodeLabels
+	for n := range each[*corev1.Node](i.nodes) {
+		node := convert.Node(n)
+		out.Nodes[node.Name] = node
+		labels = append(labels, convert.NodeLabels{Name: node.Name, Labels: n.Labels})
+	}
+	for a := range each[*v1alpha1.L2Advertisement](i.ads) {
+		ad, err := convert.Resolve(a, labels)
+		i.report(ctx, "L2Advertisement "+a.Name, err)
+		if err == nil {
+			out.Advertisements[ad.Name] = ad
+		}
+	}
+	return out
+}
+
+func (i *Intake) endpoints(key loadbalancer.ServiceKey) loadbalancer.Endpoints {
+	objs, err := i.slices.GetIndexer().ByIndex(byService, key.String())
+	if err != nil {
+		return loadbalancer.Endpoints{}
+	}
+	slices := make([]*discoveryv1.EndpointSlice, 0, len(objs))
+	for _, o := range objs {
+		if s, ok := o.(*discoveryv1.EndpointSlice); ok {
+			slices = append(slices, s)
+		}
+	}
+	return convert.EndpointsOf(slices)
+}
+
+func each[T any](inf cache.SharedIndexInformer) func(yield func(T) bool) {
+	return func(yield func(T) bool) {
+		for _, o := range inf.GetStore().List() {
+			if t, ok := o.(T); ok && !yield(t) {
+				return
+			}
+		}
+	}
+}
+
+// report logs a problem of an object when it is new or different.
+func (i *Intake) report(ctx context.Context, object string, err error) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if err == nil {
+		delete(i.problems, object)
+		return
+	}
+	if i.problems[object] != err.Error() {
+		i.problems[object] = err.Error()
+		klog.FromContext(ctx).Error(err, "Cannot use object", "object", object)
+	}
+}

@@ -1,0 +1,217 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package kernel
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+	"k8s.io/klog/v2"
+)
+
+// MAC is an Ethernet address.
+type MAC [6]byte
+
+// String returns the lower-case, colon-separated form.
+func (m MAC) String() string { return net.HardwareAddr(m[:]).String() }
+
+// Link is an Ethernet-like link that is up and speaks ARP.
+type Link struct {
+	Name  string
+	Index int
+	MAC   MAC
+	// Prefixes are the link's own addresses with their length, not masked, sorted.
+	Prefixes []netip.Prefix
+}
+
+// Equal says whether nothing of the link changed.
+func (l Link) Equal(m Link) bool {
+	return l.Name == m.Name && l.Index == m.Index && l.MAC == m.MAC && slices.Equal(l.Prefixes, m.Prefixes)
+}
+
+// Kernel is the kernel of one network namespace. It is safe for concurrent use.
+type Kernel struct {
+	h *netlink.Handle
+}
+
+// New opens a netlink handle in the current network namespace.
+func New() (*Kernel, error) {
+	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	if err != nil {
+		return nil, fmt.Errorf("open netlink: %w", err)
+	}
+	return &Kernel{h: h}, nil
+}
+
+// Close releases the handle.
+func (k *Kernel) Close() { k.h.Close() }
+
+// Links returns the links that are up with carrier, have an Ethernet address, speak
+// ARP, and are neither loopback nor a port of a bond, sorted by name.
+func (k *Kernel) Links() ([]Link, error) {
+	links, err := retry(k.h.LinkList)
+	if err != nil {
+		return nil, fmt.Errorf("list links: %w", err)
+	}
+	addrs, err := retry(func() ([]netlink.Addr, error) { return k.h.AddrList(nil, netlink.FAMILY_ALL) })
+	if err != nil {
+		return nil, fmt.Errorf("list addresses: %w", err)
+	}
+	byLink := make(map[int][]netip.Prefix)
+	for i := range addrs {
+		if p, ok := prefixOf(&addrs[i]); ok {
+			byLink[addrs[i].LinkIndex] = append(byLink[addrs[i].LinkIndex], p)
+		}
+	}
+	var out []Link
+	for _, l := range links {
+		a := l.Attrs()
+		if !announceable(a) {
+			continue
+		}
+		prefixes := byLink[a.Index]
+		slices.SortFunc(prefixes, comparePrefixes)
+		out = append(out, Link{Name: a.Name, Index: a.Index, MAC: MAC(a.HardwareAddr), Prefixes: prefixes})
+	}
+	slices.SortFunc(out, func(a, b Link) int { return strings.Compare(a.Name, b.Name) })
+	return out, nil
+}
+
+func announceable(a *netlink.LinkAttrs) bool {
+	const need, refuse = unix.IFF_UP | unix.IFF_RUNNING, unix.IFF_LOOPBACK | unix.IFF_NOARP | unix.IFF_SLAVE
+	return a.RawFlags&need == need && a.RawFlags&refuse == 0 && len(a.HardwareAddr) == len(MAC{})
+}
+
+func comparePrefixes(a, b netip.Prefix) int {
+	if c := a.Addr().Compare(b.Addr()); c != 0 {
+		return c
+	}
+	return a.Bits() - b.Bits()
+}
+
+// prefixOf converts an address that peers can reach: link-local ones are left out.
+func prefixOf(a *netlink.Addr) (netip.Prefix, bool) {
+	if a.IPNet == nil {
+		return netip.Prefix{}, false
+	}
+	addr, ok := netip.AddrFromSlice(a.IP)
+	if !ok || addr.Unmap().IsLinkLocalUnicast() {
+		return netip.Prefix{}, false
+	}
+	ones, _ := a.Mask.Size()
+	return netip.PrefixFrom(addr.Unmap(), ones), true
+}
+
+// DefaultRouteAddrs returns the node's own address on the link of its default route,
+// at most one per family, IPv4 first: the route's preferred source, else the link's
+// first global address.
+func (k *Kernel) DefaultRouteAddrs() ([]netip.Addr, error) {
+	var out []netip.Addr
+	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
+		routes, err := retry(func() ([]netlink.Route, error) { return k.h.RouteList(nil, family) })
+		if err != nil {
+			return nil, fmt.Errorf("list routes: %w", err)
+		}
+		slices.SortStableFunc(routes, func(a, b netlink.Route) int { return a.Priority - b.Priority })
+		for i := range routes {
+			if a, ok := k.sourceOf(&routes[i], family); ok {
+				out = append(out, a)
+				break
+			}
+		}
+	}
+	return out, nil
+}
+
+func (k *Kernel) sourceOf(r *netlink.Route, family int) (netip.Addr, bool) {
+	if r.Dst != nil {
+		if ones, _ := r.Dst.Mask.Size(); ones != 0 {
+			return netip.Addr{}, false
+		}
+	}
+	if a, ok := netip.AddrFromSlice(r.Src); ok {
+		return a.Unmap(), true
+	}
+	link, err := k.h.LinkByIndex(r.LinkIndex)
+	if err != nil {
+		return netip.Addr{}, false
+	}
+	addrs, err := k.h.AddrList(link, family)
+	if err != nil {
+		return netip.Addr{}, false
+	}
+	for i := range addrs {
+		if p, ok := prefixOf(&addrs[i]); ok && addrs[i].Scope == unix.RT_SCOPE_UNIVERSE {
+			return p.Addr(), true
+		}
+	}
+	return netip.Addr{}, false
+}
+
+// Watch calls notify after every change of links, addresses and routes until ctx ends;
+// notify must not block. It returns an error when the kernel stops telling, for
+// example because its buffer overflowed: list again and watch again.
+func (k *Kernel) Watch(ctx context.Context, notify func()) error {
+	done := make(chan struct{})
+	defer close(done)
+	failed := make(chan error, 3)
+	fail := func(err error) {
+		select {
+		case failed <- err:
+		default:
+		}
+	}
+	links, addrs, routes := make(chan netlink.LinkUpdate), make(chan netlink.AddrUpdate), make(chan netlink.RouteUpdate)
+	err := errors.Join(
+		netlink.LinkSubscribeWithOptions(links, done, netlink.LinkSubscribeOptions{ErrorCallback: fail}),
+		netlink.AddrSubscribeWithOptions(addrs, done, netlink.AddrSubscribeOptions{ErrorCallback: fail}),
+		netlink.RouteSubscribeWithOptions(routes, done, netlink.RouteSubscribeOptions{ErrorCallback: fail}),
+	)
+	if err != nil {
+		return fmt.Errorf("subscribe to netlink: %w", err)
+	}
+	// The subscriptions' goroutines block on these channels until they are closed.
+	defer func() { go drain(links); go drain(addrs); go drain(routes) }()
+	klog.FromContext(ctx).V(4).Info("Watching links")
+	for {
+		ok := true
+		select {
+		case <-ctx.Done():
+			return nil
+		case err := <-failed:
+			return fmt.Errorf("watch netlink: %w", err)
+		case _, ok = <-links:
+		case _, ok = <-addrs:
+		case _, ok = <-routes:
+		}
+		if !ok {
+			return errors.New("watch netlink: subscription ended")
+		}
+		notify()
+	}
+}
+
+func drain[T any](ch <-chan T) {
+	for range ch { //nolint:revive // empty on purpose: a sender must not block
+	}
+}
+
+// retry repeats a dump that the kernel says was interrupted by a change.
+func retry[T any](dump func() ([]T, error)) ([]T, error) {
+	var out []T
+	var err error
+	for range 5 {
+		out, err = dump()
+		if !errors.Is(err, netlink.ErrDumpInterrupted) && !errors.Is(err, unix.EINTR) {
+			break
+		}
+	}
+	return out, err
+}

@@ -1,0 +1,238 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package member
+
+import (
+	"context"
+	"log"
+	"strings"
+
+	"github.com/hashicorp/memberlist"
+	"k8s.io/klog/v2"
+
+	"github.com/fairlead-lb/fairlead/loadbalancer"
+)
+
+// label keeps our gossip apart from any other memberlist on the same port.
+const label = "fairlead"
+
+// chunk bounds the claims of one broadcast, which has to fit a UDP packet of 1400 bytes.
+const chunk = 12
+
+// bulk is the number of changed claims from which on a change goes to every member
+// directly: broadcasts of 50 ms each would take too long.
+const bulk = 5 * chunk
+
+func (l *Layer) memberlistConfig(ctx context.Context, ring *memberlist.Keyring) *memberlist.Config {
+	c := memberlist.DefaultLANConfig()
+	c.Name = string(l.cfg.Node)
+	c.BindAddr, c.AdvertiseAddr = l.cfg.Addr.String(), l.cfg.Addr.String()
+	c.BindPort, c.AdvertisePort = l.cfg.Port, l.cfg.Port
+	c.ProbeInterval, c.ProbeTimeout = ProbeInterval, probeTimeout
+	c.SuspicionMult, c.SuspicionMaxTimeoutMult = SuspicionMult, SuspicionMult
+	c.GossipInterval, c.PushPullInterval, c.TCPTimeout = gossipInterval, pushPull, tcpTimeout
+	c.Keyring = ring
+	c.Label = label
+	c.GossipVerifyIncoming, c.GossipVerifyOutgoing = true, true
+	c.Delegate, c.Events = (*delegate)(l), (*events)(l)
+	c.LogOutput, c.Logger = nil, log.New(logWriter{klog.FromContext(ctx)}, "", 0)
+	return c
+}
+
+// Publish tells the others this node's state, if it changed.
+func (l *Layer) Publish(s State) {
+	l.mu.Lock()
+	m, changed := l.own.update(s)
+	list := l.list
+	var members []*memberlist.Node
+	if changed && len(m.Claims) > bulk {
+		for _, n := range l.live {
+			members = append(members, n)
+		}
+	}
+	l.mu.Unlock()
+	if !changed || list == nil {
+		return
+	}
+	for _, n := range members {
+		l.send(list, n, m)
+	}
+	if len(members) > 0 {
+		return
+	}
+	for _, part := range split(m) {
+		if b, err := encode(part); err == nil {
+			l.queue.QueueBroadcast(broadcast(b))
+		}
+	}
+}
+
+// split cuts a change into messages that fit a packet.
+func split(m message) []message {
+	var out []message
+	claims := m.Claims
+	for first := true; first || len(claims) > 0; first = false {
+		part := message{Node: m.Node, Boot: m.Boot, Seq: m.Seq}
+		if first {
+			part.Facts = m.Facts
+		}
+		n := min(chunk, len(claims))
+		part.Claims, claims = claims[:n], claims[n:]
+		out = append(out, part)
+	}
+	return out
+}
+
+// send delivers a message over TCP, in the background.
+func (l *Layer) send(list *memberlist.Memberlist, to *memberlist.Node, m message) {
+	b, err := encode(m)
+	if err != nil {
+		return
+	}
+	l.sends.Go(func() {
+		l.slots <- struct{}{}
+		defer func() { <-l.slots }()
+		if err := list.SendReliable(to, b); err != nil {
+			klog.FromContext(l.ctx()).V(2).Info("Cannot send state to peer", "peer", to.Name, "cause", err.Error())
+		}
+	})
+}
+
+// broadcast is a queued message; none makes an earlier one superfluous.
+type broadcast []byte
+
+func (broadcast) Invalidates(memberlist.Broadcast) bool { return false }
+func (b broadcast) Message() []byte                     { return b }
+func (broadcast) Finished()                             {}
+
+// receive merges a message from a peer.
+func (l *Layer) receive(b []byte) {
+	m, err := decode(b)
+	if err != nil {
+		klog.FromContext(l.ctx()).V(2).Info("Ignoring gossip message", "cause", err.Error())
+		return
+	}
+	name := loadbalancer.NodeName(m.Node)
+	if name == l.cfg.Node {
+		return
+	}
+	l.mu.Lock()
+	p := l.peers[name]
+	if p == nil {
+		p = &peer{claims: make(map[loadbalancer.Group]claim)}
+		l.peers[name] = p
+	}
+	changed := p.merge(m)
+	if changed {
+		l.publishLocked()
+	}
+	to, list := l.live[name], l.list
+	answer := l.own.full()
+	l.mu.Unlock()
+	if m.Want && to != nil && list != nil {
+		l.send(list, to, answer)
+	}
+	if changed {
+		l.notify()
+	}
+}
+
+// delegate is the part of a Layer that memberlist calls for user data.
+type delegate Layer
+
+var _ memberlist.Delegate = (*delegate)(nil)
+
+// NodeMeta is not used: 512 bytes are too few.
+func (*delegate) NodeMeta(int) []byte { return nil }
+
+// NotifyMsg takes a peer's change.
+func (d *delegate) NotifyMsg(b []byte) { (*Layer)(d).receive(b) }
+
+// GetBroadcasts hands out queued changes.
+func (d *delegate) GetBroadcasts(overhead, limit int) [][]byte {
+	return d.queue.GetBroadcasts(overhead, limit)
+}
+
+// LocalState is this node's full state, for joins and the exchange every ten seconds.
+func (d *delegate) LocalState(bool) []byte {
+	d.mu.Lock()
+	m := d.own.full()
+	d.mu.Unlock()
+	b, err := encode(m)
+	if err != nil {
+		return nil
+	}
+	return b
+}
+
+// MergeRemoteState takes a peer's full state.
+func (d *delegate) MergeRemoteState(b []byte, _ bool) {
+	if len(b) > 0 {
+		(*Layer)(d).receive(b)
+	}
+}
+
+// events is the part of a Layer that memberlist calls about members. It is called with
+// memberlist's own lock held: nothing here may call memberlist but in the background.
+type events Layer
+
+var _ memberlist.EventDelegate = (*events)(nil)
+
+// NotifyJoin notes a new member, tells it everything and asks for its own.
+func (e *events) NotifyJoin(n *memberlist.Node) {
+	l := (*Layer)(e)
+	if n.Name == string(l.cfg.Node) {
+		return
+	}
+	member := *n
+	l.mu.Lock()
+	l.live[loadbalancer.NodeName(n.Name)] = &member
+	l.publishLocked()
+	m, list := l.own.full(), l.list
+	l.mu.Unlock()
+	if list != nil {
+		m.Want = true
+		l.send(list, &member, m)
+	}
+	klog.FromContext(l.ctx()).Info("Peer joined", "peer", n.Name, "address", n.Address())
+	l.notify()
+}
+
+// NotifyLeave forgets a member that died or left.
+func (e *events) NotifyLeave(n *memberlist.Node) {
+	l := (*Layer)(e)
+	if n.Name == string(l.cfg.Node) {
+		return
+	}
+	l.mu.Lock()
+	delete(l.live, loadbalancer.NodeName(n.Name))
+	delete(l.peers, loadbalancer.NodeName(n.Name))
+	l.publishLocked()
+	l.mu.Unlock()
+	klog.FromContext(l.ctx()).Info("Peer is gone", "peer", n.Name, "left", n.State == memberlist.StateLeft)
+	l.notify()
+}
+
+// NotifyUpdate is about the meta data that we do not use, or a new address.
+func (e *events) NotifyUpdate(n *memberlist.Node) {
+	l := (*Layer)(e)
+	member := *n
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.live[loadbalancer.NodeName(n.Name)] != nil {
+		l.live[loadbalancer.NodeName(n.Name)] = &member
+	}
+}
+
+// logWriter passes memberlist's log lines on.
+type logWriter struct{ logger klog.Logger }
+
+func (w logWriter) Write(b []byte) (int, error) {
+	line := strings.TrimSpace(string(b))
+	level := 6
+	if strings.HasPrefix(line, "[ERR]") || strings.HasPrefix(line, "[WARN]") {
+		level = 3
+	}
+	w.logger.V(level).Info("memberlist", "line", line)
+	return len(b), nil
+}

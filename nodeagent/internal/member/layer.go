@@ -1,0 +1,312 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package member
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/memberlist"
+	"k8s.io/klog/v2"
+
+	"github.com/fairlead-lb/fairlead/loadbalancer"
+	"github.com/fairlead-lb/fairlead/loadbalancer/plan"
+)
+
+// Timing of the detector, measured with 3 to 50 members: a silent death is known to
+// everyone after 0.7 to 1.3 s, for ten packets a second and node.
+const (
+	// ProbeInterval is how often a node checks one other.
+	ProbeInterval = 200 * time.Millisecond
+	// SuspicionMult probe intervals pass between suspicion and the verdict of death.
+	SuspicionMult = 2
+
+	probeTimeout   = 100 * time.Millisecond
+	gossipInterval = 50 * time.Millisecond
+	pushPull       = 10 * time.Second
+	tcpTimeout     = time.Second
+	keyPoll        = time.Second
+	rejoinInterval = 10 * time.Second
+	// aloneAfter is how long a node that finds nobody waits before it acts alone.
+	aloneAfter = 2 * time.Second
+	leaveTime  = 500 * time.Millisecond
+)
+
+// Config of a [Layer].
+type Config struct {
+	Node loadbalancer.NodeName
+	// Addr and Port to bind and to advertise, TCP and UDP.
+	Addr netip.Addr
+	Port int
+	// KeyFile holds the gossip keys; it is read again every second.
+	KeyFile string
+	// Boot is higher for each later run of this node's agent.
+	Boot uint64
+}
+
+// View is what this node knows of the others at one moment. It is immutable.
+type View struct {
+	// Up is false until the gossip key was there and the listener is open.
+	Up bool
+	// Settled: a peer answered, or none did for long enough to act alone.
+	Settled bool
+	// Members are the live nodes other than this one.
+	Members map[loadbalancer.NodeName]plan.Member
+	// KeyIDs are digests of the keys in use, the primary first.
+	KeyIDs []string
+}
+
+// Layer is this node's membership. Its methods are safe for concurrent use.
+type Layer struct {
+	cfg    Config
+	notify func()
+	view   atomic.Pointer[View]
+	wake   chan struct{}
+
+	mu      sync.Mutex
+	list    *memberlist.Memberlist                     // guarded by mu, nil until up
+	live    map[loadbalancer.NodeName]*memberlist.Node // guarded by mu
+	peers   map[loadbalancer.NodeName]*peer            // guarded by mu
+	own     own                                        // guarded by mu
+	addrs   map[loadbalancer.NodeName]netip.Addr       // guarded by mu
+	keys    []string                                   // guarded by mu
+	settled bool                                       // guarded by mu
+	queue   *memberlist.TransmitLimitedQueue           // set before anyone reads it
+	ctx     func() context.Context                     // of Run, for logging in callbacks
+	sends   sync.WaitGroup                             // direct messages under way
+	slots   chan struct{}                              // bounds direct messages
+}
+
+// New makes a layer. notify is called after every change of the view; it must not
+// block and must not call back.
+func New(cfg Config, notify func()) *Layer {
+	l := &Layer{
+		cfg: cfg, notify: notify, wake: make(chan struct{}, 1),
+		live:  make(map[loadbalancer.NodeName]*memberlist.Node),
+		peers: make(map[loadbalancer.NodeName]*peer),
+		own:   own{node: cfg.Node, boot: cfg.Boot, claims: make(map[loadbalancer.Group]claim)},
+		slots: make(chan struct{}, 16),
+	}
+	l.queue = &memberlist.TransmitLimitedQueue{NumNodes: l.size, RetransmitMult: 3}
+	l.view.Store(&View{})
+	return l
+}
+
+// View returns the present view.
+func (l *Layer) View() View { return *l.view.Load() }
+
+// SetPeers says where the other nodes are; those that are not members are asked to
+// join every ten seconds.
+func (l *Layer) SetPeers(addrs map[loadbalancer.NodeName]netip.Addr) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	fresh := false
+	for n, a := range addrs {
+		fresh = fresh || l.addrs[n] != a
+	}
+	l.addrs = addrs
+	if fresh {
+		select {
+		case l.wake <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// Run waits for the key, joins the peers and keeps the membership until ctx ends; then
+// it says goodbye.
+func (l *Layer) Run(ctx context.Context) error {
+	ring, keys, err := l.waitForKey(ctx)
+	if err != nil || ctx.Err() != nil {
+		return err
+	}
+	l.ctx = func() context.Context { return ctx }
+	list, err := memberlist.Create(l.memberlistConfig(ctx, ring))
+	if err != nil {
+		return fmt.Errorf("start gossip on %s: %w", netip.AddrPortFrom(l.cfg.Addr, uint16(l.cfg.Port)), err) //nolint:gosec // a port
+	}
+	l.mu.Lock()
+	l.list, l.keys = list, keyIDs(keys)
+	l.publishLocked()
+	l.mu.Unlock()
+	l.notify()
+	defer l.shutdown(ctx, list)
+	return l.keep(ctx, list, ring)
+}
+
+func (l *Layer) waitForKey(ctx context.Context) (*memberlist.Keyring, [][]byte, error) {
+	logger := klog.FromContext(ctx)
+	ticker := time.NewTicker(keyPoll)
+	defer ticker.Stop()
+	for said := false; ; said = true {
+		keys, err := readKeys(l.cfg.KeyFile)
+		if err == nil {
+			ring, err := memberlist.NewKeyring(keys, keys[0])
+			if err != nil {
+				return nil, nil, fmt.Errorf("make gossip keyring: %w", err)
+			}
+			return ring, keys, nil
+		}
+		if !said {
+			logger.Info("Waiting for the gossip key", "file", l.cfg.KeyFile, "cause", err.Error())
+		}
+		select {
+		case <-ctx.Done():
+			return nil, nil, nil
+		case <-ticker.C:
+		}
+	}
+}
+
+// keep joins, rejoins and rotates keys.
+func (l *Layer) keep(ctx context.Context, list *memberlist.Memberlist, ring *memberlist.Keyring) error {
+	keyTick := time.NewTicker(keyPoll)
+	defer keyTick.Stop()
+	rejoin := time.NewTimer(0)
+	defer rejoin.Stop()
+	alone := time.NewTimer(aloneAfter)
+	defer alone.Stop()
+	delay := 500 * time.Millisecond
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-alone.C:
+			l.settle()
+		case <-keyTick.C:
+			l.rereadKeys(ctx, ring)
+		case <-l.wake:
+			l.join(ctx, list)
+		case <-rejoin.C:
+			l.join(ctx, list)
+			rejoin.Reset(delay)
+			delay = min(2*delay, rejoinInterval)
+		}
+	}
+}
+
+// join asks every known node that is no member. Those that are off cost a second each.
+func (l *Layer) join(ctx context.Context, list *memberlist.Memberlist) {
+	l.mu.Lock()
+	missing := make(map[loadbalancer.NodeName]netip.Addr)
+	for n, a := range l.addrs {
+		if l.live[n] == nil && n != l.cfg.Node && a.IsValid() {
+			missing[n] = a
+		}
+	}
+	l.mu.Unlock()
+	joined := false
+	for n, a := range missing {
+		if ctx.Err() != nil {
+			return
+		}
+		if l.knows(n) {
+			continue
+		}
+		target := fmt.Sprintf("%s/%s", n, netip.AddrPortFrom(a, uint16(l.cfg.Port))) //nolint:gosec // a port
+		if _, err := list.Join([]string{target}); err != nil {
+			klog.FromContext(ctx).V(4).Info("Peer does not answer", "peer", n, "address", a, "cause", err.Error())
+			continue
+		}
+		joined = true
+		if l.knowsAll() {
+			l.settle()
+		}
+	}
+	if joined {
+		l.settle()
+	}
+}
+
+// knows says whether a node is a live member that has told its state.
+func (l *Layer) knows(n loadbalancer.NodeName) bool { return l.View().Members[n].Known }
+
+// knowsAll says whether every live member has told its state.
+func (l *Layer) knowsAll() bool {
+	for _, m := range l.View().Members {
+		if !m.Known {
+			return false
+		}
+	}
+	return true
+}
+
+func (l *Layer) settle() {
+	l.mu.Lock()
+	changed := !l.settled
+	l.settled = true
+	l.publishLocked()
+	l.mu.Unlock()
+	if changed {
+		l.notify()
+	}
+}
+
+func (l *Layer) rereadKeys(ctx context.Context, ring *memberlist.Keyring) {
+	keys, err := readKeys(l.cfg.KeyFile)
+	if errors.Is(err, ErrNoKey) {
+		return
+	}
+	logger := klog.FromContext(ctx)
+	if err == nil {
+		ids := keyIDs(keys)
+		l.mu.Lock()
+		same := fmt.Sprint(ids) == fmt.Sprint(l.keys)
+		l.mu.Unlock()
+		if same {
+			return
+		}
+		if err = rotate(ring, keys); err == nil {
+			l.mu.Lock()
+			l.keys = ids
+			l.publishLocked()
+			l.mu.Unlock()
+			l.notify()
+			logger.Info("Gossip keys changed", "keyIDs", ids)
+			return
+		}
+	}
+	logger.Error(err, "Cannot use the gossip keys, keeping the old ones", "file", l.cfg.KeyFile)
+}
+
+func (l *Layer) shutdown(ctx context.Context, list *memberlist.Memberlist) {
+	logger := klog.FromContext(ctx)
+	if err := list.Leave(leaveTime); err != nil {
+		logger.V(2).Info("Left the gossip without goodbye", "cause", err.Error())
+	}
+	if err := list.Shutdown(); err != nil {
+		logger.Error(err, "Cannot close the gossip listener")
+	}
+	l.sends.Wait()
+}
+
+func (l *Layer) size() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.live) + 1
+}
+
+// publishLocked makes a new view; l.mu is held.
+func (l *Layer) publishLocked() {
+	v := &View{
+		Up: l.list != nil, Settled: l.settled, KeyIDs: l.keys,
+		Members: make(map[loadbalancer.NodeName]plan.Member, len(l.live)),
+	}
+	for n := range l.live {
+		p, known := l.peers[n]
+		if !known {
+			v.Members[n] = plan.Member{}
+			continue
+		}
+		v.Members[n] = plan.Member{
+			Known: p.facts.Seq > 0, Leaving: p.facts.Leaving,
+			Interfaces: p.facts.interfaces(), Claims: p.live(),
+		}
+	}
+	l.view.Store(v)
+}

@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package member
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/fairlead-lb/fairlead/loadbalancer"
+)
+
+// State is what a node tells the others about itself.
+type State struct {
+	// Leaving says that the node is withdrawing for good.
+	Leaving bool
+	// Interfaces that can announce.
+	Interfaces []loadbalancer.Interface
+	// Claims are the groups that the node announces, with their epochs (never 0).
+	Claims map[loadbalancer.Group]uint64
+}
+
+// message carries a part or all of one node's state. Every entry has the sequence
+// number of its last change, the message that of its newest; entries may arrive twice
+// and in any order, the highest number wins. A boot is one run of the agent: state of
+// a later boot replaces all of an earlier one's. Unknown fields are ignored, so that
+// later versions can add some.
+type message struct {
+	Node string `json:"n"`
+	Boot uint64 `json:"b"`
+	Seq  uint64 `json:"s"`
+	// Full messages list every entry: what is missing was dropped.
+	Full bool `json:"f,omitempty"`
+	// Want asks the receiver for its full state.
+	Want   bool    `json:"w,omitempty"`
+	Facts  *facts  `json:"i,omitempty"`
+	Claims []claim `json:"c,omitempty"`
+}
+
+type facts struct {
+	Seq        uint64   `json:"s"`
+	Leaving    bool     `json:"l,omitempty"`
+	Interfaces []ifaces `json:"i,omitempty"`
+}
+
+type ifaces struct {
+	Name     string         `json:"n"`
+	Prefixes []netip.Prefix `json:"p,omitempty"`
+}
+
+// claim with epoch 0 says that the group was given up.
+type claim struct {
+	Group string `json:"g"`
+	Epoch uint64 `json:"e,omitempty"`
+	Seq   uint64 `json:"s"`
+}
+
+// Limits on what a peer may send; a holder of the key is trusted, a bug is not.
+const (
+	maxMessage    = 8 << 20
+	maxNameLength = 253
+)
+
+func encode(m message) ([]byte, error) {
+	b, err := json.Marshal(m)
+	if err != nil {
+		return nil, fmt.Errorf("encode gossip message: %w", err)
+	}
+	return b, nil
+}
+
+func decode(b []byte) (message, error) {
+	if len(b) > maxMessage {
+		return message{}, fmt.Errorf("gossip message of %d bytes", len(b))
+	}
+	var m message
+	if err := json.Unmarshal(b, &m); err != nil {
+		return message{}, fmt.Errorf("decode gossip message: %w", err)
+	}
+	if m.Node == "" || len(m.Node) > maxNameLength || m.Boot == 0 {
+		return message{}, fmt.Errorf("gossip message without a sender: node %q, boot %d", m.Node, m.Boot)
+	}
+	return m, nil
+}
+
+func factsOf(s State, seq uint64) *facts {
+	f := &facts{Seq: seq, Leaving: s.Leaving}
+	for _, i := range s.Interfaces {
+		f.Interfaces = append(f.Interfaces, ifaces{Name: i.Name, Prefixes: i.Prefixes})
+	}
+	return f
+}
+
+func (f *facts) interfaces() []loadbalancer.Interface {
+	out := make([]loadbalancer.Interface, 0, len(f.Interfaces))
+	for _, i := range f.Interfaces {
+		out = append(out, loadbalancer.Interface{Name: i.Name, Prefixes: i.Prefixes})
+	}
+	return out
+}
+
+func sameFacts(a, b State) bool {
+	return a.Leaving == b.Leaving && slices.EqualFunc(a.Interfaces, b.Interfaces, func(x, y loadbalancer.Interface) bool {
+		return x.Name == y.Name && slices.Equal(x.Prefixes, y.Prefixes)
+	})
+}

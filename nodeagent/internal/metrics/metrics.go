@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package metrics holds the node agent's Prometheus collectors and serves them to
+// those who may read them. Collectors are registered with the registry that is passed
+// in; there is no global one. It must not know what the figures mean to anybody.
+// The owner loop and the announcers count; a Prometheus server scrapes.
+package metrics
+
+import (
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"github.com/fairlead-lb/fairlead/loadbalancer/reason"
+)
+
+// Metrics are the agent's figures. They are safe for concurrent use.
+type Metrics struct {
+	announced, members            prometheus.Gauge
+	takeovers, conflicts          prometheus.Counter
+	requests, replies, gratuitous prometheus.Counter
+	releases                      *prometheus.CounterVec
+}
+
+// New makes the collectors and registers them, together with those of the process, the
+// Go runtime and the build.
+func New(reg prometheus.Registerer, version string) (*Metrics, error) {
+	m := &Metrics{
+		announced:  gauge("announced_addresses", "Addresses that this node announces now."),
+		members:    gauge("gossip_members", "Live members of the gossip, this node included."),
+		takeovers:  counter("takeovers_total", "Address groups that this node took over."),
+		conflicts:  counter("owner_conflicts_total", "Times another host was seen to claim an address that this node announces."),
+		requests:   counter("arp_requests_total", "ARP requests received for announced addresses."),
+		replies:    counter("arp_replies_total", "ARP replies sent."),
+		gratuitous: counter("gratuitous_total", "Gratuitous ARP frames sent."),
+		releases: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Namespace: "fairlead", Subsystem: "agent", Name: "releases_total",
+			Help: "Address groups that this node stopped announcing, by reason.",
+		}, []string{"reason"}),
+	}
+	build := prometheus.NewGauge(prometheus.GaugeOpts{
+		Namespace: "fairlead", Subsystem: "agent", Name: "build_info",
+		Help: "Always 1; the label tells the version.", ConstLabels: prometheus.Labels{"version": version},
+	})
+	build.Set(1)
+	for _, c := range []prometheus.Collector{
+		m.announced, m.members, m.takeovers, m.conflicts, m.requests, m.replies, m.gratuitous, m.releases, build,
+		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+	} {
+		if err := reg.Register(c); err != nil {
+			return nil, err //nolint:wrapcheck // names the collector itself
+		}
+	}
+	return m, nil
+}
+
+func gauge(name, help string) prometheus.Gauge {
+	return prometheus.NewGauge(prometheus.GaugeOpts{Namespace: "fairlead", Subsystem: "agent", Name: name, Help: help})
+}
+
+func counter(name, help string) prometheus.Counter {
+	return prometheus.NewCounter(prometheus.CounterOpts{Namespace: "fairlead", Subsystem: "agent", Name: name, Help: help})
+}
+
+// Request counts an ARP request for an announced address.
+func (m *Metrics) Request() { m.requests.Inc() }
+
+// Reply counts an ARP reply.
+func (m *Metrics) Reply() { m.replies.Inc() }
+
+// Gratuitous counts an unsolicited frame.
+func (m *Metrics) Gratuitous() { m.gratuitous.Inc() }
+
+// Conflict counts a foreign claim to an announced address.
+func (m *Metrics) Conflict() { m.conflicts.Inc() }
+
+// TookOver counts a group taken over.
+func (m *Metrics) TookOver() { m.takeovers.Inc() }
+
+// Released counts a group given up.
+func (m *Metrics) Released(r reason.Reason) { m.releases.WithLabelValues(r.String()).Inc() }
+
+// Now sets the gauges.
+func (m *Metrics) Now(announced, members int) {
+	m.announced.Set(float64(announced))
+	m.members.Set(float64(members))
+}

@@ -1,0 +1,186 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package status
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"reflect"
+	"sync"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/klog/v2"
+
+	"github.com/fairlead-lb/fairlead/loadbalancer/api/v1alpha1"
+	"github.com/fairlead-lb/fairlead/loadbalancer/reason"
+)
+
+// NodeAgents reads and patches NodeAgents; client.NodeAgents does.
+type NodeAgents = patcher[*v1alpha1.NodeAgent]
+
+const (
+	// reportInterval is the least time between two writes.
+	reportInterval = time.Second
+	// maxReportBackoff is the longest time between two attempts while the server is away.
+	maxReportBackoff = 30 * time.Second
+)
+
+// Health is the Ready condition to report.
+type Health struct {
+	Ready   bool
+	Reason  reason.Reason
+	Message string
+}
+
+// Report keeps the NodeAgent object of this node.
+type Report struct {
+	node    string
+	agents  NodeAgents
+	nodeUID func() types.UID
+	wake    chan struct{}
+
+	mu     sync.Mutex
+	want   v1alpha1.NodeAgentStatus // guarded by mu
+	set    bool                     // guarded by mu
+	health Health                   // guarded by mu
+}
+
+// NewReport makes a writer for a node. nodeUID is the Node's UID, empty while unknown;
+// the object is owned by its Node and goes with it.
+func NewReport(node string, agents NodeAgents, nodeUID func() types.UID) *Report {
+	return &Report{node: node, agents: agents, nodeUID: nodeUID, wake: make(chan struct{}, 1)}
+}
+
+// Set says what the object should hold; conditions in s are ignored in favour of h. It
+// does not block.
+func (r *Report) Set(s v1alpha1.NodeAgentStatus, h Health) {
+	s.Conditions = nil
+	r.mu.Lock()
+	same := r.set && reflect.DeepEqual(s, r.want) && h == r.health
+	r.want, r.health, r.set = s, h, true
+	r.mu.Unlock()
+	if same {
+		return
+	}
+	select {
+	case r.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Run writes until ctx ends.
+func (r *Report) Run(ctx context.Context) error {
+	backoff := reportInterval
+	var written *v1alpha1.NodeAgentStatus
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-r.wake:
+		}
+		var err error
+		written, err = r.write(ctx, written)
+		pause := reportInterval
+		if err != nil && ctx.Err() == nil {
+			klog.FromContext(ctx).V(2).Info("Cannot write the NodeAgent yet", "cause", err.Error())
+			pause, backoff = backoff, min(2*backoff, maxReportBackoff)
+			select {
+			case r.wake <- struct{}{}:
+			default:
+			}
+		} else {
+			backoff = reportInterval
+		}
+		if !sleep(ctx, pause) {
+			return nil
+		}
+	}
+}
+
+// WriteNow writes at once if anything changed: for the end of the process.
+func (r *Report) WriteNow(ctx context.Context) error {
+	_, err := r.write(ctx, nil)
+	return err
+}
+
+func sleep(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		return true
+	}
+}
+
+// write applies the wanted status unless it was the last one written, and returns what
+// is written now.
+func (r *Report) write(ctx context.Context, written *v1alpha1.NodeAgentStatus) (*v1alpha1.NodeAgentStatus, error) {
+	r.mu.Lock()
+	s, h := *r.want.DeepCopy(), r.health
+	r.mu.Unlock()
+	if written != nil {
+		s.Conditions = append(s.Conditions, written.Conditions...)
+	}
+	state := metav1.ConditionFalse
+	if h.Ready {
+		state = metav1.ConditionTrue
+	}
+	meta.SetStatusCondition(&s.Conditions, metav1.Condition{
+		Type: v1alpha1.ConditionReady, Status: state, Reason: h.Reason.String(), Message: h.Message,
+	})
+	if written != nil && reflect.DeepEqual(s, *written) {
+		return written, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
+	defer cancel()
+	if written == nil {
+		if err := r.applyObject(ctx); err != nil {
+			return nil, err
+		}
+	}
+	err := r.applyStatus(ctx, s)
+	if apierrors.IsNotFound(err) {
+		// Somebody deleted the object: begin again.
+		return nil, err
+	}
+	if err != nil {
+		return written, err
+	}
+	return &s, nil
+}
+
+// applyObject creates the object, or makes sure that its Node owns it.
+func (r *Report) applyObject(ctx context.Context) error {
+	metadata := map[string]any{"name": r.node}
+	if uid := r.nodeUID(); uid != "" {
+		metadata["ownerReferences"] = []metav1.OwnerReference{{APIVersion: "v1", Kind: "Node", Name: r.node, UID: uid}}
+	}
+	if err := r.patch(ctx, map[string]any{"metadata": metadata}); err != nil {
+		return fmt.Errorf("apply NodeAgent: %w", err)
+	}
+	return nil
+}
+
+func (r *Report) applyStatus(ctx context.Context, s v1alpha1.NodeAgentStatus) error {
+	if err := r.patch(ctx, map[string]any{"metadata": map[string]any{"name": r.node}, "status": s}, "status"); err != nil {
+		return fmt.Errorf("apply NodeAgent status: %w", err)
+	}
+	return nil
+}
+
+func (r *Report) patch(ctx context.Context, obj map[string]any, sub ...string) error {
+	obj["apiVersion"], obj["kind"] = v1alpha1.SchemeGroupVersion().String(), "NodeAgent"
+	data, err := json.Marshal(obj)
+	if err != nil {
+		return fmt.Errorf("encode: %w", err)
+	}
+	_, err = r.agents.Patch(ctx, r.node, types.ApplyPatchType, data, applyOptions(), sub...)
+	return err
+}

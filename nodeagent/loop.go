@@ -1,0 +1,327 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package nodeagent
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"net/netip"
+	"time"
+
+	"k8s.io/klog/v2"
+
+	"github.com/fairlead-lb/fairlead/loadbalancer"
+	"github.com/fairlead-lb/fairlead/loadbalancer/placement"
+	"github.com/fairlead-lb/fairlead/loadbalancer/plan"
+	"github.com/fairlead-lb/fairlead/loadbalancer/reason"
+	"github.com/fairlead-lb/fairlead/nodeagent/internal/intake"
+	"github.com/fairlead-lb/fairlead/nodeagent/internal/kernel"
+	"github.com/fairlead-lb/fairlead/nodeagent/internal/member"
+	"github.com/fairlead-lb/fairlead/nodeagent/internal/status"
+)
+
+const (
+	// tick is how often the loop comes round when nothing happens.
+	tick = 100 * time.Millisecond
+	// resync is how often it plans and lists links although nothing changed.
+	resync = 10 * time.Second
+	// linger is how long a node that may not announce any longer goes on answering
+	// for a successor to take over.
+	linger = 2 * time.Second
+	// clearTimeout bounds the last writes of a leaving agent.
+	clearTimeout = 3 * time.Second
+)
+
+// holding is a group that this node announces.
+type holding struct {
+	epoch    uint64
+	since    time.Time
+	addrs    []netip.Addr
+	announce []plan.Announcement
+	// withdrawing is since when the node may not announce it, zero while it may.
+	withdrawing time.Time
+}
+
+// loop is the state of the owner loop; only its goroutine touches it.
+type loop struct {
+	a      *Agent
+	gossip gossip
+
+	held    map[loadbalancer.Group]*holding
+	highest map[loadbalancer.Group]uint64
+	links   []kernel.Link
+	routes  []string
+	quorum  *quorum
+
+	leaving   bool
+	lastBeat  time.Time
+	holdUntil time.Time
+	lastPlan  time.Time
+	lastLinks time.Time
+}
+
+func newLoop(a *Agent, gs gossip) *loop {
+	return &loop{
+		a: a, gossip: gs, quorum: newQuorum(),
+		held: make(map[loadbalancer.Group]*holding), highest: make(map[loadbalancer.Group]uint64),
+	}
+}
+
+// run plans and applies until ctx ends, then leaves; work is the context of what goes
+// on until the agent is gone.
+func (l *loop) run(ctx, work context.Context) error {
+	ticker := time.NewTicker(tick)
+	defer ticker.Stop()
+	for ctx.Err() == nil {
+		l.round(work, time.Now())
+		l.wait(ctx, ticker)
+	}
+	if work.Err() != nil {
+		return nil // Another part failed: there is nothing to hand over with.
+	}
+	l.leave(work, ticker)
+	return nil
+}
+
+// wait returns when something changed or is due.
+func (l *loop) wait(ctx context.Context, ticker *time.Ticker) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-l.a.dirty:
+			return
+		case <-l.a.linksDirty:
+			l.lastLinks = time.Time{}
+			return
+		case now := <-ticker.C:
+			if l.beat(now) {
+				return
+			}
+		}
+	}
+}
+
+// beat notes that the loop is alive and says whether something is due. A gap means
+// that this process was starved: its peers' answers may lie unread, so that verdicts
+// of death are held for the time that the detector needs to reach a new one.
+func (l *loop) beat(now time.Time) bool {
+	l.a.health.beat.Store(now.UnixNano())
+	held := now.Before(l.holdUntil)
+	if !l.lastBeat.IsZero() && now.Sub(l.lastBeat) > tick+member.ProbeInterval {
+		l.holdUntil = now.Add((1 + member.SuspicionMult) * member.ProbeInterval)
+	}
+	l.lastBeat = now
+	if held && !now.Before(l.holdUntil) {
+		return true
+	}
+	for _, h := range l.held {
+		if !h.withdrawing.IsZero() && now.Sub(h.withdrawing) >= linger {
+			return true
+		}
+	}
+	return now.Sub(l.lastPlan) >= resync
+}
+
+// round plans and applies once.
+func (l *loop) round(ctx context.Context, now time.Time) {
+	l.beat(now)
+	l.lastPlan = now
+	l.refreshLinks(ctx, now)
+	objs, view := l.a.objects.Objects(ctx), l.gossip.View()
+	s := l.snapshot(now, objs, view)
+	state := plan.For(s)
+	l.decide(ctx, now, state)
+	l.apply()
+	l.gossip.SetPeers(l.peers(objs))
+	h := l.healthOf(view, s.Guard)
+	l.tell(objs, state, view, h)
+	members := maps.Clone(s.Members)
+	members[l.a.name()] = l.self()
+	l.a.health.state.Store(&debugState{ready: h, members: members, state: state})
+}
+
+// refreshLinks lists links after a change, and now and then anyway.
+func (l *loop) refreshLinks(ctx context.Context, now time.Time) {
+	if now.Sub(l.lastLinks) < resync {
+		return
+	}
+	l.lastLinks = now
+	links, err := l.a.d.kernel.Links()
+	if err != nil {
+		klog.FromContext(ctx).Error(err, "Cannot list links, keeping the old ones")
+		return
+	}
+	l.links = l.links[:0:0]
+	for _, k := range links {
+		if !l.a.exclude.MatchString(k.Name) {
+			l.links = append(l.links, k)
+		}
+	}
+	routes, err := l.a.d.kernel.DefaultRouteAddrs()
+	if err != nil {
+		klog.FromContext(ctx).Error(err, "Cannot read the default routes, keeping the old ones")
+		return
+	}
+	l.routes = l.routes[:0:0]
+	for _, r := range routes {
+		l.routes = append(l.routes, r.String())
+	}
+}
+
+// self is this node as a member.
+func (l *loop) self() plan.Member {
+	m := plan.Member{Known: true, Leaving: l.leaving, Claims: make(map[loadbalancer.Group]uint64, len(l.held))}
+	for _, k := range l.links {
+		m.Interfaces = append(m.Interfaces, loadbalancer.Interface{Name: k.Name, Prefixes: k.Prefixes})
+	}
+	for g, h := range l.held {
+		m.Claims[g] = h.epoch
+	}
+	return m
+}
+
+func (l *loop) snapshot(now time.Time, objs intake.Objects, view member.View) plan.Snapshot {
+	s := plan.Snapshot{
+		Self: l.a.name(), Claims: objs.Claims, Records: objs.Records, Advertisements: objs.Advertisements,
+		Nodes: objs.Nodes, Endpoints: objs.Endpoints, Hold: now.Before(l.holdUntil),
+		Members: make(map[loadbalancer.NodeName]plan.Member, len(view.Members)+1),
+	}
+	maps.Copy(s.Members, view.Members)
+	s.Members[s.Self] = l.self()
+	minority := l.quorum.minority(now, s.Members, s.Nodes)
+	switch {
+	case !view.Up:
+		s.Guard = reason.NoGossipKey
+	case !view.Settled:
+		s.Guard = reason.Listening
+	case minority:
+		s.Guard = reason.Minority
+	}
+	l.learnEpochs(objs.Claims, s.Members)
+	s.Highest = l.highest
+	return s
+}
+
+// learnEpochs keeps the highest epoch of every group that has a claim.
+func (l *loop) learnEpochs(claims []loadbalancer.Claim, members map[loadbalancer.NodeName]plan.Member) {
+	present := make(map[loadbalancer.Group]uint64, len(claims))
+	for _, c := range claims {
+		present[c.Group] = max(present[c.Group], l.highest[c.Group], c.Persisted.Epoch)
+	}
+	for _, m := range members {
+		for g, e := range m.Claims {
+			if have, ok := present[g]; ok {
+				present[g] = max(have, e)
+			}
+		}
+	}
+	l.highest = present
+}
+
+// decide turns verdicts into holdings.
+func (l *loop) decide(ctx context.Context, now time.Time, state plan.NodeState) {
+	for g, st := range state.Groups {
+		switch st.Action {
+		case placement.Keep:
+			h := l.held[g]
+			h.addrs, h.announce, h.withdrawing = st.Addrs, st.Announce, time.Time{}
+		case placement.TakeOver:
+			l.held[g] = &holding{epoch: st.Owner.Epoch, since: now, addrs: st.Addrs, announce: st.Announce}
+			l.a.metrics.TookOver()
+			klog.FromContext(ctx).Info("Announcing", "group", g, "epoch", st.Owner.Epoch, "addresses", st.Addrs)
+		case placement.Yield:
+			l.release(ctx, g, st.Reason)
+		case placement.Withdraw:
+			h := l.held[g]
+			if h.withdrawing.IsZero() {
+				h.withdrawing = now
+			}
+			if now.Sub(h.withdrawing) >= linger {
+				l.release(ctx, g, st.Reason)
+			}
+		case placement.Wait:
+		}
+	}
+	for g := range l.held {
+		if _, ok := state.Groups[g]; !ok {
+			l.release(ctx, g, reason.Released)
+		}
+	}
+}
+
+func (l *loop) release(ctx context.Context, g loadbalancer.Group, why reason.Reason) {
+	h, ok := l.held[g]
+	if !ok {
+		return
+	}
+	delete(l.held, g)
+	l.a.metrics.Released(why)
+	klog.FromContext(ctx).Info("No longer announcing", "group", g, "epoch", h.epoch, "reason", why)
+}
+
+// apply makes the network and the gossip match the holdings. The network comes first.
+func (l *loop) apply() {
+	want := make(map[plan.Announcement]uint64)
+	for _, h := range l.held {
+		for _, a := range h.announce {
+			want[a] = h.epoch
+		}
+	}
+	l.a.arp.Apply(l.links, want)
+	self := l.self()
+	l.gossip.Publish(member.State{Leaving: self.Leaving, Interfaces: self.Interfaces, Claims: self.Claims})
+}
+
+// peers are the other nodes' addresses, of the family that this node gossips on if
+// they have one.
+func (l *loop) peers(objs intake.Objects) map[loadbalancer.NodeName]netip.Addr {
+	out := make(map[loadbalancer.NodeName]netip.Addr, len(objs.Nodes))
+	for n, node := range objs.Nodes {
+		if n != l.a.name() && len(node.InternalIPs) > 0 {
+			out[n] = node.InternalIPs[0]
+		}
+	}
+	return out
+}
+
+func (l *loop) healthOf(view member.View, guard reason.Reason) status.Health {
+	switch {
+	case l.leaving:
+		return status.Health{Reason: reason.Leaving, Message: "the agent is leaving"}
+	case guard == reason.NoGossipKey:
+		return status.Health{Reason: guard, Message: "the Secret fairlead-gossip is not there yet, or holds no usable key"}
+	case guard == reason.Listening:
+		return status.Health{Reason: guard, Message: "the agent listens to its peers before it acts"}
+	case guard == reason.Minority:
+		return status.Health{Reason: guard, Message: fmt.Sprintf(
+			"the agent sees %d members, fewer than half of those known lately: it takes nothing over", len(view.Members)+1)}
+	default:
+		return status.Health{Ready: true, Reason: reason.Running, Message: "the agent announces what it owns"}
+	}
+}
+
+// leave lets peers take over while this node still answers, withdraws, and takes its
+// name off what nobody took over.
+func (l *loop) leave(ctx context.Context, ticker *time.Ticker) {
+	klog.FromContext(ctx).Info("Leaving", "groups", len(l.held))
+	l.leaving = true
+	var names []string
+	for _, h := range l.held {
+		names = append(names, claimNames(h.addrs)...)
+	}
+	l.round(ctx, time.Now())
+	for len(l.held) > 0 && ctx.Err() == nil {
+		l.wait(ctx, ticker)
+		l.round(ctx, time.Now())
+	}
+	ctx, cancel := context.WithTimeout(ctx, clearTimeout)
+	defer cancel()
+	if err := l.a.owners.ClearNow(ctx, names); err != nil {
+		klog.FromContext(ctx).Error(err, "Cannot clear the owner of every claim")
+	}
+	if err := l.a.report.WriteNow(ctx); err != nil {
+		klog.FromContext(ctx).Error(err, "Cannot write the last status")
+	}
+}

@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package nodeagent
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"regexp"
+
+	"github.com/spf13/pflag"
+)
+
+// defaultExclude are the names of interfaces that belong to container networks, as
+// MetalLB's shipped configuration has them.
+const defaultExclude = `^(docker.*|cbr.*|dummy.*|virbr.*|lxcbr.*|veth.*|lo|cali.*|tunl.*|flannel.*|kube-ipvs.*|cni.*|nodelocaldns.*|lxc.*)$`
+
+// Options are what an administrator sets.
+type Options struct {
+	// NodeName is this Node's metadata.name.
+	NodeName string
+	// NodeIP is the address that the gossip binds; empty means the Node's first
+	// InternalIP, or its address on the default route.
+	NodeIP string
+	// Kubeconfig is a file; empty means the Pod's service account.
+	Kubeconfig string
+	// GossipPort is used for TCP and UDP.
+	GossipPort int
+	// GossipKeyFile holds one base64 key of 32 bytes per line, the primary first.
+	GossipKeyFile string
+	// HealthAddress serves /healthz, /readyz and /debug/state over plain HTTP.
+	HealthAddress string
+	// MetricsAddress serves /metrics over HTTPS; empty serves none.
+	MetricsAddress string
+	// DaemonSetName is the DaemonSet that the agent is part of, for its log.
+	DaemonSetName string
+	// ExcludeInterfaces matches the names of interfaces that never announce.
+	ExcludeInterfaces string
+}
+
+// Defaults returns the options as shipped. getenv reads the environment: NODE_NAME and
+// NODE_IP come from the downward API.
+func Defaults(getenv func(string) string) Options {
+	return Options{
+		NodeName:          getenv("NODE_NAME"),
+		NodeIP:            getenv("NODE_IP"),
+		GossipPort:        7956,
+		GossipKeyFile:     "/etc/fairlead/gossip/keys",
+		HealthAddress:     "127.0.0.1:7957",
+		MetricsAddress:    ":7480",
+		DaemonSetName:     "fairlead-node-agent",
+		ExcludeInterfaces: defaultExclude,
+	}
+}
+
+// AddFlags binds the options to flags.
+func (o *Options) AddFlags(fs *pflag.FlagSet) {
+	fs.StringVar(&o.NodeName, "node-name", o.NodeName, "name of this Node (default: $NODE_NAME)")
+	fs.StringVar(&o.NodeIP, "node-ip", o.NodeIP,
+		"address for the gossip (default: $NODE_IP, the Node's InternalIP, or the address on the default route)")
+	fs.StringVar(&o.Kubeconfig, "kubeconfig", o.Kubeconfig, "kubeconfig file (default: the Pod's service account)")
+	fs.IntVar(&o.GossipPort, "gossip-port", o.GossipPort, "TCP and UDP port of the gossip between node agents")
+	fs.StringVar(&o.GossipKeyFile, "gossip-key-file", o.GossipKeyFile, "file with the gossip keys, from the Secret fairlead-gossip")
+	fs.StringVar(&o.HealthAddress, "health-address", o.HealthAddress, "address of /healthz, /readyz and /debug/state; loopback only")
+	fs.StringVar(&o.MetricsAddress, "metrics-address", o.MetricsAddress, "address of /metrics over HTTPS; empty serves none")
+	fs.StringVar(&o.DaemonSetName, "daemonset-name", o.DaemonSetName, "DaemonSet that this agent is part of")
+	fs.StringVar(&o.ExcludeInterfaces, "exclude-interfaces", o.ExcludeInterfaces, "regular expression of interface names that never announce")
+}
+
+// Validate reports every fault of the options at once.
+func (o *Options) Validate() error {
+	var errs []error
+	if o.NodeName == "" {
+		errs = append(errs, errors.New("--node-name: must not be empty (set it, or NODE_NAME)"))
+	}
+	if o.NodeIP != "" {
+		if _, err := netip.ParseAddr(o.NodeIP); err != nil {
+			errs = append(errs, fmt.Errorf("--node-ip: %w", err))
+		}
+	}
+	if o.GossipPort < 1 || o.GossipPort > 65535 {
+		errs = append(errs, fmt.Errorf("--gossip-port: %d is not between 1 and 65535", o.GossipPort))
+	}
+	if o.GossipKeyFile == "" {
+		errs = append(errs, errors.New("--gossip-key-file: must not be empty: the gossip is always encrypted"))
+	}
+	if err := loopback(o.HealthAddress); err != nil {
+		errs = append(errs, fmt.Errorf("--health-address: %w", err))
+	}
+	if o.MetricsAddress != "" {
+		if _, _, err := net.SplitHostPort(o.MetricsAddress); err != nil {
+			errs = append(errs, fmt.Errorf("--metrics-address: %w", err))
+		}
+	}
+	if _, err := regexp.Compile(o.ExcludeInterfaces); err != nil {
+		errs = append(errs, fmt.Errorf("--exclude-interfaces: %w", err))
+	}
+	return errors.Join(errs...)
+}
+
+// loopback insists on a loopback address: the health port is not authenticated.
+func loopback(address string) error {
+	ap, err := netip.ParseAddrPort(address)
+	if err != nil {
+		return err //nolint:wrapcheck // names the address itself
+	}
+	if !ap.Addr().IsLoopback() {
+		return fmt.Errorf("%s is not a loopback address", ap.Addr())
+	}
+	return nil
+}

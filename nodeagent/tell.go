@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package nodeagent
+
+import (
+	"math"
+	"net/netip"
+	"strconv"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/fairlead-lb/fairlead/loadbalancer"
+	"github.com/fairlead-lb/fairlead/loadbalancer/api/v1alpha1"
+	"github.com/fairlead-lb/fairlead/loadbalancer/plan"
+	"github.com/fairlead-lb/fairlead/nodeagent/internal/intake"
+	"github.com/fairlead-lb/fairlead/nodeagent/internal/member"
+	"github.com/fairlead-lb/fairlead/nodeagent/internal/status"
+)
+
+// tell passes the outcome of a round to the API's writers and the metrics.
+func (l *loop) tell(objs intake.Objects, state plan.NodeState, view member.View, h status.Health) {
+	l.a.owners.Set(l.wantedOwners(objs.Claims, state, view.Settled))
+	announced := 0
+	for _, held := range l.held {
+		announced += len(held.addrs)
+	}
+	members := len(view.Members) + 1
+	l.a.metrics.Now(announced, members)
+	l.a.report.Set(l.agentStatus(announced, members, view.KeyIDs), h)
+}
+
+// wantedOwners says what should be in status.owner of the claims: this node where it
+// announces; nothing where the API still names this node and nobody announces. Where
+// another node took over, that node overwrites it.
+func (l *loop) wantedOwners(claims []loadbalancer.Claim, state plan.NodeState, settled bool) map[string]status.Want {
+	out := make(map[string]status.Want)
+	for _, h := range l.held {
+		if !h.withdrawing.IsZero() {
+			continue
+		}
+		for _, name := range claimNames(h.addrs) {
+			out[name] = status.Want{Owner: v1alpha1.Owner{
+				Node: l.a.o.NodeName, Epoch: epochToAPI(h.epoch), Since: metav1.NewTime(h.since),
+			}}
+		}
+	}
+	for _, c := range claims {
+		name := v1alpha1.ClaimName(c.Addr)
+		if _, held := out[name]; held || c.Persisted.Node != l.a.name() || !settled {
+			continue
+		}
+		_, withdrawing := l.held[c.Group]
+		if c.Releasing || (!withdrawing && state.Groups[c.Group].Owner.Node == "") {
+			out[name] = status.Want{Clear: true}
+		}
+	}
+	return out
+}
+
+func claimNames(addrs []netip.Addr) []string {
+	out := make([]string, 0, len(addrs))
+	for _, a := range addrs {
+		out = append(out, v1alpha1.ClaimName(a))
+	}
+	return out
+}
+
+// epochToAPI converts an epoch; no group is taken over 2^63 times.
+func epochToAPI(e uint64) int64 { return int64(min(e, math.MaxInt64)) } //nolint:gosec // bounded
+
+func (l *loop) agentStatus(announced, members int, keyIDs []string) v1alpha1.NodeAgentStatus {
+	s := v1alpha1.NodeAgentStatus{
+		Version: l.a.version, BootID: strconv.FormatUint(l.a.boot, 36), DefaultRouteAddresses: l.routes,
+		AnnouncedAddresses: int32(min(announced, math.MaxInt32)),                                               //nolint:gosec // bounded
+		Gossip:             v1alpha1.GossipStatus{Members: int32(min(members, math.MaxInt32)), KeyIDs: keyIDs}, //nolint:gosec // bounded
+	}
+	for _, k := range l.links {
+		i := v1alpha1.NodeInterface{Name: k.Name, MAC: k.MAC.String()}
+		for _, p := range k.Prefixes {
+			i.Prefixes = append(i.Prefixes, p.String())
+		}
+		s.Interfaces = append(s.Interfaces, i)
+	}
+	return s
+}
