@@ -129,3 +129,9 @@ func (l *Ledger) wantedByOther(a netip.Addr, uid loadbalancer.ServiceUID) (loadb
 	}
 	return best, found
 }
+
+// Reserved reports whether an address is a node's own.
+func (l *Ledger) Reserved(a netip.Addr) bool {
+	_, ok := l.reserved[a]
+	return ok
+}

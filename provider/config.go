@@ -1,0 +1,144 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package provider
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"k8s.io/apimachinery/pkg/util/validation"
+	kjson "sigs.k8s.io/json"
+	"sigs.k8s.io/yaml"
+
+	"github.com/fairlead-lb/fairlead/loadbalancer/api/v1alpha1"
+)
+
+// MirrorMode says whether metallb.io objects are read.
+type MirrorMode string
+
+const (
+	// MirrorAuto reads them unless a MetalLB runs.
+	MirrorAuto MirrorMode = "Auto"
+	// MirrorForce reads them in any case.
+	MirrorForce MirrorMode = "Force"
+	// MirrorOff does not read them.
+	MirrorOff MirrorMode = "Off"
+)
+
+const configKind = "CloudConfig"
+
+// Config is the --cloud-config file. Every field may be left out.
+type Config struct {
+	// APIVersion is fairlead.dev/v1alpha1.
+	APIVersion string `json:"apiVersion"`
+	// Kind is CloudConfig.
+	Kind string `json:"kind"`
+	// Nodes says what to do with Nodes.
+	Nodes NodesConfig `json:"nodes"`
+	// MetalLB says what to do with metallb.io objects.
+	MetalLB MetalLBConfig `json:"metallb"`
+}
+
+// NodesConfig is about Nodes.
+type NodesConfig struct {
+	// Manage initialises Nodes: provider ID, addresses, and the end of the taint
+	// node.cloudprovider.kubernetes.io/uninitialized. False leaves Nodes to another
+	// cloud controller manager. Default true.
+	Manage *bool `json:"manage"`
+}
+
+// MetalLBConfig is about metallb.io objects.
+type MetalLBConfig struct {
+	// Mirror is Auto, Force or Off. Default Auto.
+	Mirror MirrorMode `json:"mirror"`
+	// Namespace whose objects count. Default metallb-system.
+	Namespace string `json:"namespace"`
+}
+
+// ReadConfig reads a --cloud-config file; "" and an empty file mean the defaults.
+func ReadConfig(path string) (Config, error) {
+	if path == "" {
+		return ParseConfig(nil)
+	}
+	data, err := os.ReadFile(path) //nolint:gosec // the path is the administrator's own flag
+	if err != nil {
+		return Config{}, fmt.Errorf("read cloud config: %w", err)
+	}
+	c, err := ParseConfig(data)
+	if err != nil {
+		return Config{}, fmt.Errorf("cloud config %s: %w", path, err)
+	}
+	return c, nil
+}
+
+// ParseConfig reads the file's content strictly: an unknown or repeated field is an
+// error, and all errors are reported at once.
+func ParseConfig(data []byte) (Config, error) {
+	var c Config
+	if empty(data) {
+		c.setDefaults()
+		return c, nil
+	}
+	text, err := yaml.YAMLToJSONStrict(data)
+	if err != nil {
+		return Config{}, fmt.Errorf("not valid YAML: %w", err)
+	}
+	strict, err := kjson.UnmarshalStrict(text, &c)
+	if err != nil {
+		return Config{}, fmt.Errorf("not a %s: %w", configKind, err)
+	}
+	if err := errors.Join(append(strict, c.validate()...)...); err != nil {
+		return Config{}, err
+	}
+	c.setDefaults()
+	return c, nil
+}
+
+// empty reports whether there is nothing but blank lines, comments and separators.
+func empty(data []byte) bool {
+	for line := range bytes.Lines(data) {
+		text := strings.TrimSpace(string(line))
+		if text != "" && text != "---" && !strings.HasPrefix(text, "#") {
+			return false
+		}
+	}
+	return true
+}
+
+func (c *Config) validate() []error {
+	var errs []error
+	if want := v1alpha1.SchemeGroupVersion().String(); c.APIVersion != want {
+		errs = append(errs, fmt.Errorf("apiVersion is %q, want %q", c.APIVersion, want))
+	}
+	if c.Kind != configKind {
+		errs = append(errs, fmt.Errorf("kind is %q, want %q", c.Kind, configKind))
+	}
+	switch c.MetalLB.Mirror {
+	case "", MirrorAuto, MirrorForce, MirrorOff:
+	default:
+		errs = append(errs, fmt.Errorf("metallb.mirror is %q, want %s, %s or %s", c.MetalLB.Mirror, MirrorAuto, MirrorForce, MirrorOff))
+	}
+	if ns := c.MetalLB.Namespace; ns != "" {
+		for _, fault := range validation.IsDNS1123Label(ns) {
+			errs = append(errs, fmt.Errorf("metallb.namespace is %q: %s", ns, fault))
+		}
+	}
+	return errs
+}
+
+func (c *Config) setDefaults() {
+	c.APIVersion, c.Kind = v1alpha1.SchemeGroupVersion().String(), configKind
+	if c.Nodes.Manage == nil {
+		manage := true
+		c.Nodes.Manage = &manage
+	}
+	if c.MetalLB.Mirror == "" {
+		c.MetalLB.Mirror = MirrorAuto
+	}
+	if c.MetalLB.Namespace == "" {
+		c.MetalLB.Namespace = "metallb-system"
+	}
+}

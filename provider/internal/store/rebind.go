@@ -1,0 +1,173 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package store
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/klog/v2"
+
+	"github.com/fairlead-lb/fairlead/loadbalancer/api/v1alpha1"
+	"github.com/fairlead-lb/fairlead/loadbalancer/convert"
+	"github.com/fairlead-lb/fairlead/loadbalancer/pool"
+)
+
+// rebindRetry is how long a failed start-up reconciliation waits for its next attempt.
+const rebindRetry = time.Second
+
+// Run does the start-up reconciliation of a new leader and then blocks until ctx is
+// done. It waits for the caches given, lists claims, records, pools and Services
+// uncached, and makes the missing claim of every address that a Service holds by its
+// record or shows in its status: all of it before the first allocation, or a new
+// Service could get an old one's address after a restore or a migration.
+func (s *Store) Run(ctx context.Context, synced ...cache.InformerSynced) error {
+	logger := klog.FromContext(ctx).WithName("store")
+	if !cache.WaitForCacheSync(ctx.Done(), synced...) {
+		return ctx.Err()
+	}
+	for {
+		err := s.rebind(klog.NewContext(ctx, logger))
+		if err == nil {
+			break
+		}
+		logger.Error(err, "Start-up reconciliation failed, trying again")
+		retry := time.NewTimer(rebindRetry)
+		select {
+		case <-ctx.Done():
+			retry.Stop()
+			return ctx.Err()
+		case <-retry.C:
+		}
+	}
+	close(s.ready)
+	logger.Info("Start-up reconciliation done")
+	<-ctx.Done()
+	return nil
+}
+
+func (s *Store) rebind(ctx context.Context) error {
+	services, err := s.load(ctx)
+	if err != nil {
+		return err
+	}
+	slices.SortFunc(services, func(a, b *corev1.Service) int {
+		return cmp.Or(a.CreationTimestamp.Compare(b.CreationTimestamp.Time),
+			cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
+	})
+	var errs []error
+	for _, svc := range services {
+		if !convert.Ours(svc) {
+			continue
+		}
+		for _, as := range s.unclaimed(svc) {
+			errs = append(errs, s.rebindOne(ctx, svc, as))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// load takes in everything, uncached: without a resource version the API server
+// answers from a quorum.
+func (s *Store) load(ctx context.Context) ([]*corev1.Service, error) {
+	pools, err := s.api.ListPools(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("list pools: %w", err)
+	}
+	claims, err := s.api.Claims().List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return nil, fmt.Errorf("list claims: %w", err)
+	}
+	records, err := s.api.Records(metav1.NamespaceAll).List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return nil, fmt.Errorf("list records: %w", err)
+	}
+	services, err := s.api.ListServices(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("list services: %w", err)
+	}
+	for i := range pools.Items {
+		s.ObservePool(&pools.Items[i])
+	}
+	for i := range claims.Items {
+		s.ObserveClaim(&claims.Items[i])
+	}
+	for i := range records.Items {
+		s.ObserveRecord(&records.Items[i])
+	}
+	out := make([]*corev1.Service, 0, len(services.Items))
+	for i := range services.Items {
+		out = append(out, &services.Items[i])
+	}
+	return out, nil
+}
+
+// unclaimed returns the addresses that a Service holds or shows and that no claim
+// exists for: those of its record, else those of its status that lie in a pool.
+func (s *Store) unclaimed(svc *corev1.Service) []pool.Assignment {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var held []pool.Assignment
+	if r := s.records[convert.Key(svc)]; r != nil && r.Spec.ServiceUID == svc.UID && len(r.Spec.Addresses) > 0 {
+		for _, ra := range r.Spec.Addresses {
+			if a, err := netip.ParseAddr(ra.Address); err == nil {
+				held = append(held, pool.Assignment{Addr: a, Pool: ra.Pool})
+			}
+		}
+	} else if len(s.byUID[svc.UID]) == 0 {
+		for _, a := range convert.StatusAddresses(svc) {
+			if p, ok := s.set.ByAddr(a); ok && !s.ledger.Reserved(a) {
+				held = append(held, pool.Assignment{Addr: a, Pool: p.Name()})
+			}
+		}
+	}
+	return slices.DeleteFunc(held, func(as pool.Assignment) bool {
+		_, taken := s.claims[v1alpha1.ClaimName(as.Addr)]
+		return taken
+	})
+}
+
+func (s *Store) rebindOne(ctx context.Context, svc *corev1.Service, as pool.Assignment) error {
+	name := v1alpha1.ClaimName(as.Addr)
+	group := name
+	for _, c := range s.ClaimsOf(svc.UID) {
+		group = min(group, c.Name)
+	}
+	_, err := s.CreateClaim(ctx, NewClaim(as, group, svc, nil))
+	if errors.Is(err, ErrConflict) {
+		klog.FromContext(ctx).Info("Address of a Service belongs to another by now", "service", klog.KObj(svc), "address", as.Addr)
+		return nil
+	}
+	if err == nil {
+		klog.FromContext(ctx).Info("Bound an address again", "service", klog.KObj(svc), "address", as.Addr, "pool", as.Pool)
+	}
+	return err
+}
+
+// NewClaim returns the claim of an address for a Service, not written yet.
+func NewClaim(as pool.Assignment, group string, svc *corev1.Service, successors []string) *v1alpha1.IPClaim {
+	return &v1alpha1.IPClaim{
+		ObjectMeta: metav1.ObjectMeta{Name: v1alpha1.ClaimName(as.Addr)},
+		Spec: v1alpha1.IPClaimSpec{
+			Address:    as.Addr.String(),
+			Pool:       as.Pool,
+			Group:      group,
+			Services:   []v1alpha1.ServiceReference{Reference(svc)},
+			Successors: successors,
+			Phase:      v1alpha1.ClaimBound,
+		},
+	}
+}
+
+// Reference returns how claims name a Service.
+func Reference(svc *corev1.Service) v1alpha1.ServiceReference {
+	return v1alpha1.ServiceReference{Namespace: svc.Namespace, Name: svc.Name, UID: svc.UID, Ports: convert.Ports(svc)}
+}

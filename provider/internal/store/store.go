@@ -1,0 +1,252 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package store is the controller's one view of claims, records and pools, and the
+// one place that writes claims and records. It is fed by informers and remembers its
+// own writes, so that it never falls behind what this process did; it holds the
+// ledger of taken addresses under one mutex, so that concurrent workers never choose
+// the same one; and it turns lost compare-and-swaps into [ErrConflict] with fresh
+// state. It does not decide what a Service gets (loadbalancer/pool does) nor when to
+// write (allocation does). Service workers, informer goroutines and the other
+// controllers call it; it is safe for concurrent use.
+package store
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"net/netip"
+	"slices"
+	"sync"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/resourceversion"
+
+	"github.com/fairlead-lb/fairlead/loadbalancer"
+	"github.com/fairlead-lb/fairlead/loadbalancer/api/v1alpha1"
+	"github.com/fairlead-lb/fairlead/loadbalancer/pool"
+)
+
+// ErrConflict means that a compare-and-swap was lost. The store has fetched what won:
+// decide again.
+var ErrConflict = errors.New("another writer was faster")
+
+// Claims writes and reads IPClaims at the API server.
+type Claims interface {
+	Create(ctx context.Context, c *v1alpha1.IPClaim, opts metav1.CreateOptions) (*v1alpha1.IPClaim, error)
+	Update(ctx context.Context, c *v1alpha1.IPClaim, opts metav1.UpdateOptions) (*v1alpha1.IPClaim, error)
+	Delete(ctx context.Context, name string, opts metav1.DeleteOptions) error
+	Get(ctx context.Context, name string, opts metav1.GetOptions) (*v1alpha1.IPClaim, error)
+	List(ctx context.Context, opts metav1.ListOptions) (*v1alpha1.IPClaimList, error)
+}
+
+// Records writes and reads LoadBalancers at the API server.
+type Records interface {
+	Create(ctx context.Context, r *v1alpha1.LoadBalancer, opts metav1.CreateOptions) (*v1alpha1.LoadBalancer, error)
+	Update(ctx context.Context, r *v1alpha1.LoadBalancer, opts metav1.UpdateOptions) (*v1alpha1.LoadBalancer, error)
+	Delete(ctx context.Context, name string, opts metav1.DeleteOptions) error
+	Get(ctx context.Context, name string, opts metav1.GetOptions) (*v1alpha1.LoadBalancer, error)
+	List(ctx context.Context, opts metav1.ListOptions) (*v1alpha1.LoadBalancerList, error)
+}
+
+// API is the API server as the store uses it: never through a cache.
+type API interface {
+	Claims() Claims
+	Records(namespace string) Records
+	ListPools(ctx context.Context) (*v1alpha1.IPAddressPoolList, error)
+	ListServices(ctx context.Context) (*corev1.ServiceList, error)
+}
+
+// Listener hears of changes, after the store shows them. Its methods must not block.
+type Listener interface {
+	// AddressesChanged: an address may have become free or taken, or pools changed.
+	AddressesChanged()
+	// ServiceChanged: a Service, its record or one of its claims changed.
+	ServiceChanged(key loadbalancer.ServiceKey)
+}
+
+// Store is made by New.
+type Store struct {
+	api       API
+	listeners []Listener
+	ready     chan struct{}
+
+	mu sync.Mutex
+	// The fields below are guarded by mu; objects in them are never modified.
+	claims   map[string]*v1alpha1.IPClaim
+	byUID    map[types.UID]map[string]struct{}
+	records  map[loadbalancer.ServiceKey]*v1alpha1.LoadBalancer
+	services map[loadbalancer.ServiceKey]*corev1.Service
+	pools    map[string]*v1alpha1.IPAddressPool
+	set      *pool.Set
+	ledger   *pool.Ledger
+	// inflight are addresses chosen for a Service whose claim is not written yet.
+	inflight   map[netip.Addr]types.UID
+	wanted     map[types.UID][]netip.Addr
+	namespaces map[string]labels.Set
+	nodes      map[string][]netip.Addr
+	agents     map[string][]netip.Addr
+}
+
+// New makes an empty store.
+func New(api API) *Store {
+	return &Store{
+		api:        api,
+		ready:      make(chan struct{}),
+		claims:     make(map[string]*v1alpha1.IPClaim),
+		byUID:      make(map[types.UID]map[string]struct{}),
+		records:    make(map[loadbalancer.ServiceKey]*v1alpha1.LoadBalancer),
+		services:   make(map[loadbalancer.ServiceKey]*corev1.Service),
+		pools:      make(map[string]*v1alpha1.IPAddressPool),
+		set:        pool.Compile(nil),
+		ledger:     pool.NewLedger(),
+		inflight:   make(map[netip.Addr]types.UID),
+		wanted:     make(map[types.UID][]netip.Addr),
+		namespaces: make(map[string]labels.Set),
+		nodes:      make(map[string][]netip.Addr),
+		agents:     make(map[string][]netip.Addr),
+	}
+}
+
+// Subscribe adds a listener; call it before anything is observed.
+func (s *Store) Subscribe(l Listener) { s.listeners = append(s.listeners, l) }
+
+// WaitReady blocks until start-up reconciliation is done (see [Store.Run]): before it
+// nothing may be allocated.
+func (s *Store) WaitReady(ctx context.Context) error {
+	select {
+	case <-s.ready:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// Claim returns a claim by name, nil when there is none. The caller must not modify it.
+func (s *Store) Claim(name string) *v1alpha1.IPClaim {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.claims[name]
+}
+
+// ClaimsOf returns the claims of any phase that name a Service, by name.
+func (s *Store) ClaimsOf(uid types.UID) []*v1alpha1.IPClaim {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	names := slices.Sorted(maps.Keys(s.byUID[uid]))
+	out := make([]*v1alpha1.IPClaim, 0, len(names))
+	for _, n := range names {
+		out = append(out, s.claims[n])
+	}
+	return out
+}
+
+// Record returns a Service's record, nil when there is none. The caller must not modify it.
+func (s *Store) Record(key loadbalancer.ServiceKey) *v1alpha1.LoadBalancer {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.records[key]
+}
+
+// Service returns a Service, nil when there is none. The caller must not modify it.
+func (s *Store) Service(key loadbalancer.ServiceKey) *corev1.Service {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.services[key]
+}
+
+// Holder returns who holds an address, or is about to.
+func (s *Store) Holder(a netip.Addr) (pool.Holder, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.ledger.Holder(a)
+}
+
+// Allocate decides a Service's addresses and books the new ones, so that nobody else
+// in this process gets them. The caller then writes the claims, or calls Cancel.
+// It fills req.NamespaceLabels.
+func (s *Store) Allocate(req *pool.Request) ([]pool.Assignment, *pool.Error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	req.NamespaceLabels = s.namespaces[req.Service.Namespace]
+	got, err := pool.Allocate(s.set, s.ledger, req)
+	if err != nil {
+		return nil, err
+	}
+	for _, g := range got {
+		if _, held := s.ledger.Holder(g.Addr); !held {
+			s.ledger.Hold(g.Addr, pool.Holder{Service: req.Service, UID: req.UID})
+			s.inflight[g.Addr] = types.UID(req.UID)
+		}
+	}
+	return got, nil
+}
+
+// Cancel takes back what Allocate booked for a Service and no claim was seen for.
+func (s *Store) Cancel(uid types.UID) {
+	s.mu.Lock()
+	freed := false
+	for a, by := range s.inflight {
+		if by == uid {
+			delete(s.inflight, a)
+			s.ledger.Release(a)
+			freed = true
+		}
+	}
+	s.mu.Unlock()
+	if freed {
+		s.tellAddresses()
+	}
+}
+
+// PoolView is a pool with what its status needs.
+type PoolView struct {
+	Pool  *v1alpha1.IPAddressPool
+	Fault *pool.Error
+	// Assigned and Available count addresses; they are zero for a pool with a Fault.
+	AssignedIPv4, AvailableIPv4, AssignedIPv6, AvailableIPv6 int64
+}
+
+// Pools returns every pool, by name.
+func (s *Store) Pools() []PoolView {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := make([]PoolView, 0, len(s.pools))
+	for _, name := range slices.Sorted(maps.Keys(s.pools)) {
+		v := PoolView{Pool: s.pools[name], Fault: s.set.Fault(name)}
+		if p, ok := s.set.ByName(name); ok {
+			v.AssignedIPv4, v.AvailableIPv4 = s.count(p, pool.IPv4)
+			v.AssignedIPv6, v.AvailableIPv6 = s.count(p, pool.IPv6)
+		}
+		out = append(out, v)
+	}
+	return out
+}
+
+func (s *Store) count(p *pool.Pool, f pool.Family) (assigned, available int64) {
+	held, unavailable := s.ledger.Held(p, f)
+	return held, p.Usable(f) - unavailable
+}
+
+func (s *Store) tellAddresses() {
+	for _, l := range s.listeners {
+		l.AddressesChanged()
+	}
+}
+
+func (s *Store) tellService(keys ...loadbalancer.ServiceKey) {
+	for _, l := range s.listeners {
+		for _, k := range keys {
+			l.ServiceChanged(k)
+		}
+	}
+}
+
+// newer reports whether an object may replace the one known. Versions of one resource
+// are ordered integers (KEP-5504); where a server breaks that, the last one seen counts.
+func newer(known, got metav1.Object) bool {
+	c, err := resourceversion.CompareResourceVersion(got.GetResourceVersion(), known.GetResourceVersion())
+	return err != nil || c > 0
+}

@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package store
+
+import (
+	"fmt"
+
+	"k8s.io/client-go/tools/cache"
+)
+
+// Informers are the caches that feed the store. The caller starts them.
+type Informers struct {
+	Claims, Records, Pools, NodeAgents cache.SharedIndexInformer
+	Services, Namespaces, Nodes        cache.SharedIndexInformer
+}
+
+// Watch feeds the store from informers. It returns what [Store.Run] has to wait for:
+// each is true once the store has seen its informer's first list.
+func (s *Store) Watch(in Informers) ([]cache.InformerSynced, error) {
+	var synced []cache.InformerSynced
+	for _, w := range []struct {
+		informer cache.SharedIndexInformer
+		handler  cache.ResourceEventHandler
+	}{
+		{in.Claims, handler(s.ObserveClaim, s.ForgetClaim)},
+		{in.Records, handler(s.ObserveRecord, s.ForgetRecord)},
+		{in.Pools, handler(s.ObservePool, s.ForgetPool)},
+		{in.NodeAgents, handler(s.ObserveAgent, s.ForgetAgent)},
+		{in.Services, handler(s.ObserveService, s.ForgetService)},
+		{in.Namespaces, handler(s.ObserveNamespace, s.ForgetNamespace)},
+		{in.Nodes, handler(s.ObserveNode, s.ForgetNode)},
+	} {
+		r, err := w.informer.AddEventHandler(w.handler)
+		if err != nil {
+			return nil, fmt.Errorf("watch for the store: %w", err)
+		}
+		synced = append(synced, r.HasSynced)
+	}
+	return synced, nil
+}
+
+// handler turns two typed functions into an informer's handler.
+func handler[T any](observe, forget func(T)) cache.ResourceEventHandler {
+	return cache.ResourceEventHandlerFuncs{
+		AddFunc: func(obj any) {
+			if o, ok := obj.(T); ok {
+				observe(o)
+			}
+		},
+		UpdateFunc: func(_, obj any) {
+			if o, ok := obj.(T); ok {
+				observe(o)
+			}
+		},
+		DeleteFunc: func(obj any) {
+			if d, ok := obj.(cache.DeletedFinalStateUnknown); ok {
+				obj = d.Obj
+			}
+			if o, ok := obj.(T); ok {
+				forget(o)
+			}
+		},
+	}
+}

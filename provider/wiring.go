@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package provider
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/client-go/tools/record"
+	servicehelper "k8s.io/cloud-provider/service/helpers"
+
+	"github.com/fairlead-lb/fairlead/loadbalancer/api/v1alpha1"
+	"github.com/fairlead-lb/fairlead/loadbalancer/client"
+	"github.com/fairlead-lb/fairlead/provider/internal/allocation"
+	"github.com/fairlead-lb/fairlead/provider/internal/allocation/poolstatus"
+	"github.com/fairlead-lb/fairlead/provider/internal/announcement"
+	"github.com/fairlead-lb/fairlead/provider/internal/claims"
+	"github.com/fairlead-lb/fairlead/provider/internal/gossipkey"
+	"github.com/fairlead-lb/fairlead/provider/internal/store"
+)
+
+// wiring is what New passes around while it makes a Provider.
+type wiring struct {
+	p         *Provider
+	fl        *client.Client
+	kube      kubernetes.Interface
+	rest      *rest.Config
+	namespace string
+	events    record.EventRecorder
+
+	claims, records, pools, ads, agents         cache.SharedIndexInformer
+	services, namespaces, nodes, endpointSlices cache.SharedIndexInformer
+}
+
+// makeInformers makes one informer per kind; the framework starts those it shares.
+func (w *wiring) makeInformers(shared informers.SharedInformerFactory) {
+	w.claims = client.NewInformer(w.fl.Claims(), &v1alpha1.IPClaim{}, 0, cache.Indexers{})
+	w.records = client.NewInformer(w.fl.LoadBalancers(metav1.NamespaceAll), &v1alpha1.LoadBalancer{}, 0,
+		cache.Indexers{cache.NamespaceIndex: cache.MetaNamespaceIndexFunc})
+	w.pools = client.NewInformer(w.fl.Pools(), &v1alpha1.IPAddressPool{}, 0, cache.Indexers{})
+	w.ads = client.NewInformer(w.fl.L2Advertisements(), &v1alpha1.L2Advertisement{}, 0, cache.Indexers{})
+	w.agents = client.NewInformer(w.fl.NodeAgents(), &v1alpha1.NodeAgent{}, 0, cache.Indexers{})
+	w.services = shared.Core().V1().Services().Informer()
+	w.namespaces = shared.Core().V1().Namespaces().Informer()
+	w.nodes = shared.Core().V1().Nodes().Informer()
+	w.endpointSlices = shared.Discovery().V1().EndpointSlices().Informer()
+	w.p.own = []cache.SharedIndexInformer{w.claims, w.records, w.pools, w.ads, w.agents}
+	w.p.agents = w.agents
+	for _, i := range append(w.p.own, w.services, w.namespaces, w.nodes, w.endpointSlices) {
+		w.p.synced = append(w.p.synced, i.HasSynced)
+	}
+}
+
+// makeControllers makes the store and every controller around it.
+func (w *wiring) makeControllers() error {
+	w.p.store = store.New(api{fl: w.fl, kube: w.kube})
+	ann, err := announcement.New(announcement.Options{
+		Claims:         w.fl.Claims(),
+		Records:        func(ns string) announcement.Patcher[*v1alpha1.LoadBalancer] { return w.fl.LoadBalancers(ns) },
+		Advertisements: w.fl.L2Advertisements(),
+		Recorder:       w.events,
+		Informers: announcement.Informers{
+			Claims: w.claims, Records: w.records, Pools: w.pools, Advertisements: w.ads, NodeAgents: w.agents,
+			Nodes: w.nodes, Services: w.services, EndpointSlices: w.endpointSlices,
+		},
+	})
+	if err != nil {
+		return err
+	}
+	cl, err := w.makeClaims()
+	if err != nil {
+		return err
+	}
+	gk, err := gossipkey.New(gossipkey.Options{Client: w.kube, Namespace: w.namespace, Recorder: w.events})
+	if err != nil {
+		return err
+	}
+	w.p.alloc = allocation.New(allocation.Options{Store: w.p.store, Announcer: ann, Events: w.events, Now: time.Now})
+	w.p.controllers[ServiceAddressController] = allocation.NewController(w.p.store, w.p.alloc, w.patchStatus)
+	w.p.controllers[IPAddressPoolController] = poolstatus.New(w.fl.Pools(), w.p.store, time.Now)
+	w.p.controllers[AnnouncementController] = ann
+	w.p.controllers[IPClaimController] = cl
+	w.p.controllers[GossipKeyController] = gk
+	synced, err := w.p.store.Watch(store.Informers{
+		Claims: w.claims, Records: w.records, Pools: w.pools, NodeAgents: w.agents,
+		Services: w.services, Namespaces: w.namespaces, Nodes: w.nodes,
+	})
+	if err != nil {
+		return err
+	}
+	w.p.synced = append(w.p.synced, synced...)
+	return nil
+}
+
+func (w *wiring) makeClaims() (*claims.Controller, error) {
+	return claims.New(claims.Options{
+		Claims: w.fl.Claims(),
+		GetService: func(ctx context.Context, ns, name string) (*corev1.Service, error) {
+			return w.kube.CoreV1().Services(ns).Get(ctx, name, metav1.GetOptions{})
+		},
+		GetRecord: func(ctx context.Context, ns, name string) (*v1alpha1.LoadBalancer, error) {
+			return w.fl.LoadBalancers(ns).Get(ctx, name, metav1.GetOptions{})
+		},
+		Recorder: w.events,
+		Informers: claims.Informers{
+			Claims: w.claims, Records: w.records, NodeAgents: w.agents, Nodes: w.nodes, Services: w.services,
+		},
+	})
+}
+
+// patchStatus writes the difference between two copies of a Service, as the service
+// controller does it.
+func (w *wiring) patchStatus(_ context.Context, old, updated *corev1.Service) error {
+	if _, err := servicehelper.PatchService(w.kube.CoreV1(), old, updated); err != nil {
+		return fmt.Errorf("patch service status: %w", err)
+	}
+	return nil
+}
+
+// api is the store's view of the API server.
+type api struct {
+	fl   *client.Client
+	kube kubernetes.Interface
+}
+
+func (a api) Claims() store.Claims { return a.fl.Claims() }
+
+func (a api) Records(namespace string) store.Records { return a.fl.LoadBalancers(namespace) }
+
+func (a api) ListPools(ctx context.Context) (*v1alpha1.IPAddressPoolList, error) {
+	return a.fl.Pools().List(ctx, metav1.ListOptions{})
+}
+
+func (a api) ListServices(ctx context.Context) (*corev1.ServiceList, error) {
+	return a.kube.CoreV1().Services(metav1.NamespaceAll).List(ctx, metav1.ListOptions{})
+}
