@@ -23,8 +23,13 @@ import (
 // event reason that answers no "why not", hence not part of package reason.
 const eventAnnouncing = "Announcing"
 
+// failureGrace is how long a failure is remembered of a Service that the caches do not
+// have, or not yet.
+const failureGrace = time.Minute
+
 // failure is an allocation that did not succeed, as allocation reported it.
 type failure struct {
+	at      time.Time
 	uid     types.UID
 	reason  reason.Reason
 	message string
@@ -43,7 +48,7 @@ type writtenStatus struct {
 func (c *Controller) AllocationFailed(svc *corev1.Service, r reason.Reason, message string) {
 	key := loadbalancer.ServiceKey{Namespace: svc.Namespace, Name: svc.Name}
 	c.mu.Lock()
-	c.failures[key] = failure{uid: svc.UID, reason: r, message: message}
+	c.failures[key] = failure{at: time.Now(), uid: svc.UID, reason: r, message: message}
 	c.mu.Unlock()
 	c.queue.Add(item{recordItem, key.String()})
 }
@@ -82,7 +87,7 @@ func (c *Controller) syncRecord(ctx context.Context, name string) error {
 	return c.writeStatus(ctx, r, assess(s))
 }
 
-// forgetFailure ends the memory of a failure whose Service is gone as well as its record.
+// forgetFailure ends the memory of a failure whose Service and record are both gone.
 func (c *Controller) forgetFailure(name string) {
 	if lookup[corev1.Service](c.opts.Informers.Services, name) != nil {
 		return // the record is about to come
@@ -91,6 +96,14 @@ func (c *Controller) forgetFailure(name string) {
 	key.Namespace, key.Name, _ = strings.Cut(name, "/")
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	f, ok := c.failures[key]
+	if !ok {
+		return
+	}
+	if wait := failureGrace - time.Since(f.at); wait > 0 {
+		c.queue.AddAfter(item{recordItem, name}, wait)
+		return
+	}
 	delete(c.failures, key)
 }
 

@@ -1,0 +1,248 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package announcement
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/fairlead-lb/fairlead/loadbalancer"
+	"github.com/fairlead-lb/fairlead/loadbalancer/api/v1alpha1"
+	"github.com/fairlead-lb/fairlead/loadbalancer/convert"
+	"github.com/fairlead-lb/fairlead/loadbalancer/reason"
+)
+
+func testNode(name string, edit func(*corev1.Node)) *corev1.Node {
+	n := &corev1.Node{
+		ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{"kubernetes.io/hostname": name}},
+		Status:     corev1.NodeStatus{Conditions: []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue}}},
+	}
+	if edit != nil {
+		edit(n)
+	}
+	return n
+}
+
+func testAgent(name string, prefixes ...string) *v1alpha1.NodeAgent {
+	return &v1alpha1.NodeAgent{
+		ObjectMeta: metav1.ObjectMeta{Name: name},
+		Status: v1alpha1.NodeAgentStatus{
+			Interfaces: []v1alpha1.NodeInterface{{Name: "eth0", Prefixes: prefixes}},
+			Conditions: []metav1.Condition{{Type: v1alpha1.ConditionReady, Status: metav1.ConditionTrue, Reason: "Running"}},
+		},
+	}
+}
+
+func testAd(t *testing.T, spec v1alpha1.L2AdvertisementSpec) convert.Advertisement {
+	t.Helper()
+	ad, err := convert.L2Advertisement(&v1alpha1.L2Advertisement{ObjectMeta: metav1.ObjectMeta{Name: "ad"}, Spec: spec})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ad
+}
+
+func selector(key, value string) []metav1.LabelSelector {
+	return []metav1.LabelSelector{{MatchLabels: map[string]string{key: value}}}
+}
+
+// Which node may announce 172.20.255.200, and why not.
+func TestVerdict(t *testing.T) {
+	const subnet = "172.20.0.4/16"
+	exclude := func(value string) func(*corev1.Node) {
+		return func(n *corev1.Node) { n.Labels[corev1.LabelNodeExcludeBalancers] = value }
+	}
+	notReady := testAgent("n", subnet)
+	notReady.Status.Conditions[0].Status = metav1.ConditionFalse
+	for _, tc := range []struct {
+		name  string
+		edit  func(*corev1.Node)
+		agent *v1alpha1.NodeAgent
+		ads   []v1alpha1.L2AdvertisementSpec
+		want  reason.Reason
+	}{
+		{name: "subnet holds the address", agent: testAgent("n", subnet)},
+		{name: "another subnet", agent: testAgent("n", "192.168.10.10/24"), want: reason.NoInterface},
+		{name: "second prefix holds the address", agent: testAgent("n", "192.168.10.10/24", subnet)},
+		{name: "prefix that cannot be read", agent: testAgent("n", "banana"), want: reason.NoInterface},
+		{name: "interface by name, whatever its subnet", agent: testAgent("n", "192.168.10.10/24"), ads: []v1alpha1.L2AdvertisementSpec{{Interfaces: []string{"eth0"}}}},
+		{name: "interface of another name", agent: testAgent("n", subnet), ads: []v1alpha1.L2AdvertisementSpec{{Interfaces: []string{"eth1"}}}, want: reason.NoInterface},
+		{name: "no agent", want: reason.WaitingForAgent},
+		{name: "agent not ready", agent: notReady, want: reason.WaitingForAgent},
+		{name: "excluded, no value", edit: exclude(""), agent: testAgent("n", subnet), want: reason.NodeExcluded},
+		{name: "excluded, true", edit: exclude("true"), agent: testAgent("n", subnet), want: reason.NodeExcluded},
+		{name: "excluded, no boolean", edit: exclude("yes please"), agent: testAgent("n", subnet), want: reason.NodeExcluded},
+		{name: "not excluded", edit: exclude("false"), agent: testAgent("n", subnet)},
+		{
+			name: "network unavailable", agent: testAgent("n", subnet), want: reason.NetworkUnavailable,
+			edit: func(n *corev1.Node) {
+				n.Status.Conditions = append(n.Status.Conditions, corev1.NodeCondition{Type: corev1.NodeNetworkUnavailable, Status: corev1.ConditionTrue})
+			},
+		},
+		{name: "selected", agent: testAgent("n", subnet), ads: []v1alpha1.L2AdvertisementSpec{{NodeSelectors: selector("kubernetes.io/hostname", "n")}}},
+		{name: "not selected", agent: testAgent("n", subnet), ads: []v1alpha1.L2AdvertisementSpec{{NodeSelectors: selector("kubernetes.io/hostname", "m")}}, want: reason.NodeNotSelected},
+		{
+			name: "one of two advertisements is enough", agent: testAgent("n", subnet),
+			ads: []v1alpha1.L2AdvertisementSpec{{NodeSelectors: selector("kubernetes.io/hostname", "m")}, {}},
+		},
+		{
+			name: "node of one advertisement, interface of another", agent: testAgent("n", "192.168.10.10/24"),
+			ads:  []v1alpha1.L2AdvertisementSpec{{}, {NodeSelectors: selector("kubernetes.io/hostname", "m"), Interfaces: []string{"eth0"}}},
+			want: reason.NoInterface,
+		},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			specs := tc.ads
+			if specs == nil {
+				specs = []v1alpha1.L2AdvertisementSpec{{}}
+			}
+			var ads []convert.Advertisement
+			for _, s := range specs {
+				ads = append(ads, testAd(t, s))
+			}
+			n := convertNode(testNode("n", tc.edit), tc.agent)
+			if got := n.verdict(vip(), ads); got != tc.want {
+				t.Errorf("verdict %q, want %q", got, tc.want)
+			}
+		})
+	}
+}
+
+// What a record's conditions say in each situation; the messages are what users read.
+func TestAssess(t *testing.T) {
+	v4 := []v1alpha1.LoadBalancerAddress{{Address: "172.20.255.200", Pool: "my-ippool", Claim: "172.20.255.200"}}
+	v6 := []v1alpha1.LoadBalancerAddress{{Address: "fd00::1", Pool: "six", Claim: v1alpha1.ClaimName(six())}}
+	ad := testAd(t, v1alpha1.L2AdvertisementSpec{})
+	worker := convertNode(testNode("worker", nil), testAgent("worker", "172.20.0.4/16"))
+	far := convertNode(testNode("far", nil), testAgent("far", "10.0.0.1/24"))
+	lonely := convertNode(testNode("lonely", nil), nil)
+	served := loadbalancer.Endpoints{Any: true, Nodes: map[loadbalancer.NodeName]struct{}{"worker": {}}}
+	elsewhere := loadbalancer.Endpoints{Any: true, Nodes: map[loadbalancer.NodeName]struct{}{"far": {}}}
+	owner := &v1alpha1.Owner{Node: "worker", Epoch: 1}
+	announced := situation{
+		addresses: v4, wish: wish4{addr: vip(), ads: []convert.Advertisement{ad}}, policy: v1alpha1.TrafficPolicyCluster,
+		nodes: []node{worker}, endpoints: served, owner: owner,
+	}
+	for _, tc := range []struct {
+		name string
+		edit func(*situation)
+		// want is "Allocated Announced Ready": T or F with the reason, and part of Ready's message.
+		want, message string
+	}{
+		{"announced", func(*situation) {}, "T:Allocated T:Announced T:Announced", "172.20.255.200 is announced by node worker (layer 2)"},
+		{
+			"dual stack", func(s *situation) { s.addresses = append(s.addresses[:1:1], v6...) }, "T:Allocated T:Announced T:Announced",
+			"node worker (layer 2); fd00::1 is not announced: this release announces IPv4 only on layer 2",
+		},
+		{"IPv6 only", func(s *situation) { s.addresses, s.wish, s.owner = v6, wish4{}, nil }, "T:Allocated F:FamilyNotAnnounced F:FamilyNotAnnounced", "fd00::1 is not announced"},
+		{
+			"no endpoints, Cluster", func(s *situation) { s.endpoints = loadbalancer.Endpoints{} },
+			"T:Allocated T:Announced F:NoEndpoints", "no pod of the Service is ready: connections are refused",
+		},
+		{
+			"no endpoints, Local, owned", func(s *situation) {
+				s.endpoints, s.policy = loadbalancer.Endpoints{}, v1alpha1.TrafficPolicyLocal
+			},
+			"T:Allocated T:Announced F:NoEndpoints", "connections are refused",
+		},
+		{
+			"no endpoints, Local, not owned", func(s *situation) {
+				s.endpoints, s.policy, s.owner = loadbalancer.Endpoints{}, v1alpha1.TrafficPolicyLocal, nil
+			},
+			"T:Allocated F:NoEndpoints F:NoEndpoints", "externalTrafficPolicy Local",
+		},
+		{
+			"Local with pods on other nodes only", func(s *situation) {
+				s.endpoints, s.policy, s.owner, s.nodes = elsewhere, v1alpha1.TrafficPolicyLocal, nil, []node{worker, far}
+			},
+			"T:Allocated F:NoEligibleNode F:NoEligibleNode", "no node that may announce 172.20.255.200 runs a ready pod",
+		},
+		{"not owned yet", func(s *situation) { s.owner = nil }, "T:Allocated F:WaitingForAgent F:WaitingForAgent", "waiting for a node agent to take 172.20.255.200 over"},
+		{"no agent ready", func(s *situation) { s.owner, s.nodes = nil, []node{lonely} }, "T:Allocated F:WaitingForAgent F:WaitingForAgent", "(1 node WaitingForAgent)"},
+		{
+			"no node in the subnet", func(s *situation) { s.owner, s.nodes = nil, []node{far, far} },
+			"T:Allocated F:NoEligibleNode F:NoEligibleNode", "no node may announce 172.20.255.200 (2 nodes NoInterface)",
+		},
+		{"no node at all", func(s *situation) { s.owner, s.nodes = nil, nil }, "T:Allocated F:NoEligibleNode F:NoEligibleNode", "the cluster has no node"},
+		{
+			"no advertisement", func(s *situation) { s.owner, s.wish.ads = nil, nil }, "T:Allocated F:NoAdvertisement F:NoAdvertisement",
+			`no valid L2Advertisement selects pool "my-ippool" and this Service`,
+		},
+		{"claim released", func(s *situation) { s.owner, s.released = nil, true }, "T:Allocated F:Released F:Released", "no bound claim"},
+		{
+			"allocation failed", func(s *situation) {
+				s.addresses, s.wish, s.owner = nil, wish4{}, nil
+				s.failure = &failure{reason: reason.PoolExhausted, message: "pool full"}
+			}, "F:PoolExhausted F:NotAllocated F:PoolExhausted", "pool full",
+		},
+		{
+			"allocation failed under an earlier process", func(s *situation) {
+				s.addresses, s.wish, s.owner = nil, wish4{}, nil
+				s.previous = []metav1.Condition{{Type: v1alpha1.ConditionAllocated, Status: metav1.ConditionFalse, Reason: "NoPool", Message: "none"}}
+			}, "F:NoPool F:NotAllocated F:NoPool", "none",
+		},
+		{"no address yet", func(s *situation) { s.addresses, s.wish, s.owner = nil, wish4{}, nil }, "F:NotAllocated F:NotAllocated F:NotAllocated", "no address"},
+		{
+			"another request failed while an address is held", func(s *situation) {
+				s.failure = &failure{reason: reason.AddressInUse, message: "taken"}
+			}, "F:AddressInUse T:Announced F:AddressInUse", "taken",
+		},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			s := announced
+			tc.edit(&s)
+			s.now = time.Unix(1000, 0)
+			got := assess(s)
+			var parts []string
+			for _, name := range []string{v1alpha1.ConditionAllocated, v1alpha1.ConditionAnnounced, v1alpha1.ConditionReady} {
+				c := meta.FindStatusCondition(got.Conditions, name)
+				parts = append(parts, string(c.Status[0])+":"+c.Reason)
+			}
+			if diff := cmp.Diff(tc.want, strings.Join(parts, " ")); diff != "" {
+				t.Errorf("conditions (-want +got):\n%s", diff)
+			}
+			if m := meta.FindStatusCondition(got.Conditions, v1alpha1.ConditionReady).Message; !strings.Contains(m, tc.message) {
+				t.Errorf("message %q, want %q in it", m, tc.message)
+			}
+			if diff := cmp.Diff(s.owner, got.Owner); diff != "" {
+				t.Errorf("owner (-want +got):\n%s", diff)
+			}
+			s.previous, s.now = got.Conditions, s.now.Add(time.Hour)
+			if diff := cmp.Diff(got, assess(s)); diff != "" {
+				t.Errorf("an hour later without a change (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestAssessAdvertisement(t *testing.T) {
+	exists := func(pool string) bool { return pool == "a" }
+	for _, tc := range []struct {
+		name    string
+		spec    v1alpha1.L2AdvertisementSpec
+		want    reason.Reason
+		message string
+	}{
+		{"every pool", v1alpha1.L2AdvertisementSpec{}, reason.Valid, "in use"},
+		{"known pool", v1alpha1.L2AdvertisementSpec{IPAddressPools: []string{"a"}}, reason.Valid, "in use"},
+		{"unknown pools", v1alpha1.L2AdvertisementSpec{IPAddressPools: []string{"c", "a", "b"}}, reason.UnknownPool, "named b, c;"},
+		{
+			"bad operator", v1alpha1.L2AdvertisementSpec{NodeSelectors: []metav1.LabelSelector{
+				{MatchExpressions: []metav1.LabelSelectorRequirement{{Key: "x", Operator: "Near"}}},
+			}}, reason.InvalidSelector, `nodeSelectors[0]: "Near" is not a valid label selector operator`,
+		},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			got := assessAdvertisement(&v1alpha1.L2Advertisement{Spec: tc.spec}, exists)
+			if got.reason != tc.want || !strings.Contains(got.message, tc.message) || got.ok != (tc.want == reason.Valid) {
+				t.Errorf("got %+v, want %s: %q", got, tc.want, tc.message)
+			}
+		})
+	}
+}
