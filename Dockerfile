@@ -3,15 +3,16 @@
 # The lab builds them without Docker by running the same RUN lines on the host
 # (fairlead-lab image), so keep to ARG, FROM, WORKDIR, ENV, COPY, RUN, USER, ENTRYPOINT
 # and LABEL, and keep every RUN line a plain command that writes below /out only.
-ARG VERSION=dev
+# A semantic version, which the cloud provider framework parses.
+ARG VERSION=v0.0.0-dev
 
 FROM golang:1.26 AS build
 ARG VERSION
 WORKDIR /src
 COPY . .
 ENV CGO_ENABLED=0
-RUN go build -trimpath -buildvcs=false -ldflags "-s -w -X main.version=${VERSION}" -o /out/fairlead-cloud-controller-manager ./cmd/fairlead-cloud-controller-manager
-RUN go build -trimpath -buildvcs=false -ldflags "-s -w -X main.version=${VERSION}" -o /out/fairlead-node-agent ./cmd/fairlead-node-agent
+RUN go build -trimpath -buildvcs=false -ldflags "-s -w -X k8s.io/component-base/version.gitVersion=${VERSION}" -o /out/fairlead-cloud-controller-manager ./cmd/fairlead-cloud-controller-manager
+RUN go build -trimpath -buildvcs=false -ldflags "-s -w -X k8s.io/component-base/version.gitVersion=${VERSION}" -o /out/fairlead-node-agent ./cmd/fairlead-node-agent
 
 FROM scratch AS controller
 LABEL org.opencontainers.image.title="fairlead-controller" org.opencontainers.image.licenses="Apache-2.0"

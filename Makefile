@@ -5,7 +5,8 @@ SHELL         := /bin/bash
 .DEFAULT_GOAL := help
 MAKEFLAGS     += --no-print-directory
 
-VERSION   ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+# A semantic version: the framework parses it.
+VERSION   ?= $(shell git describe --tags --exact-match 2>/dev/null || echo v0.0.0-dev+$$(git describe --always --dirty 2>/dev/null || echo unknown))
 HOSTARCH  := $(shell go env GOHOSTARCH 2>/dev/null)
 GOARCH    ?= $(HOSTARCH)
 # Native programs go to bin/, those of another architecture below it.
