@@ -9,6 +9,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
@@ -23,6 +24,7 @@ import (
 	"github.com/fairlead-lb/fairlead/provider/internal/announcement"
 	"github.com/fairlead-lb/fairlead/provider/internal/claims"
 	"github.com/fairlead-lb/fairlead/provider/internal/gossipkey"
+	"github.com/fairlead-lb/fairlead/provider/internal/mirror"
 	"github.com/fairlead-lb/fairlead/provider/internal/store"
 )
 
@@ -88,6 +90,9 @@ func (w *wiring) makeControllers() error {
 	w.p.controllers[AnnouncementController] = ann
 	w.p.controllers[IPClaimController] = cl
 	w.p.controllers[GossipKeyController] = gk
+	if w.p.controllers[MetalLBMirrorController], err = w.makeMirror(); err != nil {
+		return err
+	}
 	synced, err := w.p.store.Watch(store.Informers{
 		Claims: w.claims, Records: w.records, Pools: w.pools, NodeAgents: w.agents,
 		Services: w.services, Namespaces: w.namespaces, Nodes: w.nodes,
@@ -113,6 +118,31 @@ func (w *wiring) makeClaims() (*claims.Controller, error) {
 			Claims: w.claims, Records: w.records, NodeAgents: w.agents, Nodes: w.nodes, Services: w.services,
 		},
 	})
+}
+
+func (w *wiring) makeMirror() (*mirror.Controller, error) {
+	dyn, err := dynamic.NewForConfig(rest.AddUserAgent(rest.CopyConfig(w.rest), "fairlead"))
+	if err != nil {
+		return nil, fmt.Errorf("dynamic client: %w", err)
+	}
+	return mirror.New(mirror.Options{
+		Mode: mirrorMode(w.p.config.MetalLB.Mirror), Namespace: w.p.config.MetalLB.Namespace, Dynamic: dyn, Kube: w.kube,
+		Pools: w.fl.Pools(), Advertisements: w.fl.L2Advertisements(),
+		PoolInformer: w.pools, AdvertisementInformer: w.ads, Recorder: w.events,
+	})
+}
+
+func mirrorMode(m MirrorMode) mirror.Mode {
+	switch m {
+	case MirrorForce:
+		return mirror.Force
+	case MirrorOff:
+		return mirror.Off
+	case MirrorAuto:
+		return mirror.Auto
+	default:
+		return mirror.Auto
+	}
 }
 
 // patchStatus writes the difference between two copies of a Service, as the service
