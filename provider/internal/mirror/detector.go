@@ -27,8 +27,6 @@ func newDetector(kube kubernetes.Interface, namespace string, changed func()) (*
 		f.Apps().V1().Deployments().Informer(), f.Apps().V1().DaemonSets().Informer(),
 	}}
 	for _, w := range d.workloads {
-		// An update cannot matter: a workload's name and kind never change, and one whose
-		// labels are taken away is re-created in practice.
 		if _, err := w.AddEventHandler(onAny(func(obj metav1.Object) {
 			if isMetalLB(obj) {
 				changed()
