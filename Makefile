@@ -12,6 +12,10 @@ GOARCH    ?= $(HOSTARCH)
 # Native programs go to bin/, those of another architecture below it.
 OUT       := bin$(if $(filter-out $(HOSTARCH),$(GOARCH)),/linux-$(GOARCH))
 LDFLAGS   := -s -w -X k8s.io/component-base/version.gitVersion=$(VERSION)
+# One set of flags for programs, tests and the lab's Kubernetes: Go's build cache then
+# compiles each package once. Only the race detector needs its own.
+BUILD     := CGO_ENABLED=0 go build -trimpath
+GOTEST    := CGO_ENABLED=0 go test -trimpath
 TOOL      := go tool -modfile=test/tools/go.mod
 
 LAB_STATE ?= $(HOME)/.local/state/fairlead-lab
@@ -45,13 +49,13 @@ clean: ## Remove what was built here (the lab's cache outside the work tree stay
 
 .PHONY: build
 build: ## Build controller, node agent and lab into bin/ (GOARCH=arm64 cross-compiles).
-	CGO_ENABLED=0 GOOS=linux GOARCH=$(GOARCH) go build -trimpath -ldflags "$(LDFLAGS)" -o $(OUT)/fairlead-cloud-controller-manager ./cmd/fairlead-cloud-controller-manager
-	CGO_ENABLED=0 GOOS=linux GOARCH=$(GOARCH) go build -trimpath -ldflags "$(LDFLAGS)" -o $(OUT)/fairlead-node-agent ./cmd/fairlead-node-agent
-	CGO_ENABLED=0 GOOS=linux GOARCH=$(GOARCH) go build -trimpath -ldflags "$(LDFLAGS)" -o $(OUT)/fairlead-lab ./test/lab/cmd/fairlead-lab
+	GOOS=linux GOARCH=$(GOARCH) $(BUILD) -ldflags "$(LDFLAGS)" -o $(OUT)/fairlead-cloud-controller-manager ./cmd/fairlead-cloud-controller-manager
+	GOOS=linux GOARCH=$(GOARCH) $(BUILD) -ldflags "$(LDFLAGS)" -o $(OUT)/fairlead-node-agent ./cmd/fairlead-node-agent
+	GOOS=linux GOARCH=$(GOARCH) $(BUILD) -ldflags "$(LDFLAGS)" -o $(OUT)/fairlead-lab ./test/lab/cmd/fairlead-lab
 
 .PHONY: lab
 lab:
-	@CGO_ENABLED=0 go build -trimpath -o bin/fairlead-lab ./test/lab/cmd/fairlead-lab
+	@$(BUILD) -o bin/fairlead-lab ./test/lab/cmd/fairlead-lab
 
 .PHONY: image
 image: ## Build both images: with Docker where it works, else with the lab's builder into bin/.
@@ -71,7 +75,7 @@ image: ## Build both images: with Docker where it works, else with the lab's bui
 
 .PHONY: demo
 demo: deps ## Start a real cluster in network namespaces and walk through layer 2 (root).
-	@go build -trimpath -o bin/fairlead-demo ./test/demo
+	@$(BUILD) -o bin/fairlead-demo ./test/demo
 	@bin/fairlead-demo
 
 .PHONY: lab-up
@@ -90,24 +94,24 @@ test: deps test-unit test-kernel test-e2e ## Everything: unit, kernel and end-to
 .PHONY: test-unit
 test-unit: ## Unit tests, with the race detector where it is cheap. No root, no network.
 	go test -race $(RACE_PKGS)
-	go test $(OTHER_PKGS)
+	$(GOTEST) $(OTHER_PKGS)
 
 .PHONY: test-kernel
 test-kernel: ## Tests on real network namespaces (root).
-	go test -tags kernel -count=1 ./nodeagent/... ./test/netns/...
+	$(GOTEST) -tags kernel -count=1 ./nodeagent/... ./test/netns/...
 
 .PHONY: test-e2e
 test-e2e: ## Each behaviour once, on a lab cluster (root).
-	go test -tags e2e -count=1 -timeout 20m -v ./test/e2e/...
+	$(GOTEST) -tags e2e -count=1 -timeout 20m -v ./test/e2e/...
 
 .PHONY: bench
 bench: deps lab ## Measure on a lab cluster: BENCH=failover (RUNS=20).
-	@go build -trimpath -o bin/fairlead-bench ./test/bench
+	@$(BUILD) -o bin/fairlead-bench ./test/bench
 	bin/fairlead-bench -bench $(BENCH) $(if $(RUNS),-runs $(RUNS))
 
 .PHONY: soak
 soak: deps lab ## Repeat with full counts and write a result file: SOAK=controller or failover.
-	@go build -trimpath -o bin/fairlead-soak ./test/soak
+	@$(BUILD) -o bin/fairlead-soak ./test/soak
 	bin/fairlead-soak -soak $(SOAK) $(if $(RUNS),-runs $(RUNS))
 
 ##@ Develop
