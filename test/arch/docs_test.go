@@ -3,6 +3,7 @@
 package arch
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -67,6 +68,28 @@ func TestEveryAnnotationIsDocumented(t *testing.T) {
 	for _, m := range names {
 		if !strings.Contains(page, m[1]) {
 			t.Errorf("docs/reference/annotations.md does not mention %q", m[1])
+		}
+	}
+}
+
+func TestAgentFlagsAndMetricsAreDocumented(t *testing.T) {
+	t.Parallel()
+	tests := []struct {
+		source, pattern, page, format string
+	}{
+		{"nodeagent/options.go", `fs\.\w+Var\(&[\w.]+, "([a-z-]+)"`, "docs/reference/flags-and-ports.md", "`--%s`"},
+		{"nodeagent/internal/metrics/metrics.go", `(?:gauge\(|counter\(|Name: )"([a-z_]+)"`, "docs/reference/metrics.md", "`fairlead_agent_%s`"},
+	}
+	for _, tt := range tests {
+		names := regexp.MustCompile(tt.pattern).FindAllStringSubmatch(readFile(t, tt.source), -1)
+		if len(names) < 5 {
+			t.Errorf("%s: found %d names only", tt.source, len(names))
+		}
+		page := readFile(t, tt.page)
+		for _, m := range names {
+			if want := fmt.Sprintf(tt.format, m[1]); !strings.Contains(page, want) {
+				t.Errorf("%s does not mention %s", tt.page, want)
+			}
 		}
 	}
 }
