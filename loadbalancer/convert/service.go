@@ -55,11 +55,8 @@ func Service(svc *corev1.Service) (*ServiceRequest, *pool.Error) {
 			Preferred: StatusAddresses(svc),
 		},
 		Ports:         Ports(svc),
-		TrafficPolicy: v1alpha1.TrafficPolicyCluster,
+		TrafficPolicy: TrafficPolicy(svc),
 		TargetType:    v1alpha1.TargetPod,
-	}
-	if svc.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal {
-		r.TrafficPolicy = v1alpha1.TrafficPolicyLocal
 	}
 	if err := r.readTargetType(svc); err != nil {
 		return nil, err
@@ -69,6 +66,14 @@ func Service(svc *corev1.Service) (*ServiceRequest, *pool.Error) {
 		return nil, err
 	}
 	return r, nil
+}
+
+// TrafficPolicy returns a Service's externalTrafficPolicy as the records hold it.
+func TrafficPolicy(svc *corev1.Service) v1alpha1.TrafficPolicy {
+	if svc.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal {
+		return v1alpha1.TrafficPolicyLocal
+	}
+	return v1alpha1.TrafficPolicyCluster
 }
 
 func addressKeys() []string {

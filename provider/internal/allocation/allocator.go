@@ -156,6 +156,17 @@ func (a *Allocator) Delete(ctx context.Context, svc *corev1.Service) error {
 	key := convert.Key(svc)
 	defer a.locks.lock(key)()
 	a.setGone(svc.UID, true)
+	// There is no second deletion: what another leader just wrote counts too.
+	r, err := a.store.RefreshRecord(ctx, svc.Namespace, svc.Name)
+	if err != nil {
+		return err
+	}
+	mine := r != nil && r.Spec.ServiceUID == svc.UID
+	if mine {
+		if err := a.store.RefreshClaims(ctx, r); err != nil {
+			return err
+		}
+	}
 	var errs []error
 	for _, c := range a.store.ClaimsOf(svc.UID) {
 		errs = append(errs, a.release(ctx, c.Name, svc.UID))
@@ -163,7 +174,7 @@ func (a *Allocator) Delete(ctx context.Context, svc *corev1.Service) error {
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}
-	if r := a.store.Record(key); r != nil && r.Spec.ServiceUID == svc.UID {
+	if mine {
 		if err := a.store.DeleteRecord(ctx, r); err != nil {
 			return err
 		}

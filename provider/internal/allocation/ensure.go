@@ -23,9 +23,10 @@ import (
 	"github.com/fairlead-lb/fairlead/provider/internal/store"
 )
 
-// maxAttempts bounds how often a lost compare-and-swap is tried again at once; after
+// maxAttempts bounds how often a lost compare-and-swap is tried again at once (each
+// loss teaches one address that another leader took, while caches lag); after
 // that the caller's queue does it.
-const maxAttempts = 10
+const maxAttempts = 64
 
 // ensure brings claims and record to what the Service needs; its key is locked.
 // failed means that a person has to settle something; the status is then what the

@@ -5,6 +5,7 @@ package allocation
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -44,27 +45,39 @@ func (a *Allocator) fail(ctx context.Context, svc *corev1.Service, fault *pool.E
 	return statusOf(r), true, nil
 }
 
-// failedRecord returns the Service's record as it is, or makes one without addresses.
+// failedRecord returns the Service's record with the addresses that it still holds, or
+// makes one without any.
 func (a *Allocator) failedRecord(ctx context.Context, svc *corev1.Service) (*v1alpha1.LoadBalancer, error) {
 	var err error
 	for range maxAttempts {
-		if r := a.record(svc); r != nil {
-			return r, nil
+		known := a.store.Record(convert.Key(svc))
+		spec := v1alpha1.LoadBalancerSpec{
+			ServiceUID: svc.UID, Ports: convert.Ports(svc), TargetType: v1alpha1.TargetPod,
+			ExternalTrafficPolicy: convert.TrafficPolicy(svc), Forwarding: v1alpha1.ForwardingKubeProxy,
 		}
-		policy := v1alpha1.TrafficPolicyCluster
-		if svc.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal {
-			policy = v1alpha1.TrafficPolicyLocal
+		if known != nil && known.Spec.ServiceUID == svc.UID {
+			spec = *known.Spec.DeepCopy()
+			spec.Addresses = slices.DeleteFunc(spec.Addresses, func(ra v1alpha1.LoadBalancerAddress) bool {
+				return !a.holds(svc, ra.Claim)
+			})
+			if len(spec.Addresses) == len(known.Spec.Addresses) {
+				return known, nil
+			}
 		}
 		var r *v1alpha1.LoadBalancer
-		r, err = a.writeRecord(ctx, svc, a.store.Record(convert.Key(svc)), v1alpha1.LoadBalancerSpec{
-			ServiceUID: svc.UID, Ports: convert.Ports(svc), TargetType: v1alpha1.TargetPod,
-			ExternalTrafficPolicy: policy, Forwarding: v1alpha1.ForwardingKubeProxy,
-		})
+		r, err = a.writeRecord(ctx, svc, known, spec)
 		if !errors.Is(err, store.ErrConflict) {
 			return r, err
 		}
 	}
 	return nil, err
+}
+
+// holds reports whether a claim is Bound to the Service.
+func (a *Allocator) holds(svc *corev1.Service, claim string) bool {
+	c := a.store.Claim(claim)
+	return c != nil && c.Spec.Phase == v1alpha1.ClaimBound &&
+		slices.ContainsFunc(c.Spec.Services, func(r v1alpha1.ServiceReference) bool { return r.UID == svc.UID })
 }
 
 // settled ends a Service's waiting, or keeps it open for a family that it would like.

@@ -58,6 +58,19 @@ func (s *Store) refreshClaim(ctx context.Context, name string) (*v1alpha1.IPClai
 	}
 }
 
+// RefreshClaims fetches those claims of a record that the store does not know.
+func (s *Store) RefreshClaims(ctx context.Context, r *v1alpha1.LoadBalancer) error {
+	for _, ra := range r.Spec.Addresses {
+		if s.Claim(ra.Claim) != nil {
+			continue
+		}
+		if _, err := s.refreshClaim(ctx, ra.Claim); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // UpdateClaim writes a changed copy of a claim, which carries the version it came from.
 func (s *Store) UpdateClaim(ctx context.Context, c *v1alpha1.IPClaim) (*v1alpha1.IPClaim, error) {
 	got, err := s.api.Claims().Update(ctx, c, metav1.UpdateOptions{FieldManager: fieldManager})

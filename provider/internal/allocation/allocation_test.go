@@ -1,0 +1,562 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package allocation_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/go-logr/logr"
+	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/record"
+	cloudprovider "k8s.io/cloud-provider"
+	"k8s.io/klog/v2"
+
+	"github.com/fairlead-lb/fairlead/loadbalancer"
+	"github.com/fairlead-lb/fairlead/loadbalancer/api/v1alpha1"
+	"github.com/fairlead-lb/fairlead/loadbalancer/reason"
+	"github.com/fairlead-lb/fairlead/provider/internal/allocation"
+	"github.com/fairlead-lb/fairlead/provider/internal/announcement"
+	"github.com/fairlead-lb/fairlead/provider/internal/store"
+	"github.com/fairlead-lb/fairlead/provider/internal/store/storetest"
+)
+
+// announcer is a fake that remembers what it was told.
+type announcer struct {
+	mu     sync.Mutex
+	failed map[loadbalancer.ServiceKey]reason.Reason
+}
+
+func (*announcer) Propose(*corev1.Service, []v1alpha1.LoadBalancerAddress) announcement.Proposal {
+	return announcement.Proposal{
+		Successors:     []string{"worker"},
+		Advertisements: []v1alpha1.AdvertisementReference{{Kind: "L2Advertisement", Name: "l2"}},
+	}
+}
+
+func (a *announcer) AllocationFailed(svc *corev1.Service, r reason.Reason, _ string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.failed[loadbalancer.ServiceKey{Namespace: svc.Namespace, Name: svc.Name}] = r
+}
+
+func (a *announcer) AllocationSucceeded(key loadbalancer.ServiceKey) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	delete(a.failed, key)
+}
+
+// leader is one life of the controller on a fake server.
+type leader struct {
+	api    *storetest.API
+	store  *store.Store
+	alloc  *allocation.Allocator
+	ctl    *allocation.Controller
+	ann    *announcer
+	events *record.FakeRecorder
+	stop   context.CancelFunc
+}
+
+// quiet is a context without a logger.
+func quiet(t testing.TB) context.Context {
+	t.Helper()
+	return klog.NewContext(t.Context(), logr.Discard())
+}
+
+func newLeader(t testing.TB, api *storetest.API) *leader {
+	t.Helper()
+	ctx, stop := context.WithCancel(quiet(t))
+	l := &leader{
+		api: api, store: store.New(api), stop: stop, events: record.NewFakeRecorder(1000),
+		ann: &announcer{failed: make(map[loadbalancer.ServiceKey]reason.Reason)},
+	}
+	l.alloc = allocation.New(allocation.Options{Store: l.store, Announcer: l.ann, Events: l.events, Now: time.Now})
+	l.ctl = allocation.NewController(l.store, l.alloc, func(_ context.Context, old, updated *corev1.Service) error {
+		now := api.Service(old.Namespace, old.Name)
+		if now == nil {
+			return errors.New("no such service")
+		}
+		now.Status = updated.Status
+		api.PutService(now)
+		return nil
+	})
+	api.Watch(l.store)
+	go func() { _ = l.store.Run(ctx) }() //nolint:errcheck // ends with the test
+	if err := l.store.WaitReady(ctx); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(l.crash)
+	return l
+}
+
+// crash ends a leader without a word.
+func (l *leader) crash() {
+	l.api.Unwatch(l.store)
+	l.stop()
+}
+
+// told drains the events.
+func (l *leader) told() []string {
+	var out []string
+	for {
+		select {
+		case e := <-l.events.Events:
+			out = append(out, e)
+		default:
+			return out
+		}
+	}
+}
+
+func newPool(name string, addresses ...string) *v1alpha1.IPAddressPool {
+	return &v1alpha1.IPAddressPool{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: v1alpha1.IPAddressPoolSpec{Addresses: addresses}}
+}
+
+// newService returns a Service as the service controller hands it over. Its age in
+// seconds is number.
+func newService(name string, number int, change func(*corev1.Service)) *corev1.Service {
+	svc := &corev1.Service{
+		ObjectMeta: metav1.ObjectMeta{
+			Namespace: "default", Name: name, UID: types.UID(name + "-uid"),
+			Finalizers:        []string{"service.kubernetes.io/load-balancer-cleanup"},
+			CreationTimestamp: metav1.NewTime(time.Unix(int64(number), 0)),
+		},
+		Spec: corev1.ServiceSpec{
+			Type: corev1.ServiceTypeLoadBalancer, IPFamilies: []corev1.IPFamily{corev1.IPv4Protocol},
+			Ports: []corev1.ServicePort{{Name: "http", Protocol: corev1.ProtocolTCP, Port: 80, NodePort: 30080}},
+		},
+	}
+	if change != nil {
+		change(svc)
+	}
+	return svc
+}
+
+func annotate(key, value string) func(*corev1.Service) {
+	return func(s *corev1.Service) { s.Annotations = map[string]string{key: value} }
+}
+
+func ips(s *corev1.LoadBalancerStatus) []string {
+	var out []string
+	for _, i := range s.Ingress {
+		out = append(out, i.IP)
+	}
+	return out
+}
+
+// ensure puts a Service on the server, ensures it and shows the status, as upstream does.
+func (l *leader) ensure(t testing.TB, svc *corev1.Service) ([]string, error) {
+	t.Helper()
+	l.api.PutService(svc)
+	status, err := l.alloc.Ensure(quiet(t), svc)
+	if err != nil {
+		return nil, err
+	}
+	now := l.api.Service(svc.Namespace, svc.Name)
+	now.Status.LoadBalancer = *status
+	l.api.PutService(now)
+	return ips(status), nil
+}
+
+func writes(api *storetest.API) []string {
+	var out []string
+	for _, c := range api.Log() {
+		if c.Write() {
+			out = append(out, c.Verb+" "+c.Object)
+		}
+	}
+	return out
+}
+
+// check verifies that nothing is leaked, doubled or lost: each Bound claim belongs to
+// a Service that lists it, each record's addresses have their claims.
+func check(api *storetest.API, services ...*corev1.Service) error {
+	var errs []error
+	live := make(map[types.UID]bool)
+	for _, s := range services {
+		live[s.UID] = true
+	}
+	listed := make(map[string]types.UID)
+	for _, r := range api.AllRecords() {
+		if !live[r.Spec.ServiceUID] {
+			errs = append(errs, fmt.Errorf("record %s is left over", r.Name))
+		}
+		for _, a := range r.Spec.Addresses {
+			if by, twice := listed[a.Claim]; twice {
+				errs = append(errs, fmt.Errorf("%s is held twice, by %s and %s", a.Claim, by, r.Spec.ServiceUID))
+			}
+			listed[a.Claim] = r.Spec.ServiceUID
+		}
+	}
+	for _, c := range api.AllClaims() {
+		if c.Spec.Phase != v1alpha1.ClaimBound {
+			continue
+		}
+		if by := listed[c.Name]; by != c.Spec.Services[0].UID {
+			errs = append(errs, fmt.Errorf("claim %s of %s is listed by %q", c.Name, c.Spec.Services[0].UID, by))
+		}
+		delete(listed, c.Name)
+	}
+	for name, uid := range listed {
+		errs = append(errs, fmt.Errorf("address %s of %s has no claim", name, uid))
+	}
+	return errors.Join(errs...)
+}
+
+func TestEnsure(t *testing.T) {
+	t.Parallel()
+	api := storetest.New()
+	api.PutPool(newPool("my-ippool", "172.20.255.200-172.20.255.250"))
+	l := newLeader(t, api)
+	svc := newService("svc1", 1, nil)
+	for range 3 {
+		got, err := l.ensure(t, svc)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff([]string{"172.20.255.200"}, got); diff != "" {
+			t.Errorf("addresses (-want +got):\n%s", diff)
+		}
+	}
+	if diff := cmp.Diff([]string{"create claim/172.20.255.200", "create record/default/svc1"}, writes(api)); diff != "" {
+		t.Errorf("writes (-want +got):\n%s", diff)
+	}
+	if diff := cmp.Diff([]string{`Normal AddressAllocated assigned 172.20.255.200 from pool "my-ippool"`}, l.told()); diff != "" {
+		t.Errorf("events (-want +got):\n%s", diff)
+	}
+	c, r := api.AllClaims()[0], api.AllRecords()[0]
+	wantClaim := v1alpha1.IPClaimSpec{
+		Address: "172.20.255.200", Pool: "my-ippool", Group: "172.20.255.200", Successors: []string{"worker"}, Phase: v1alpha1.ClaimBound,
+		Services: []v1alpha1.ServiceReference{{Namespace: "default", Name: "svc1", UID: "svc1-uid", Ports: r.Spec.Ports}},
+	}
+	if diff := cmp.Diff(wantClaim, c.Spec); diff != "" {
+		t.Errorf("claim (-want +got):\n%s", diff)
+	}
+	wantRecord := v1alpha1.LoadBalancerSpec{
+		ServiceUID: "svc1-uid",
+		Addresses:  []v1alpha1.LoadBalancerAddress{{Address: "172.20.255.200", Pool: "my-ippool", Claim: "172.20.255.200"}},
+		Ports:      []v1alpha1.Port{{Name: "http", Protocol: "TCP", Port: 80, NodePort: 30080}},
+		TargetType: v1alpha1.TargetPod, ExternalTrafficPolicy: v1alpha1.TrafficPolicyCluster, Forwarding: v1alpha1.ForwardingKubeProxy,
+		Advertisements: []v1alpha1.AdvertisementReference{{Kind: "L2Advertisement", Name: "l2"}},
+	}
+	if diff := cmp.Diff(wantRecord, r.Spec); diff != "" {
+		t.Errorf("record (-want +got):\n%s", diff)
+	}
+}
+
+func TestEnsureFollowsTheService(t *testing.T) {
+	t.Parallel()
+	api := storetest.New()
+	api.PutPool(newPool("a", "192.0.2.0/24", "2001:db8::/64"))
+	l := newLeader(t, api)
+	steps := []struct {
+		name   string
+		change func(*corev1.Service)
+		want   []string
+	}{
+		{name: "first", want: []string{"192.0.2.0"}},
+		{name: "other ports and policy", change: func(s *corev1.Service) {
+			s.Spec.Ports[0].Port = 8080
+			s.Spec.ExternalTrafficPolicy = corev1.ServiceExternalTrafficPolicyLocal
+		}, want: []string{"192.0.2.0"}},
+		{name: "asks for an address", change: annotate("fairlead.dev/addresses", "192.0.2.9"), want: []string{"192.0.2.9"}},
+		{name: "asks no more", want: []string{"192.0.2.9"}},
+		{name: "two families", change: func(s *corev1.Service) {
+			s.Spec.IPFamilies = []corev1.IPFamily{corev1.IPv6Protocol, corev1.IPv4Protocol}
+		}, want: []string{"2001:db8::", "192.0.2.9"}},
+		{name: "one family again", want: []string{"192.0.2.9"}},
+	}
+	var svc *corev1.Service
+	for _, s := range steps {
+		svc = newService("web", 1, s.change)
+		got, err := l.ensure(t, svc)
+		if err != nil {
+			t.Fatalf("%s: %v", s.name, err)
+		}
+		if diff := cmp.Diff(s.want, got); diff != "" {
+			t.Errorf("%s: addresses (-want +got):\n%s", s.name, diff)
+		}
+		if err := check(api, svc); err != nil {
+			t.Errorf("%s: %v", s.name, err)
+		}
+		r := api.AllRecords()[0]
+		if want := svc.Spec.Ports[0].Port; r.Spec.Ports[0].Port != want {
+			t.Errorf("%s: the record has port %d, want %d", s.name, r.Spec.Ports[0].Port, want)
+		}
+		groups := make(map[string]bool)
+		for _, c := range api.AllClaims() {
+			if c.Spec.Phase == v1alpha1.ClaimBound {
+				groups[c.Spec.Group] = true
+			}
+		}
+		if len(groups) != 1 {
+			t.Errorf("%s: claims of one Service in groups %v", s.name, groups)
+		}
+	}
+}
+
+func TestDelete(t *testing.T) {
+	t.Parallel()
+	api := storetest.New()
+	api.PutPool(newPool("a", "192.0.2.1-192.0.2.2"))
+	l := newLeader(t, api)
+	svc := newService("web", 1, nil)
+	if _, err := l.ensure(t, svc); err != nil {
+		t.Fatal(err)
+	}
+	exists := func(want bool) {
+		t.Helper()
+		if _, got, err := l.alloc.Exists(t.Context(), svc); err != nil || got != want {
+			t.Errorf("Exists = %v, %v, want %v", got, err, want)
+		}
+	}
+	exists(true)
+	for range 2 {
+		if err := l.alloc.Delete(quiet(t), svc); err != nil {
+			t.Fatal(err)
+		}
+		exists(true) // the claim is still there
+	}
+	c := api.AllClaims()[0]
+	if c.Spec.Phase != v1alpha1.ClaimReleasing || c.Spec.ReleasingSince == nil || len(api.AllRecords()) != 0 {
+		t.Errorf("after Delete: claim %s since %v, %d records", c.Spec.Phase, c.Spec.ReleasingSince, len(api.AllRecords()))
+	}
+	other := newService("other", 2, nil)
+	if got, err := l.ensure(t, other); err != nil || got[0] != "192.0.2.2" {
+		t.Errorf("a Releasing address was handed out, or none: %v, %v", got, err)
+	}
+	api.RemoveClaim("192.0.2.1")
+	exists(false)
+}
+
+// An address given back goes to the Service that waits longest, without a new event
+// about failure and without the service controller's help.
+func TestOldestWaitsFirst(t *testing.T) {
+	t.Parallel()
+	api := storetest.New()
+	api.PutPool(newPool("a", "192.0.2.1/32"))
+	l := newLeader(t, api)
+	go func() { _ = l.ctl.Run(quiet(t)) }() //nolint:errcheck // ends with the test
+	first := newService("first", 1, nil)
+	if _, err := l.ensure(t, first); err != nil {
+		t.Fatal(err)
+	}
+	l.told()
+	young, old := newService("a-young", 9, nil), newService("z-old", 5, nil)
+	for _, s := range []*corev1.Service{young, old, young, old} {
+		if _, err := l.ensure(t, s); err != cloudprovider.ImplementedElsewhere { //nolint:errorlint // upstream compares it bare
+			t.Fatalf("Ensure of %s: %v", s.Name, err)
+		}
+	}
+	if got := l.told(); len(got) != 2 {
+		t.Errorf("events of two failures: %q", got)
+	}
+	if l.ann.failed[loadbalancer.ServiceKey{Namespace: "default", Name: "z-old"}] != reason.PoolExhausted {
+		t.Errorf("conditions: %v", l.ann.failed)
+	}
+	api.DeleteService(first)
+	if err := l.alloc.Delete(quiet(t), first); err != nil {
+		t.Fatal(err)
+	}
+	api.RemoveClaim("192.0.2.1")
+	freed := time.Now()
+	for deadline := freed.Add(5 * time.Second); ; {
+		if s := api.Service("default", "z-old"); len(s.Status.LoadBalancer.Ingress) == 1 {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("the waiting Service never got the address")
+		}
+		<-time.After(5 * time.Millisecond)
+	}
+	if took := time.Since(freed); took > time.Second {
+		t.Errorf("the address took %s to be given again", took)
+	}
+	if err := check(api, young, old); err != nil {
+		t.Error(err)
+	}
+	if got := l.told(); !slices.Equal(got, []string{`Normal AddressAllocated assigned 192.0.2.1 from pool "a"`}) {
+		t.Errorf("events after the address came free: %q", got)
+	}
+}
+
+// Statuses, records and claims that somebody else removes come back.
+func TestRepair(t *testing.T) {
+	t.Parallel()
+	api := storetest.New()
+	api.PutPool(newPool("a", "192.0.2.0/24"))
+	l := newLeader(t, api)
+	go func() { _ = l.ctl.Run(quiet(t)) }() //nolint:errcheck // ends with the test
+	svc := newService("web", 1, nil)
+	if _, err := l.ensure(t, svc); err != nil {
+		t.Fatal(err)
+	}
+	damages := map[string]func(){
+		"status": func() {
+			now := api.Service("default", "web")
+			now.Status = corev1.ServiceStatus{}
+			api.PutService(now)
+		},
+		"claim": func() { api.RemoveClaim("192.0.2.0") },
+		"record": func() {
+			r := api.AllRecords()[0]
+			if err := api.Records("default").Delete(t.Context(), r.Name, metav1.DeleteOptions{}); err != nil {
+				t.Error(err)
+			}
+		},
+	}
+	for name, damage := range damages {
+		damage()
+		for deadline := time.Now().Add(10 * time.Second); ; {
+			now := api.Service("default", "web")
+			if err := check(api, svc); err == nil && len(api.AllRecords()) == 1 && len(now.Status.LoadBalancer.Ingress) == 1 {
+				break
+			}
+			if time.Now().After(deadline) {
+				t.Fatalf("%s: not repaired", name)
+			}
+			<-time.After(10 * time.Millisecond)
+		}
+		if got := api.Service("default", "web").Status.LoadBalancer.Ingress[0].IP; got != "192.0.2.0" {
+			t.Errorf("%s: repaired to %s", name, got)
+		}
+	}
+}
+
+// A deletion is not undone by a cache that does not know of it.
+func TestStaleCopyDoesNotReturn(t *testing.T) {
+	t.Parallel()
+	api := storetest.New()
+	api.PutPool(newPool("a", "192.0.2.0/24"))
+	l := newLeader(t, api)
+	svc := newService("web", 1, nil)
+	if _, err := l.ensure(t, svc); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.alloc.Delete(quiet(t), svc); err != nil {
+		t.Fatal(err)
+	}
+	before := len(writes(api))
+	ctx, cancel := context.WithTimeout(quiet(t), 1500*time.Millisecond)
+	defer cancel()
+	l.ctl.ServiceChanged(loadbalancer.ServiceKey{Namespace: "default", Name: "web"})
+	if err := l.ctl.Run(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if got := writes(api)[before:]; len(got) != 0 {
+		t.Errorf("writes for a Service that was let go: %q", got)
+	}
+}
+
+// A new leader binds what Services show before it gives anything away.
+func TestRebind(t *testing.T) {
+	t.Parallel()
+	shows := func(ip string) func(*corev1.Service) {
+		return func(s *corev1.Service) { s.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: ip}} }
+	}
+	api := storetest.New()
+	api.PutPool(newPool("a", "192.0.2.0/29"))
+	services := []*corev1.Service{
+		newService("old", 1, shows("192.0.2.0")),
+		newService("second", 2, shows("192.0.2.0")), // shows what another has
+		newService("foreign", 3, shows("198.51.100.1")),
+		newService("classed", 4, func(s *corev1.Service) {
+			class := "example.com/x"
+			s.Spec.LoadBalancerClass = &class
+			shows("192.0.2.1")(s)
+		}),
+	}
+	for _, s := range services {
+		api.PutService(s)
+	}
+	l := newLeader(t, api)
+	if c := api.AllClaims(); len(c) != 1 || c[0].Spec.Services[0].Name != "old" {
+		t.Fatalf("claims after start: %d", len(c))
+	}
+	want := map[string]string{"new": "192.0.2.1", "foreign": "192.0.2.2", "second": "192.0.2.3", "old": "192.0.2.0"}
+	for _, s := range []*corev1.Service{newService("new", 9, nil), services[2], services[1], services[0]} {
+		got, err := l.ensure(t, s)
+		if err != nil || len(got) != 1 || got[0] != want[s.Name] {
+			t.Errorf("%s got %v, %v, want %s", s.Name, got, err, want[s.Name])
+		}
+	}
+}
+
+// Pools that come late (a mirror's, say) find the Services that showed their addresses.
+func TestLatePoolGivesBackWhatServicesShow(t *testing.T) {
+	t.Parallel()
+	api := storetest.New()
+	l := newLeader(t, api)
+	old := newService("old", 5, func(s *corev1.Service) {
+		s.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: "192.0.2.0"}}
+	})
+	older := newService("older", 1, nil)
+	for _, s := range []*corev1.Service{old, older} {
+		if _, err := l.ensure(t, s); err == nil {
+			t.Fatalf("%s got an address without a pool", s.Name)
+		}
+	}
+	if got := api.Service("default", "old").Status.LoadBalancer.Ingress; len(got) != 1 {
+		t.Errorf("a failure wiped the status: %v", got)
+	}
+	api.PutPool(newPool("a", "192.0.2.0/29"))
+	for s, want := range map[*corev1.Service]string{older: "192.0.2.1", old: "192.0.2.0"} {
+		if got, err := l.ensure(t, s); err != nil || got[0] != want {
+			t.Errorf("%s got %v, %v, want %s", s.Name, got, err, want)
+		}
+	}
+}
+
+// The namesake of a Service that went by force takes its record over, not its address.
+func TestNamesake(t *testing.T) {
+	t.Parallel()
+	api := storetest.New()
+	api.PutPool(newPool("a", "192.0.2.0/29"))
+	l := newLeader(t, api)
+	if _, err := l.ensure(t, newService("web", 1, nil)); err != nil {
+		t.Fatal(err)
+	}
+	again := newService("web", 2, func(s *corev1.Service) { s.UID = "second-uid" })
+	got, err := l.ensure(t, again)
+	if err != nil || got[0] != "192.0.2.1" {
+		t.Errorf("the namesake got %v, %v", got, err)
+	}
+	if err := check(api, again); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestNodeAddressIsNotGiven(t *testing.T) {
+	t.Parallel()
+	api := storetest.New()
+	api.PutPool(newPool("a", "192.0.2.0/29"))
+	l := newLeader(t, api)
+	l.store.ObserveNode(&corev1.Node{
+		ObjectMeta: metav1.ObjectMeta{Name: "worker"},
+		Status:     corev1.NodeStatus{Addresses: []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: "192.0.2.0"}}},
+	})
+	l.store.ObserveAgent(&v1alpha1.NodeAgent{
+		ObjectMeta: metav1.ObjectMeta{Name: "worker"},
+		Status:     v1alpha1.NodeAgentStatus{Interfaces: []v1alpha1.NodeInterface{{Name: "eth0", Prefixes: []string{"192.0.2.1/24"}}}},
+	})
+	got, err := l.ensure(t, newService("web", 1, nil))
+	if err != nil || got[0] != "192.0.2.2" {
+		t.Errorf("got %v, %v", got, err)
+	}
+	v := l.store.Pools()[0]
+	if v.AssignedIPv4 != 1 || v.AvailableIPv4 != 5 {
+		t.Errorf("pool counts %d assigned, %d available", v.AssignedIPv4, v.AvailableIPv4)
+	}
+	if h, held := l.store.Holder(netip.MustParseAddr("192.0.2.2")); !held || h.UID != "web-uid" {
+		t.Errorf("holder %v", h)
+	}
+}
