@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -148,6 +149,9 @@ func (t *Target) command(ctx context.Context, dir string) *exec.Cmd {
 	}
 	cmd := exec.CommandContext(ctx, "go", append(args, t.Package)...) //nolint:gosec // arguments come from Targets
 	cmd.Dir = dir
+	// The compilers must not outlive an interrupted build.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	// The user's GOFLAGS could change the result behind the key's back.
 	cmd.Env = append(os.Environ(), "GOFLAGS=", "GOWORK=off", "GOTOOLCHAIN=local", cgo)
 	return cmd

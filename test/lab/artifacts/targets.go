@@ -8,6 +8,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"io"
+	"path"
 	"slices"
 	"strings"
 )
@@ -16,7 +17,7 @@ import (
 const KubernetesVersion = "v1.37.1"
 
 //go:embed modules
-var modules embed.FS //nolint:gochecknoglobals // go:embed needs a package variable
+var modules embed.FS
 
 // Target is one binary.
 type Target struct {
@@ -46,7 +47,7 @@ func Targets() []Target {
 		})
 	}
 	for _, n := range []string{"main/ptp", "main/loopback", "ipam/host-local", "meta/portmap"} {
-		out = append(out, Target{Name: "cni" + n[strings.Index(n, "/"):], Module: "cni", Package: plugins + n, LDFlags: "-s -w"})
+		out = append(out, Target{Name: "cni/" + path.Base(n), Module: "cni", Package: plugins + n, LDFlags: "-s -w"})
 	}
 	return append(out, Target{
 		Name: "runc", Module: "runc", Package: "github.com/opencontainers/runc", LDFlags: "-s -w",
@@ -59,12 +60,13 @@ func Targets() []Target {
 // refuse each other for version skew.
 func kubernetesLDFlags() string {
 	minor := strings.Split(KubernetesVersion, ".")[1]
-	flags := "-s -w"
+	var flags strings.Builder
+	flags.WriteString("-s -w")
 	for _, p := range []string{"k8s.io/component-base/version", "k8s.io/client-go/pkg/version"} {
-		flags += fmt.Sprintf(" -X %[1]s.gitVersion=%[2]s -X %[1]s.gitMajor=1 -X %[1]s.gitMinor=%[3]s -X %[1]s.gitTreeState=clean"+
+		fmt.Fprintf(&flags, " -X %[1]s.gitVersion=%[2]s -X %[1]s.gitMajor=1 -X %[1]s.gitMinor=%[3]s -X %[1]s.gitTreeState=clean"+
 			" -X %[1]s.gitCommit=module-proxy -X %[1]s.buildDate=1970-01-01T00:00:00Z", p, KubernetesVersion, minor)
 	}
-	return flags
+	return flags.String()
 }
 
 // platform is what a build depends on besides its sources.

@@ -139,7 +139,7 @@ func (l *Lab) Lock() (release func(), err error) {
 	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
 		return nil, errors.Join(fmt.Errorf("another fairlead-lab command is changing the lab in %s", l.dir), f.Close())
 	}
-	return func() { _ = f.Close() }, nil //nolint:errcheck // closing gives the lock back
+	return func() { _ = f.Close() }, nil // closing gives the lock back
 }
 
 // progress prints one line with the seconds since the command began.
@@ -212,7 +212,7 @@ func (l *Lab) Logs(component string, out io.Writer) error {
 	if !filepath.IsLocal(name) || !filepath.IsLocal(process) {
 		return fmt.Errorf("no component %q", component)
 	}
-	f, err := os.Open(filepath.Join(l.hostDir(name), "log", process+".log"))
+	f, err := os.Open(filepath.Join(l.hostDir(name), "log", process+".log")) //nolint:gosec // local names, checked above
 	if errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("no component %s; there are %s", component, strings.Join(l.components(), ", "))
 	}

@@ -101,11 +101,11 @@ func prepareCgroup(h hierarchy, dir string) error {
 		return nil
 	}
 	for _, f := range []string{"cpuset.cpus", "cpuset.mems"} {
-		b, err := os.ReadFile(filepath.Join(filepath.Dir(dir), f))
+		b, err := os.ReadFile(filepath.Join(filepath.Dir(dir), f)) //nolint:gosec // below the cgroup mount
 		if err != nil {
 			return fmt.Errorf("control group: %w", err)
 		}
-		if err := os.WriteFile(filepath.Join(dir, f), b, 0o600); err != nil {
+		if err := os.WriteFile(filepath.Join(dir, f), b, 0o600); err != nil { //nolint:gosec // below the cgroup mount
 			return fmt.Errorf("control group: %w", err)
 		}
 	}
@@ -121,7 +121,7 @@ func enableControllers(dir string) {
 		return
 	}
 	for c := range strings.FieldsSeq(string(b)) {
-		_ = os.WriteFile(filepath.Join(dir, "cgroup.subtree_control"), []byte("+"+c), 0o600) //nolint:errcheck // best effort, see above
+		_ = os.WriteFile(filepath.Join(dir, "cgroup.subtree_control"), []byte("+"+c), 0o600) // best effort, see above
 	}
 }
 
@@ -229,7 +229,7 @@ func KillAll(ctx context.Context, lab string) error {
 			return err
 		}
 		for _, pid := range pids {
-			_ = syscall.Kill(pid, syscall.SIGKILL) //nolint:errcheck // it may just have ended
+			_ = syscall.Kill(pid, syscall.SIGKILL) // it may just have ended
 		}
 		if err := Pause(ctx, 20*time.Millisecond); err != nil {
 			return fmt.Errorf("%d processes of the lab do not end: %w", len(pids), err)
@@ -262,7 +262,7 @@ func RemoveCgroups(ctx context.Context, lab string) error {
 			}
 			slices.Reverse(dirs)
 			for _, d := range dirs {
-				_ = syscall.Rmdir(d) //nolint:errcheck // busy ones are tried again
+				_ = syscall.Rmdir(d) // busy ones are tried again
 			}
 			if err := Pause(ctx, 10*time.Millisecond); err != nil {
 				return fmt.Errorf("control group %s stays: %w", top, err)

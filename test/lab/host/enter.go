@@ -55,7 +55,7 @@ func Enter(pid int, netOnly bool, cmd *exec.Cmd) error {
 		for {
 			select {
 			case s := <-sigs:
-				_ = cmd.Process.Signal(s) //nolint:errcheck // it may just have ended
+				_ = cmd.Process.Signal(s) // it may just have ended
 			case <-done:
 				return
 			}
@@ -77,11 +77,11 @@ func setns(pid int, names []string) error {
 	files := make([]*os.File, 0, len(names))
 	defer func() {
 		for _, f := range files {
-			_ = f.Close() //nolint:errcheck // opened for reading
+			_ = f.Close() // opened for reading
 		}
 	}()
 	for _, n := range names {
-		f, err := os.Open(filepath.Join("/proc", strconv.Itoa(pid), "ns", n))
+		f, err := os.Open(filepath.Join("/proc", strconv.Itoa(pid), "ns", n)) //nolint:gosec // a path below /proc
 		if err != nil {
 			return fmt.Errorf("namespace: %w", err)
 		}

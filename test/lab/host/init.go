@@ -76,7 +76,7 @@ func Start(ctx context.Context, executable string, s *Spec, plug func(pid int) e
 	if err != nil {
 		return nil, errors.Join(err, cmd.Process.Kill(), in.Close())
 	}
-	go func() { _ = cmd.Wait() }() //nolint:errcheck // reaps PID 1 should it end before we do
+	go func() { _ = cmd.Wait() }() // reaps PID 1 should it end before we do
 	return r, nil
 }
 

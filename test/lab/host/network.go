@@ -51,8 +51,9 @@ func inNetwork(pid int, f func(h *netlink.Handle, ns int) error) error {
 	return f(h, int(file.Fd()))
 }
 
+//nolint:forbidigo // netlink takes it
 func ipNet(p netip.Prefix) *net.IPNet {
-	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())} //nolint:forbidigo // netlink takes it
+	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
 }
 
 // MakeSwitch turns the host with that PID 1 into the switch: a bridge that has

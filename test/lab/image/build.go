@@ -15,6 +15,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"syscall"
 )
 
 // OutDir is the directory that a build stage's commands write to. On this
@@ -57,10 +58,10 @@ func find(stages []Stage, name string) *Stage {
 func (b *Builder) Build(ctx context.Context, stages []Stage, target string) (*Image, error) {
 	s := find(stages, target)
 	if s == nil {
-		return nil, fmt.Errorf("Dockerfile: no stage %q", target) //nolint:staticcheck,revive // the file's name
+		return nil, fmt.Errorf("dockerfile: no stage %q", target)
 	}
 	if s.Base != "scratch" {
-		return nil, fmt.Errorf("Dockerfile: stage %s starts from %s; only a stage from scratch can be built without a registry", target, s.Base) //nolint:staticcheck,revive // the file's name
+		return nil, fmt.Errorf("dockerfile: stage %s starts from %s; only a stage from scratch can be built without a registry", target, s.Base)
 	}
 	sc := newScope(s)
 	img := &Image{Config: Config{WorkingDir: "/"}}
@@ -211,6 +212,9 @@ func (b *Builder) step(ctx context.Context, in *Instruction, sc *scope, dir stri
 	case "RUN":
 		cmd := exec.CommandContext(ctx, "sh", "-c", relocate(in.Args, dir)) //nolint:gosec // that is what RUN means
 		cmd.Dir, cmd.Stdout, cmd.Env = b.Context, b.Out, append(os.Environ(), "GOWORK=off")
+		// A compiler behind the shell must not outlive an interrupted build.
+		cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+		cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 		var errOut strings.Builder
 		cmd.Stderr = io.MultiWriter(b.Out, &errOut)
 		for _, vars := range []map[string]string{sc.args, sc.env} {

@@ -21,7 +21,7 @@ type Instruction struct {
 }
 
 func (i *Instruction) errorf(format string, args ...any) error {
-	return fmt.Errorf("Dockerfile line %d: %s: %w", i.Line, i.Op, fmt.Errorf(format, args...))
+	return fmt.Errorf("dockerfile line %d: %s: %w", i.Line, i.Op, fmt.Errorf(format, args...))
 }
 
 // Stage is one FROM block.
@@ -69,7 +69,7 @@ func ParseDockerfile(r io.Reader) ([]Stage, error) {
 		}
 	}
 	if len(stages) == 0 {
-		return nil, fmt.Errorf("Dockerfile: no FROM in it") //nolint:staticcheck,revive // the file's name
+		return nil, fmt.Errorf("dockerfile: no FROM in it")
 	}
 	return stages, nil
 }
@@ -112,10 +112,10 @@ func scanInstructions(r io.Reader) ([]Instruction, error) {
 		pending.Reset()
 	}
 	if err := sc.Err(); err != nil {
-		return nil, fmt.Errorf("Dockerfile: %w", err)
+		return nil, fmt.Errorf("dockerfile: %w", err)
 	}
 	if pending.Len() > 0 {
-		return nil, fmt.Errorf("Dockerfile line %d: the last line is continued", start)
+		return nil, fmt.Errorf("dockerfile line %d: the last line is continued", start)
 	}
 	return out, nil
 }

@@ -116,7 +116,7 @@ func TestBadDockerfiles(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			b := &Builder{Context: t.TempDir(), Out: io.Discard}
-			defer b.Close() //nolint:errcheck // the error under test is another
+			defer b.Close() // the error under test is another
 			stages, err := ParseDockerfile(strings.NewReader(c.file))
 			if err == nil {
 				_, err = b.Build(t.Context(), stages, "x")

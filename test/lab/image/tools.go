@@ -30,12 +30,12 @@ func ToolFiles(ctx context.Context, programs []string) ([]File, error) {
 		if err != nil {
 			return nil, fmt.Errorf("tools: %w", err)
 		}
-		real, err := filepath.EvalSymlinks(path)
+		program, err := filepath.EvalSymlinks(path)
 		if err != nil {
 			return nil, fmt.Errorf("tools: %w", err)
 		}
-		files = append(files, File{Path: "/bin/" + p, Source: real})
-		libs, err := sharedLibraries(ctx, real)
+		files = append(files, File{Path: "/bin/" + p, Source: program})
+		libs, err := sharedLibraries(ctx, program)
 		if err != nil {
 			return nil, err
 		}

@@ -88,7 +88,7 @@ func whoami(w http.ResponseWriter, r *http.Request) {
 	fmt.Fprintf(&b, "RemoteAddr: %s\n", r.RemoteAddr)
 	fmt.Fprintf(&b, "%s %s %s\nHost: %s\n", r.Method, r.URL.RequestURI(), r.Proto, r.Host)
 	writeHeaders(&b, r, func(k string) string { return k + ": " })
-	fmt.Fprintln(w, b.String()) //nolint:errcheck // the client may be gone
+	fmt.Fprintln(w, b.String()) // the client may be gone
 }
 
 // echoserver answers with the sections of the echoserver image.
@@ -104,7 +104,7 @@ func echoserver(w http.ResponseWriter, r *http.Request) {
 	fmt.Fprintf(&b, "Request Headers:\n\thost=%s\n", r.Host)
 	writeHeaders(&b, r, func(k string) string { return "\t" + strings.ToLower(k) + "=" })
 	b.WriteString("\nRequest Body:\n\t-no body in request-\n")
-	fmt.Fprintln(w, b.String()) //nolint:errcheck // the client may be gone
+	fmt.Fprintln(w, b.String()) // the client may be gone
 }
 
 func writeHeaders(b *strings.Builder, r *http.Request, prefix func(string) string) {

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"slices"
 	"time"
 
 	"github.com/fairlead-lb/fairlead/test/lab/cluster"
@@ -132,10 +133,8 @@ func resume(_ context.Context, c *call) error {
 }
 
 func add(ctx context.Context, c *call) error {
-	for _, w := range c.argv {
-		if w == "router" {
-			return usageError("add router comes with a later release")
-		}
+	if slices.Contains(c.argv, "router") {
+		return usageError("add router comes with a later release")
 	}
 	return c.change(2, func(lab *cluster.Lab, args []string) error {
 		if args[0] != "client" {
@@ -208,7 +207,7 @@ func registry(ctx context.Context, c *call) error {
 	srv := &http.Server{Addr: args[1], Handler: image.NewStore(args[0]).Handler(), ReadHeaderTimeout: 10 * time.Second}
 	go func() {
 		<-ctx.Done()
-		_ = srv.Close() //nolint:errcheck // the process ends anyway
+		_ = srv.Close() // the process ends anyway
 	}()
 	if err := srv.ListenAndServe(); !errors.Is(err, http.ErrServerClosed) {
 		return fmt.Errorf("registry: %w", err)

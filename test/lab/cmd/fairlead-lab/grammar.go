@@ -111,7 +111,7 @@ func usage(w io.Writer) {
 	fmt.Fprintf(&b, "\nThe state directory is %s unless --state-dir says otherwise; labs in different\n"+
 		"directories run side by side. Exit status: 0 done, 1 failed, 2 wrong usage, 3 the kernel cannot\n"+
 		"do it; exec and kubectl pass the command's own status through.\n", defaultStateDir())
-	fmt.Fprint(w, b.String()) //nolint:errcheck // nowhere to report it
+	fmt.Fprint(w, b.String()) // nowhere to report it
 }
 
 // defaultStateDir follows the XDG base directory specification.

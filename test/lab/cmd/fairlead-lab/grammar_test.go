@@ -40,8 +40,7 @@ func TestExitStatuses(t *testing.T) {
 	} {
 		err := dispatch(t.Context(), c.args)
 		status := exitFailure
-		var se *statusError
-		if errors.As(err, &se) {
+		if se, ok := errors.AsType[*statusError](err); ok {
 			status = se.status
 		}
 		if err == nil || status != c.status || !strings.Contains(err.Error(), c.want) {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//go:build lab
+//go:build e2e
 
 package main
 
@@ -58,7 +58,7 @@ const pod = `{"apiVersion":"v1","kind":"Pod","metadata":{"name":"web"},"spec":{"
 "tolerations":[{"operator":"Exists"}],"containers":[{"name":"c","image":"traefik/whoami"}]}}`
 
 // TestLab is the whole life of a lab: up, traffic, power cut, return, crash of
-// a second up beside it, down. Run as root with -tags lab; the binaries must be
+// a second up beside it, down. Run as root with -tags e2e; the binaries must be
 // built already (fairlead-lab build) or the test takes long.
 func TestLab(t *testing.T) {
 	bin := filepath.Join(t.TempDir(), "fairlead-lab")
@@ -132,6 +132,7 @@ func TestLab(t *testing.T) {
 
 // crashed kills an up in the middle and expects down to clean up.
 func crashed(t *testing.T, bin string) {
+	t.Helper()
 	l := &lab{bin: bin, dir: filepath.Join(t.TempDir(), "crash")}
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
 	defer cancel()

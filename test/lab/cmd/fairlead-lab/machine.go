@@ -20,8 +20,18 @@ func checkMachine(ctx context.Context, proxyMode string) error {
 		return errors.New("run as root: the lab makes network namespaces")
 	}
 	packages := [][2]string{
-		{"go", "Go 1.26"}, {"gcc", "gcc"}, {"pkg-config", "pkg-config"}, {"ip", "iproute2"}, {"mount", "mount"}, {"nft", "nftables"},
-		{"iptables", "iptables"}, {"iptables-save", "iptables"}, {"conntrack", "conntrack"}, {"arping", "iputils-arping"}, {"ping", "iputils-ping"}, {"curl", "curl"},
+		{"go", "Go 1.26"},
+		{"gcc", "gcc"},
+		{"pkg-config", "pkg-config"},
+		{"ip", "iproute2"},
+		{"mount", "mount"},
+		{"nft", "nftables"},
+		{"iptables", "iptables"},
+		{"iptables-save", "iptables"},
+		{"conntrack", "conntrack"},
+		{"arping", "iputils-arping"},
+		{"ping", "iputils-ping"},
+		{"curl", "curl"},
 	}
 	for _, p := range packages {
 		if _, err := exec.LookPath(p[0]); err != nil {
@@ -108,7 +118,7 @@ func sourceRoot(given string) (string, error) {
 			}
 		}
 	}
-	return "", errors.New("Fairlead's source tree is neither around the working directory nor around the executable: give --source") //nolint:staticcheck,revive // a name starts the sentence
+	return "", errors.New("Fairlead's source tree is neither around the working directory nor around the executable: give --source") //nolint:staticcheck // a name starts the sentence
 }
 
 func isSource(dir string) bool {

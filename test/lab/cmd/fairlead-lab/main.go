@@ -48,8 +48,7 @@ func run(ctx context.Context, args []string) int {
 		return 0
 	}
 	status := exitFailure
-	var se *statusError
-	if errors.As(err, &se) {
+	if se, ok := errors.AsType[*statusError](err); ok {
 		status = se.status
 	}
 	if msg := err.Error(); msg != "" {
