@@ -26,6 +26,7 @@ const address = "172.20.255.200"
 
 // world is a claims controller over fakes, inside a synctest bubble.
 type world struct {
+	t        *testing.T
 	claims   *fakeapi.Store[*v1alpha1.IPClaim]
 	records  *fakeapi.Store[*v1alpha1.LoadBalancer]
 	agents   *fakeapi.Store[*v1alpha1.NodeAgent]
@@ -40,6 +41,7 @@ type world struct {
 func start(t *testing.T, prepare func(w *world)) *world {
 	t.Helper()
 	w := &world{
+		t:        t,
 		claims:   fakeapi.NewStore("ipclaims", &v1alpha1.IPClaim{}),
 		records:  fakeapi.NewStore("loadbalancers", &v1alpha1.LoadBalancer{}),
 		agents:   fakeapi.NewStore("nodeagents", &v1alpha1.NodeAgent{}),
@@ -162,63 +164,63 @@ func agent(ready metav1.ConditionStatus) *v1alpha1.NodeAgent {
 func TestRelease(t *testing.T) {
 	for _, tc := range []struct {
 		name    string
-		prepare func(w *world, t *testing.T)
+		prepare func(w *world)
 		// kept is a time at which the claim must still exist, gone one at which it must not; 0: never gone.
 		kept, gone time.Duration
 		event      string
 	}{
 		{
 			name:    "nobody owns it",
-			prepare: func(w *world, t *testing.T) { w.claims.Put(t, claim(v1alpha1.ClaimReleasing, "")) },
+			prepare: func(w *world) { w.claims.Put(w.t, claim(v1alpha1.ClaimReleasing, "")) },
 			kept:    time.Second, gone: 2 * time.Second,
 		},
 		{
 			name: "a live node owns it",
-			prepare: func(w *world, t *testing.T) {
-				w.nodes.Put(t, node(corev1.ConditionTrue))
-				w.agents.Put(t, agent(metav1.ConditionTrue))
-				w.claims.Put(t, claim(v1alpha1.ClaimReleasing, "worker"))
+			prepare: func(w *world) {
+				w.nodes.Put(w.t, node(corev1.ConditionTrue))
+				w.agents.Put(w.t, agent(metav1.ConditionTrue))
+				w.claims.Put(w.t, claim(v1alpha1.ClaimReleasing, "worker"))
 			},
 			kept: time.Hour, event: "AddressReleasing",
 		},
 		{
 			name: "its owner's Node is gone",
-			prepare: func(w *world, t *testing.T) {
-				w.agents.Put(t, agent(metav1.ConditionTrue))
-				w.claims.Put(t, claim(v1alpha1.ClaimReleasing, "worker"))
+			prepare: func(w *world) {
+				w.agents.Put(w.t, agent(metav1.ConditionTrue))
+				w.claims.Put(w.t, claim(v1alpha1.ClaimReleasing, "worker"))
 			},
 			kept: 98 * time.Second, gone: 101 * time.Second,
 		},
 		{
 			name: "its owner's agent is gone",
-			prepare: func(w *world, t *testing.T) {
-				w.nodes.Put(t, node(corev1.ConditionTrue))
-				w.claims.Put(t, claim(v1alpha1.ClaimReleasing, "worker"))
+			prepare: func(w *world) {
+				w.nodes.Put(w.t, node(corev1.ConditionTrue))
+				w.claims.Put(w.t, claim(v1alpha1.ClaimReleasing, "worker"))
 			},
 			kept: 98 * time.Second, gone: 101 * time.Second,
 		},
 		{
 			name: "its owner's Node is not ready",
-			prepare: func(w *world, t *testing.T) {
-				w.nodes.Put(t, node(corev1.ConditionUnknown))
-				w.agents.Put(t, agent(metav1.ConditionTrue))
-				w.claims.Put(t, claim(v1alpha1.ClaimReleasing, "worker"))
+			prepare: func(w *world) {
+				w.nodes.Put(w.t, node(corev1.ConditionUnknown))
+				w.agents.Put(w.t, agent(metav1.ConditionTrue))
+				w.claims.Put(w.t, claim(v1alpha1.ClaimReleasing, "worker"))
 			},
 			kept: 98 * time.Second, gone: 101 * time.Second,
 		},
 		{
 			name: "its owner's agent is not ready",
-			prepare: func(w *world, t *testing.T) {
-				w.nodes.Put(t, node(corev1.ConditionTrue))
-				w.agents.Put(t, agent(metav1.ConditionFalse))
-				w.claims.Put(t, claim(v1alpha1.ClaimReleasing, "worker"))
+			prepare: func(w *world) {
+				w.nodes.Put(w.t, node(corev1.ConditionTrue))
+				w.agents.Put(w.t, agent(metav1.ConditionFalse))
+				w.claims.Put(w.t, claim(v1alpha1.ClaimReleasing, "worker"))
 			},
 			kept: 98 * time.Second, gone: 101 * time.Second,
 		},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				w := start(t, func(w *world) { tc.prepare(w, t) })
+				w := start(t, tc.prepare)
 				wait(t, tc.kept-500*time.Millisecond)
 				w.wantPhase(t, v1alpha1.ClaimReleasing)
 				if tc.gone > 0 {
@@ -287,69 +289,69 @@ func TestReleaseWhenTheOwnerLetsGo(t *testing.T) {
 func TestCollect(t *testing.T) {
 	for _, tc := range []struct {
 		name    string
-		prepare func(w *world, t *testing.T)
+		prepare func(w *world)
 		after   time.Duration
 		want    v1alpha1.ClaimPhase
 		left    []string
 	}{
 		{
 			name: "Service and record use it",
-			prepare: func(w *world, t *testing.T) {
-				w.services.Put(t, service("svc1", address))
-				w.records.Put(t, recordOf("svc1"))
+			prepare: func(w *world) {
+				w.services.Put(w.t, service("svc1", address))
+				w.records.Put(w.t, recordOf("svc1"))
 			},
 			after: time.Hour, want: v1alpha1.ClaimBound, left: []string{"svc1"},
 		},
 		{
 			name:    "only the Service's status uses it",
-			prepare: func(w *world, t *testing.T) { w.services.Put(t, service("svc1", address)) },
+			prepare: func(w *world) { w.services.Put(w.t, service("svc1", address)) },
 			after:   time.Hour, want: v1alpha1.ClaimBound, left: []string{"svc1"},
 		},
 		{
 			name:  "the Service was deleted by force",
 			after: 500 * time.Millisecond, want: v1alpha1.ClaimReleasing, left: []string{"svc1"},
-			prepare: func(w *world, t *testing.T) { w.records.Put(t, recordOf("svc1")) },
+			prepare: func(w *world) { w.records.Put(w.t, recordOf("svc1")) },
 		},
 		{
 			name:  "a namesake took the Service's place",
 			after: 500 * time.Millisecond, want: v1alpha1.ClaimReleasing, left: []string{"svc1"},
-			prepare: func(w *world, t *testing.T) {
+			prepare: func(w *world) {
 				s := service("svc1", address)
 				s.UID = "another"
-				w.services.Put(t, s)
+				w.services.Put(w.t, s)
 			},
 		},
 		{
 			name:  "the cache lags behind the server",
 			after: 30 * time.Second, want: v1alpha1.ClaimBound, left: []string{"svc1"},
-			prepare: func(w *world, _ *testing.T) {
+			prepare: func(w *world) {
 				w.getService = func(string, string) (*corev1.Service, error) { return service("svc1", address), nil }
 			},
 		},
 		{
 			name:  "the server does not answer",
 			after: time.Hour, want: v1alpha1.ClaimBound, left: []string{"svc1"},
-			prepare: func(w *world, _ *testing.T) {
+			prepare: func(w *world) {
 				w.getService = func(string, string) (*corev1.Service, error) { return nil, errors.New("injected") }
 			},
 		},
 		{
 			name:    "unused, not long enough",
-			prepare: func(w *world, t *testing.T) { w.services.Put(t, service("svc1")) },
+			prepare: func(w *world) { w.services.Put(w.t, service("svc1")) },
 			after:   59 * time.Second, want: v1alpha1.ClaimBound, left: []string{"svc1"},
 		},
 		{
 			name:    "unused for a minute",
-			prepare: func(w *world, t *testing.T) { w.services.Put(t, service("svc1")) },
+			prepare: func(w *world) { w.services.Put(w.t, service("svc1")) },
 			after:   61 * time.Second, want: v1alpha1.ClaimReleasing, left: []string{"svc1"},
 		},
 		{
 			name: "the record of the losing leader's claim names another address",
-			prepare: func(w *world, t *testing.T) {
-				w.services.Put(t, service("svc1", "172.20.255.201"))
+			prepare: func(w *world) {
+				w.services.Put(w.t, service("svc1", "172.20.255.201"))
 				r := recordOf("svc1")
 				r.Spec.Addresses[0].Claim = "172.20.255.201"
-				w.records.Put(t, r)
+				w.records.Put(w.t, r)
 			},
 			after: 61 * time.Second, want: v1alpha1.ClaimReleasing, left: []string{"svc1"},
 		},
@@ -357,7 +359,7 @@ func TestCollect(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				w := start(t, func(w *world) {
-					tc.prepare(w, t)
+					tc.prepare(w)
 					// A live owner keeps a claim that became Releasing in sight.
 					w.nodes.Put(t, node(corev1.ConditionTrue))
 					w.agents.Put(t, agent(metav1.ConditionTrue))

@@ -38,7 +38,7 @@ import (
 
 const (
 	// SecretName is the name of the Secret in the controller's namespace.
-	SecretName = "fairlead-gossip" //nolint:gosec // the name of a Secret, not one
+	SecretName = "fairlead-gossip"
 	// DataKey is the Secret's only key: base64 keys, one per line, the primary first.
 	DataKey = "keys"
 	// KeySize in bytes: AES-256.

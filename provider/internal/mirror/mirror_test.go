@@ -5,6 +5,7 @@ package mirror_test
 import (
 	"context"
 	"errors"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -149,9 +150,7 @@ func (b *bed) delete(t *testing.T, resource, ns, name string) {
 
 func mirrored(name string, labels map[string]string) metav1.ObjectMeta {
 	all := map[string]string{v1alpha1.LabelSource: "metallb.io"}
-	for k, v := range labels {
-		all[k] = v
-	}
+	maps.Copy(all, labels)
 	return metav1.ObjectMeta{Name: name, Labels: all, Annotations: map[string]string{v1alpha1.AnnotationSourceObject: namespace + "/" + name}}
 }
 
@@ -172,8 +171,6 @@ func (b *bed) wantPool(t *testing.T, name string, want *v1alpha1.IPAddressPool) 
 	}
 }
 
-func ptr[T any](v T) *T { return &v }
-
 // Every field arrives, with labels, source and the defaults that the API server adds.
 func TestMirrorsEveryField(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -192,11 +189,11 @@ func TestMirrorsEveryField(t *testing.T) {
 		}))
 		wait(t, time.Second)
 		b.wantPool(t, "p", &v1alpha1.IPAddressPool{ObjectMeta: mirrored("p", map[string]string{"zone": "x"}), Spec: v1alpha1.IPAddressPoolSpec{
-			Addresses: []string{"172.20.255.200-172.20.255.250"}, AutoAssign: ptr(false), AvoidBuggyIPs: true,
+			Addresses: []string{"172.20.255.200-172.20.255.250"}, AutoAssign: new(false), AvoidBuggyIPs: true,
 			ServiceAllocation: &v1alpha1.ServiceAllocation{Priority: 7, Namespaces: []string{"n"}, NamespaceSelectors: want, ServiceSelectors: want},
 		}})
 		b.wantPool(t, "plain", &v1alpha1.IPAddressPool{
-			ObjectMeta: mirrored("plain", nil), Spec: v1alpha1.IPAddressPoolSpec{Addresses: []string{"10.0.0.0/24"}, AutoAssign: ptr(true)},
+			ObjectMeta: mirrored("plain", nil), Spec: v1alpha1.IPAddressPoolSpec{Addresses: []string{"10.0.0.0/24"}, AutoAssign: new(true)},
 		})
 		ad, _ := b.ads.Find("ad")
 		if diff := cmp.Diff(v1alpha1.L2AdvertisementSpec{
@@ -206,6 +203,21 @@ func TestMirrorsEveryField(t *testing.T) {
 		}
 		if got := b.takeEvents(); len(got) != 0 {
 			t.Errorf("events %v, want none", got)
+		}
+	})
+}
+
+// An advertisement without a spec is MetalLB's way to announce every pool.
+func TestMirrorsAnAdvertisementWithoutSpec(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := start(t, mirror.Auto, func(*bed) {})
+		all := object("L2Advertisement", namespace, "all", nil, nil)
+		delete(all.Object, "spec")
+		b.create(t, "l2advertisements", all)
+		wait(t, time.Second)
+		ad, found := b.ads.Find("all")
+		if diff := cmp.Diff(v1alpha1.L2AdvertisementSpec{}, ad.Spec); !found || diff != "" {
+			t.Errorf("found %t, spec (-want +got):\n%s", found, diff)
 		}
 	})
 }
@@ -227,7 +239,7 @@ func TestFollowsTheSource(t *testing.T) {
 		b.update(t, "ipaddresspools", pool(namespace, "p", "10.0.1.0/24"))
 		wait(t, 10*time.Second)
 		want := &v1alpha1.IPAddressPool{
-			ObjectMeta: mirrored("p", nil), Spec: v1alpha1.IPAddressPoolSpec{Addresses: []string{"10.0.1.0/24"}, AutoAssign: ptr(true)},
+			ObjectMeta: mirrored("p", nil), Spec: v1alpha1.IPAddressPoolSpec{Addresses: []string{"10.0.1.0/24"}, AutoAssign: new(true)},
 		}
 		b.wantPool(t, "p", want)
 
@@ -324,7 +336,7 @@ func TestNameBecomesFree(t *testing.T) {
 		b.pools.Remove("p")
 		wait(t, time.Second)
 		b.wantPool(t, "p", &v1alpha1.IPAddressPool{
-			ObjectMeta: mirrored("p", nil), Spec: v1alpha1.IPAddressPoolSpec{Addresses: []string{"10.0.0.0/24"}, AutoAssign: ptr(true)},
+			ObjectMeta: mirrored("p", nil), Spec: v1alpha1.IPAddressPoolSpec{Addresses: []string{"10.0.0.0/24"}, AutoAssign: new(true)},
 		})
 	})
 }

@@ -79,7 +79,7 @@ func (c *Controller) remove(ctx context.Context, k *kind, existing metav1.Object
 func (c *Controller) put(ctx context.Context, at key, src *unstructured.Unstructured, existing metav1.Object) error {
 	k := c.kinds[at.kind]
 	changed, err := k.target.put(ctx, src, existing)
-	var misfit errConvert
+	var misfit convertError
 	switch {
 	case errors.As(err, &misfit), apierrors.IsInvalid(err):
 		c.tell(ctx, at, src, k.invalid, "not used: "+err.Error())

@@ -125,11 +125,11 @@ func (t *typedTarget[T, S]) get(name string) metav1.Object {
 	return o
 }
 
-// errConvert marks a source that does not fit the target's schema.
-type errConvert struct{ err error }
+// convertError marks a source that does not fit the target's schema.
+type convertError struct{ err error }
 
-func (e errConvert) Error() string { return e.err.Error() }
-func (e errConvert) Unwrap() error { return e.err }
+func (e convertError) Error() string { return e.err.Error() }
+func (e convertError) Unwrap() error { return e.err }
 
 func (t *typedTarget[T, S]) put(ctx context.Context, src *unstructured.Unstructured, existing metav1.Object) (bool, error) {
 	want := t.make()
@@ -145,7 +145,7 @@ func (t *typedTarget[T, S]) put(ctx context.Context, src *unstructured.Unstructu
 		want = copied
 	}
 	if err := t.fill(want, src); err != nil {
-		return false, errConvert{err}
+		return false, convertError{err}
 	}
 	if existing == nil {
 		_, err := t.client.Create(ctx, want, metav1.CreateOptions{})

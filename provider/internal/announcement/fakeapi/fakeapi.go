@@ -94,8 +94,8 @@ func (s *Store[T]) Log() []string {
 }
 
 // Put stores an object as if somebody else had written it: created when absent, else replaced.
-func (s *Store[T]) Put(t testing.TB, obj T) T {
-	t.Helper()
+func (s *Store[T]) Put(tb testing.TB, obj T) T {
+	tb.Helper()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	old, found := s.objects[key(obj)]
@@ -104,7 +104,7 @@ func (s *Store[T]) Put(t testing.TB, obj T) T {
 	}
 	stored, err := s.replace(old, copyOf(obj))
 	if err != nil {
-		t.Fatalf("put %s: %v", key(obj), err)
+		tb.Fatalf("put %s: %v", key(obj), err)
 	}
 	return stored
 }
@@ -270,7 +270,7 @@ func merge[T Object](old T, spec, status map[string]any, statusOnly bool) (T, er
 	if err != nil {
 		return none, err
 	}
-	fresh, ok := reflect.New(reflect.TypeOf(old).Elem()).Interface().(T)
+	fresh, ok := reflect.TypeAssert[T](reflect.New(reflect.TypeOf(old).Elem()))
 	if !ok {
 		return none, fmt.Errorf("a new %T has another type", old)
 	}
