@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"syscall"
@@ -271,15 +272,33 @@ func (l *Lab) Status(ctx context.Context) (*Status, error) {
 			h.Pid = r.Pid
 			h.LinkUp = l.linkUp(h.Name)
 			h.Ready = ready[h.Name]
-			for j := range procs {
-				if p := &procs[j]; p.Parent == r.Pid {
-					h.Components = append(h.Components, ComponentStatus{Name: p.Component(), Pid: p.Pid, State: p.State})
-				}
+			if h.Components, err = l.componentsOf(h.Name, r.Pid, procs); err != nil {
+				return nil, err
 			}
 		}
 		s.Hosts = append(s.Hosts, h)
 	}
 	return s, nil
+}
+
+// componentsOf picks a host's components out of the lab's processes. Orphans,
+// such as container shims, are children of PID 1 too, but run other programs.
+func (l *Lab) componentsOf(name string, pid int, procs []host.Proc) ([]ComponentStatus, error) {
+	spec, err := host.LoadSpec(filepath.Join(l.hostDir(name), "spec.json"))
+	if err != nil {
+		return nil, err
+	}
+	out := []ComponentStatus{}
+	for i := range spec.Processes {
+		want := &spec.Processes[i]
+		for j := range procs {
+			p := &procs[j]
+			if p.Parent == pid && p.Component() == want.Name && p.Argv0 == filepath.Base(want.Argv[0]) {
+				out = append(out, ComponentStatus{Name: want.Name, Pid: p.Pid, State: p.State})
+			}
+		}
+	}
+	return out, nil
 }
 
 func (l *Lab) readyNodes(ctx context.Context, s *Status) map[string]bool {
