@@ -19,6 +19,8 @@ import (
 
 	"golang.org/x/sys/unix"
 	"sigs.k8s.io/yaml"
+
+	"github.com/fairlead-lb/fairlead/test/lab/host"
 )
 
 func TestPlanIsTheTutorials(t *testing.T) {
@@ -306,5 +308,27 @@ func TestStatusIsReadable(t *testing.T) {
 	}
 	if h := got.Hosts[0]; h["name"] != ControlPlane || h["address"] != "172.20.0.5" || h["running"] != true || h["pid"] != float64(7) {
 		t.Errorf("JSON: %v", h)
+	}
+}
+
+func TestComponentsAreNotTheirOrphans(t *testing.T) {
+	t.Parallel()
+	l, err := Open(t.TempDir(), "self", io.Discard, time.Now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	spec := &host.Spec{Name: "worker", Dir: l.hostDir("worker"), Processes: []host.Process{{Name: "containerd", Argv: []string{"/b/containerd"}}}}
+	if err := spec.Save(); err != nil {
+		t.Fatal(err)
+	}
+	env := map[string]string{host.EnvComponent: "containerd"}
+	got, err := l.componentsOf("worker", 10, []host.Proc{
+		{Pid: 11, Parent: 10, State: "S", Argv0: "containerd", Env: env},
+		{Pid: 12, Parent: 10, State: "S", Argv0: "containerd-shim-runc-v2", Env: env},
+		{Pid: 13, Parent: 11, State: "S", Argv0: "containerd", Env: env},
+		{Pid: 14, Parent: 20, State: "S", Argv0: "containerd", Env: env},
+	})
+	if err != nil || len(got) != 1 || got[0] != (ComponentStatus{Name: "containerd", Pid: 11, State: "S"}) {
+		t.Errorf("got %+v, %v", got, err)
 	}
 }

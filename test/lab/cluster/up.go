@@ -16,7 +16,12 @@ import (
 	"github.com/fairlead-lb/fairlead/test/lab/host"
 )
 
-const pollEvery = 300 * time.Millisecond
+const (
+	pollEvery = 300 * time.Millisecond
+	// patience is how long each step of "up" may take. A step takes seconds, but
+	// a machine that compiles at the same time needs longer.
+	patience = 4 * time.Minute
+)
 
 // Inputs are what "up" needs besides its options.
 type Inputs struct {
@@ -102,7 +107,7 @@ func (l *Lab) startCluster(ctx context.Context) error {
 		return err
 	}
 	l.progress("hosts are on: %s; %s", p.Names(KindNode), p.Names(KindClient))
-	err := poll(ctx, 90*time.Second, func(ctx context.Context) error {
+	err := poll(ctx, patience, func(ctx context.Context) error {
 		_, err := l.kubectl(ctx, "get", "--raw=/readyz")
 		return err
 	})
@@ -110,7 +115,7 @@ func (l *Lab) startCluster(ctx context.Context) error {
 		return fmt.Errorf("the API server does not get ready, see %s: %w", filepath.Join(l.hostDir(ControlPlane), "log"), err)
 	}
 	l.progress("API server is ready at %s", p.apiServer())
-	if err := poll(ctx, 120*time.Second, l.assignPodCIDRs); err != nil {
+	if err := poll(ctx, patience, l.assignPodCIDRs); err != nil {
 		return fmt.Errorf("nodes do not register, see %s: %w", l.path("hosts", "NODE", "log"), err)
 	}
 	return l.connectPods(ctx)
@@ -215,7 +220,7 @@ func (l *Lab) connectPods(_ context.Context) error {
 }
 
 func (l *Lab) waitNodes(ctx context.Context) error {
-	err := poll(ctx, 120*time.Second, func(ctx context.Context) error {
+	err := poll(ctx, patience, func(ctx context.Context) error {
 		nodes, err := l.nodes(ctx)
 		if err != nil {
 			return err
@@ -247,11 +252,11 @@ func (l *Lab) install(ctx context.Context, source string) error {
 		return err
 	}
 	l.progress("Fairlead's manifests are applied")
-	if err := poll(ctx, 120*time.Second, l.initialized); err != nil {
+	if err := poll(ctx, patience, l.initialized); err != nil {
 		return fmt.Errorf("%w%s", err, l.podSummary(ctx))
 	}
 	l.progress("Fairlead's cloud controller manager has initialized every node")
-	if err := poll(ctx, 120*time.Second, l.rolledOut); err != nil {
+	if err := poll(ctx, patience, l.rolledOut); err != nil {
 		return fmt.Errorf("%w%s", err, l.podSummary(ctx))
 	}
 	l.progress("Fairlead's controller and node agents are available")
