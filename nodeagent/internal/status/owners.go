@@ -181,22 +181,27 @@ func (o *Owners) wanted(name string, c *v1alpha1.IPClaim) (Want, bool) {
 	return w, ok && o.needsWrite(c, w) && !o.doneLocked(c, w)
 }
 
+// apply writes w on top of the version of c that it was decided on. An owner is applied
+// server-side; it is cleared by a merge patch, because the API server turns a status
+// whose last applied field goes into null and then refuses it.
 func (o *Owners) apply(ctx context.Context, c *v1alpha1.IPClaim, w Want) error {
-	status := map[string]any{}
-	if !w.Clear {
-		status["owner"] = w.Owner
-	}
-	data, err := json.Marshal(map[string]any{
+	patch := map[string]any{
 		"apiVersion": v1alpha1.SchemeGroupVersion().String(),
 		"kind":       "IPClaim",
 		"metadata":   map[string]any{"name": c.Name, "resourceVersion": c.ResourceVersion},
-		"status":     status,
-	})
+		"status":     map[string]any{"owner": w.Owner},
+	}
+	how, options := types.ApplyPatchType, applyOptions()
+	if w.Clear {
+		patch["status"] = map[string]any{"owner": nil}
+		how, options = types.MergePatchType, metav1.PatchOptions{FieldManager: FieldManager}
+	}
+	data, err := json.Marshal(patch)
 	if err != nil {
 		return fmt.Errorf("encode owner of %s: %w", c.Name, err)
 	}
-	if _, err := o.claims.Patch(ctx, c.Name, types.ApplyPatchType, data, applyOptions(), "status"); err != nil {
-		return fmt.Errorf("apply owner of %s: %w", c.Name, err)
+	if _, err := o.claims.Patch(ctx, c.Name, how, data, options, "status"); err != nil {
+		return fmt.Errorf("write owner of %s: %w", c.Name, err)
 	}
 	o.mu.Lock()
 	o.written[c.Name] = written{want: w, replaced: c.ResourceVersion}
