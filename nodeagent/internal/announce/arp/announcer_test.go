@@ -1,0 +1,257 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build !kernel
+
+package arp
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/fairlead-lb/fairlead/loadbalancer/plan"
+	"github.com/fairlead-lb/fairlead/nodeagent/internal/kernel"
+)
+
+func eth0() kernel.Link {
+	return kernel.Link{Name: "eth0", Index: 2, MAC: kernel.MAC{2, 0, 0, 0, 0, 1}}
+}
+
+func peerMAC() kernel.MAC { return kernel.MAC{2, 0, 0, 0, 0, 9} }
+
+func on(link, addr string, epoch uint64) map[plan.Announcement]uint64 {
+	return map[plan.Announcement]uint64{{Interface: link, Addr: netip.MustParseAddr(addr)}: epoch}
+}
+
+// bench runs an announcer over fake wires inside a synctest bubble.
+type bench struct {
+	t     *testing.T
+	a     *Announcer
+	count counts
+	wires []*wire
+	fail  error
+}
+
+func run(t *testing.T, test func(b *bench)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		b := &bench{t: t}
+		b.a = New(func(kernel.Link) (Conn, error) {
+			if b.fail != nil {
+				return nil, b.fail
+			}
+			w := newWire()
+			b.wires = append(b.wires, w)
+			return w, nil
+		}, &b.count)
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error)
+		go func() { done <- b.a.Run(ctx) }()
+		test(b)
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("Run: %v", err)
+		}
+	})
+}
+
+func (b *bench) last() *wire { return b.wires[len(b.wires)-1] }
+
+// ask sends a request for addr and returns the answers.
+func (b *bench) ask(addr string) []sent {
+	b.t.Helper()
+	w := b.last()
+	w.frames()
+	w.in <- request(b.t, peerMAC(), "192.0.2.9", addr)
+	synctest.Wait()
+	return w.frames()
+}
+
+func request(t *testing.T, from kernel.MAC, fromIP, forIP string) []byte {
+	t.Helper()
+	f, err := marshal(packet{
+		request: true, sender: from, senderIP: netip.MustParseAddr(fromIP),
+		targetIP: netip.MustParseAddr(forIP), frameDest: broadcast(),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
+func TestAnswersForAnnouncedAddressesOnly(t *testing.T) {
+	t.Parallel()
+	run(t, func(b *bench) {
+		b.a.Apply([]kernel.Link{eth0()}, on("eth0", "192.0.2.200", 1))
+		time.Sleep(5 * time.Second) //nolint:forbidigo // a bubble's clock
+		got := b.ask("192.0.2.200")
+		want := packet{
+			sender: eth0().MAC, senderIP: netip.MustParseAddr("192.0.2.200"),
+			target: peerMAC(), targetIP: netip.MustParseAddr("192.0.2.9"), frameDest: peerMAC(),
+		}
+		if len(got) != 1 || got[0].p != want || got[0].to != peerMAC() {
+			b.t.Fatalf("answers %+v, want one: %+v", got, want)
+		}
+		if got := b.ask("192.0.2.201"); len(got) != 0 {
+			b.t.Errorf("answered for a foreign address: %+v", got)
+		}
+		b.a.Apply([]kernel.Link{eth0()}, nil)
+		if got := b.ask("192.0.2.200"); len(got) != 0 {
+			b.t.Errorf("answered for a lost address: %+v", got)
+		}
+		if r, p := b.count.requests.Load(), b.count.replies.Load(); r != 1 || p != 1 {
+			b.t.Errorf("counted %d requests and %d replies, want 1 and 1", r, p)
+		}
+	})
+}
+
+func TestAddressOfAnotherLinkIsNotAnswered(t *testing.T) {
+	t.Parallel()
+	run(t, func(b *bench) {
+		b.a.Apply([]kernel.Link{eth0()}, on("eth1", "192.0.2.200", 1))
+		synctest.Wait()
+		if got := b.ask("192.0.2.200"); len(got) != 0 {
+			b.t.Errorf("answered on the wrong link: %+v", got)
+		}
+	})
+}
+
+// burstOf collects the gratuitous frames and when they were sent.
+func burstOf(b *bench, start time.Time) (at []time.Duration, requests, replies int) {
+	for _, s := range b.last().frames() {
+		if s.p.request {
+			at = append(at, s.at.Sub(start))
+			requests++
+		} else {
+			replies++
+		}
+		if s.p.senderIP != s.p.targetIP || s.to != broadcast() {
+			b.t.Errorf("not gratuitous: %+v", s)
+		}
+	}
+	return at, requests, replies
+}
+
+func TestTakeOverSendsOneBurst(t *testing.T) {
+	t.Parallel()
+	run(t, func(b *bench) {
+		start := time.Now()
+		b.a.Apply([]kernel.Link{eth0()}, on("eth0", "192.0.2.200", 3))
+		for range 20 {
+			time.Sleep(500 * time.Millisecond) //nolint:forbidigo // a bubble's clock
+			b.a.Apply([]kernel.Link{eth0()}, on("eth0", "192.0.2.200", 3))
+		}
+		at, requests, replies := burstOf(b, start)
+		if diff := cmp.Diff(burst(), at); diff != "" || requests != 5 || replies != 5 {
+			b.t.Errorf("%d requests and %d replies; times (-want +got):\n%s", requests, replies, diff)
+		}
+		b.a.Apply([]kernel.Link{eth0()}, on("eth0", "192.0.2.200", 4))
+		time.Sleep(5 * time.Second) //nolint:forbidigo // a bubble's clock
+		if _, requests, _ := burstOf(b, start); requests != 5 {
+			b.t.Errorf("a new epoch sent %d announcements, want 5", requests)
+		}
+	})
+}
+
+func TestNothingIsSentAfterLoss(t *testing.T) {
+	t.Parallel()
+	run(t, func(b *bench) {
+		b.a.Apply([]kernel.Link{eth0()}, on("eth0", "192.0.2.200", 3))
+		time.Sleep(150 * time.Millisecond) //nolint:forbidigo // a bubble's clock
+		b.a.Apply([]kernel.Link{eth0()}, nil)
+		b.last().frames()
+		time.Sleep(10 * time.Second) //nolint:forbidigo // a bubble's clock
+		if got := b.last().frames(); len(got) != 0 {
+			b.t.Errorf("sent after loss: %+v", got)
+		}
+	})
+}
+
+func TestChangedLinkIsReopenedAndAnnouncedAgain(t *testing.T) {
+	t.Parallel()
+	run(t, func(b *bench) {
+		b.a.Apply([]kernel.Link{eth0()}, on("eth0", "192.0.2.200", 3))
+		time.Sleep(5 * time.Second) //nolint:forbidigo // a bubble's clock
+		changed := eth0()
+		changed.MAC[5] = 7
+		b.a.Apply([]kernel.Link{changed}, on("eth0", "192.0.2.200", 3))
+		synctest.Wait()
+		if len(b.wires) != 2 {
+			b.t.Fatalf("opened %d connections, want 2", len(b.wires))
+		}
+		got := b.last().frames()
+		if len(got) != 2 || got[0].p.sender != changed.MAC {
+			b.t.Errorf("announced %+v, want both forms from %s", got, changed.MAC)
+		}
+		if got := b.ask("192.0.2.200"); len(got) != 1 || got[0].p.sender != changed.MAC {
+			b.t.Errorf("answers %+v, want one from %s", got, changed.MAC)
+		}
+	})
+}
+
+func TestBrokenConnectionIsOpenedAgain(t *testing.T) {
+	t.Parallel()
+	run(t, func(b *bench) {
+		b.fail = errors.New("no such device")
+		b.a.Apply([]kernel.Link{eth0()}, on("eth0", "192.0.2.200", 3))
+		time.Sleep(3 * time.Second) //nolint:forbidigo // a bubble's clock
+		b.fail = nil
+		time.Sleep(2 * time.Second) //nolint:forbidigo // a bubble's clock
+		if len(b.wires) != 1 {
+			b.t.Fatalf("opened %d connections, want 1", len(b.wires))
+		}
+		_ = b.last().Close()
+		time.Sleep(2 * time.Second) //nolint:forbidigo // a bubble's clock
+		if len(b.wires) != 2 {
+			b.t.Fatalf("opened %d connections after a failure, want 2", len(b.wires))
+		}
+		if got := b.ask("192.0.2.200"); len(got) == 0 {
+			b.t.Error("does not answer on the new connection")
+		}
+	})
+}
+
+func TestForeignClaimIsCounted(t *testing.T) {
+	t.Parallel()
+	run(t, func(b *bench) {
+		b.a.Apply([]kernel.Link{eth0()}, on("eth0", "192.0.2.200", 3))
+		synctest.Wait()
+		b.last().in <- request(b.t, peerMAC(), "192.0.2.200", "192.0.2.200")
+		b.last().in <- request(b.t, eth0().MAC, "192.0.2.200", "192.0.2.200") // our own frame, reflected
+		synctest.Wait()
+		if got := b.count.conflicts.Load(); got != 1 {
+			b.t.Errorf("counted %d conflicts, want 1", got)
+		}
+	})
+}
+
+func FuzzParse(f *testing.F) {
+	for _, p := range gratuitous(netip.MustParseAddr("192.0.2.1"), peerMAC()) {
+		b, err := marshal(p)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(b)
+	}
+	f.Add([]byte{})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		p, err := parse(b)
+		if err != nil {
+			return
+		}
+		out, err := marshal(p)
+		if err != nil {
+			t.Fatalf("parsed %+v but cannot encode it: %v", p, err)
+		}
+		again, err := parse(out)
+		p.frameDest = again.frameDest
+		if err != nil || again != p {
+			t.Errorf("round trip: %+v, want %+v (%v)", again, p, err)
+		}
+	})
+}

@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build kernel
+
+package kernel_test
+
+import (
+	"context"
+	"net/netip"
+	"os"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/fairlead-lb/fairlead/nodeagent/internal/kernel"
+	"github.com/fairlead-lb/fairlead/test/netns"
+)
+
+func TestMain(m *testing.M) { os.Exit(netns.Main(m)) }
+
+func open(t *testing.T) *kernel.Kernel {
+	t.Helper()
+	k, err := kernel.New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(k.Close)
+	return k
+}
+
+func linkNamed(t *testing.T, k *kernel.Kernel, name string) (kernel.Link, bool) {
+	t.Helper()
+	links, err := k.Links()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, l := range links {
+		if l.Name == name {
+			return l, true
+		}
+	}
+	return kernel.Link{}, false
+}
+
+func TestLinks(t *testing.T) {
+	k := open(t)
+	netns.AddVeth(t, "up0", "192.0.2.1/24", "up1", "")
+	got, ok := linkNamed(t, k, "up0")
+	if !ok {
+		t.Fatal("up0 is not listed")
+	}
+	if diff := cmp.Diff([]string{"192.0.2.1/24"}, prefixes(got)); diff != "" {
+		t.Errorf("prefixes of up0 (-want +got):\n%s", diff)
+	}
+	if _, ok := linkNamed(t, k, "lo"); ok {
+		t.Error("loopback is listed")
+	}
+	netns.PullPlug(t, "up0", "up1")
+	if _, ok := linkNamed(t, k, "up0"); ok {
+		t.Error("up0 is listed without carrier")
+	}
+}
+
+func prefixes(l kernel.Link) []string {
+	var out []string
+	for _, p := range l.Prefixes {
+		out = append(out, p.String())
+	}
+	return out
+}
+
+func TestDefaultRouteAddrs(t *testing.T) {
+	k := open(t)
+	netns.AddVeth(t, "dr0", "192.0.2.1/24", "dr1", "198.51.100.1/24")
+	if got, err := k.DefaultRouteAddrs(); err != nil || len(got) != 0 {
+		t.Fatalf("without a default route: %v, %v", got, err)
+	}
+	netns.AddDefaultRoute(t, "dr1")
+	got, err := k.DefaultRouteAddrs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := netip.MustParseAddr("198.51.100.1"); len(got) != 1 || got[0] != want {
+		t.Errorf("got %v, want [%s]", got, want)
+	}
+}
+
+func TestWatchTellsOfAChangedLink(t *testing.T) {
+	k := open(t)
+	netns.AddVeth(t, "w0", "", "w1", "")
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	changed := make(chan struct{}, 1)
+	done := make(chan error, 1)
+	go func() {
+		done <- k.Watch(ctx, func() {
+			select {
+			case changed <- struct{}{}:
+			default:
+			}
+		})
+	}()
+	// The subscription starts some time after Watch is called: go on changing things.
+	mac := [6]byte{2, 0, 0, 0, 0, 1}
+	for told := false; !told; mac[5]++ {
+		netns.SetMAC(t, "w0", mac)
+		timer := time.NewTimer(100 * time.Millisecond)
+		select {
+		case <-changed:
+			told = true
+		case <-timer.C:
+		case <-ctx.Done():
+			t.Fatal("a change of address went unnoticed")
+		}
+		timer.Stop()
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Errorf("Watch: %v", err)
+	}
+}
+
+// The filter passes requests and replies from the wire, and nothing that the host sent.
+func TestARPConnReadsOnlyWhatOthersSent(t *testing.T) {
+	k := open(t)
+	netns.AddVeth(t, "a0", "", "a1", "")
+	var conns [2]*kernel.ARPConn
+	var links [2]kernel.Link
+	for i, name := range []string{"a0", "a1"} {
+		l, ok := linkNamed(t, k, name)
+		if !ok {
+			t.Fatalf("%s is not listed", name)
+		}
+		c, err := k.OpenARP(l)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = c.Close() })
+		conns[i], links[i] = c, l
+	}
+	frame := func(from kernel.MAC, op byte) []byte {
+		b := append([]byte{255, 255, 255, 255, 255, 255}, from[:]...)
+		b = append(b, 8, 6, 0, 1, 8, 0, 6, 4, 0, op)
+		b = append(b, from[:]...)
+		b = append(b, 192, 0, 2, 9, 0, 0, 0, 0, 0, 0, 192, 0, 2, 1)
+		return append(b, make([]byte, 18)...)
+	}
+	all := kernel.MAC{255, 255, 255, 255, 255, 255}
+	// Operation 3 (RARP) must not arrive; were it to, it would come first.
+	for _, op := range []byte{3, 2, 1} {
+		if err := conns[0].WriteFrame(frame(links[0].MAC, op), all); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := conns[1].WriteFrame(frame(links[1].MAC, 1), all); err != nil {
+		t.Fatal(err)
+	}
+	buf := make([]byte, 128)
+	read := func(c *kernel.ARPConn) (kernel.MAC, byte) {
+		n, err := c.ReadFrame(buf)
+		if err != nil || n < 42 {
+			t.Fatalf("read %d bytes: %v", n, err)
+		}
+		return kernel.MAC(buf[6:12]), buf[21]
+	}
+	for _, want := range []byte{2, 1} {
+		if mac, op := read(conns[1]); mac != links[0].MAC || op != want {
+			t.Errorf("a1 read operation %d from %s, want %d from %s", op, mac, want, links[0].MAC)
+		}
+	}
+	if mac, _ := read(conns[0]); mac != links[1].MAC {
+		t.Errorf("a0 read a frame from %s, want one from %s", mac, links[1].MAC)
+	}
+}

@@ -1,0 +1,176 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package netns is the harness of tests that need a real kernel: it runs a test binary
+// in a network namespace of its own, so that nothing of the host's network is seen or
+// changed, and makes links in there. Only tests of the node agent use it.
+//
+// It needs root. Where it cannot run, tests are skipped loudly, and in CI (CI=true)
+// that is a failure: a skipped kernel test must not look like a passed one.
+package netns
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+)
+
+// marker tells the copy of the test binary that it is inside.
+const marker = "FAIRLEAD_TEST_NETNS"
+
+// Main is for TestMain: it returns the exit status. Outside, it runs this test binary
+// again in a new network namespace; inside, it runs the tests with loopback up. The
+// functions in checks run after the tests and can fail them, for example for goroutine
+// leaks.
+func Main(m *testing.M, checks ...func() error) int {
+	if os.Getenv(marker) == "" {
+		return outside()
+	}
+	if err := upLoopback(); err != nil {
+		fmt.Fprintln(os.Stderr, "netns:", err)
+		return 1
+	}
+	status := m.Run()
+	for _, check := range checks {
+		if err := check(); err != nil && status == 0 {
+			fmt.Fprintln(os.Stderr, "netns:", err)
+			status = 1
+		}
+	}
+	return status
+}
+
+func outside() int {
+	if os.Geteuid() != 0 {
+		fmt.Fprintln(os.Stderr, "SKIPPED: kernel tests need root for a network namespace; run them as root")
+		if os.Getenv("CI") == "true" {
+			return 1
+		}
+		return 0
+	}
+	cmd := exec.CommandContext(context.Background(), "/proc/self/exe", os.Args[1:]...) //nolint:gosec // this very binary
+	cmd.Env = append(os.Environ(), marker+"=1")
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
+	err := cmd.Run()
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		return exit.ExitCode()
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "netns: cannot run in a new network namespace:", err)
+		return 1
+	}
+	return 0
+}
+
+func upLoopback() error {
+	lo, err := netlink.LinkByName("lo")
+	if err != nil {
+		return fmt.Errorf("find loopback: %w", err)
+	}
+	if err := netlink.LinkSetUp(lo); err != nil {
+		return fmt.Errorf("set loopback up: %w", err)
+	}
+	return nil
+}
+
+// AddVeth makes a pair of connected links, both up, with addresses in CIDR notation
+// (empty: none); they are removed at the end of the test.
+func AddVeth(t testing.TB, name, addr, peer, peerAddr string) {
+	t.Helper()
+	v := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: name}, PeerName: peer}
+	if err := netlink.LinkAdd(v); err != nil {
+		t.Fatalf("add veth %s: %v", name, err)
+	}
+	t.Cleanup(func() {
+		if err := netlink.LinkDel(v); err != nil {
+			t.Logf("delete veth %s: %v", name, err)
+		}
+	})
+	up(t, name, addr)
+	up(t, peer, peerAddr)
+	waitRunning(t, name, true)
+	waitRunning(t, peer, true)
+}
+
+// waitRunning waits for the kernel to notice a carrier, which it does in its own time.
+func waitRunning(t testing.TB, name string, want bool) {
+	t.Helper()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for range 1000 {
+		if link(t, name).Attrs().RawFlags&syscall.IFF_RUNNING != 0 == want {
+			return
+		}
+		<-tick.C
+	}
+	t.Fatalf("link %s: running is not %t after 5 s", name, want)
+}
+
+func up(t testing.TB, name, addr string) {
+	t.Helper()
+	l := link(t, name)
+	if addr != "" {
+		a, err := netlink.ParseAddr(addr)
+		if err != nil {
+			t.Fatalf("parse %q: %v", addr, err)
+		}
+		if err := netlink.AddrAdd(l, a); err != nil {
+			t.Fatalf("add %s to %s: %v", addr, name, err)
+		}
+	}
+	if err := netlink.LinkSetUp(l); err != nil {
+		t.Fatalf("set %s up: %v", name, err)
+	}
+}
+
+// SetMAC changes a link's Ethernet address, which takes it down for a moment.
+func SetMAC(t testing.TB, name string, mac [6]byte) {
+	t.Helper()
+	l := link(t, name)
+	for _, err := range []error{
+		netlink.LinkSetDown(l), netlink.LinkSetHardwareAddr(l, mac[:]), netlink.LinkSetUp(l),
+	} {
+		if err != nil {
+			t.Fatalf("set the address of %s: %v", name, err)
+		}
+	}
+	waitRunning(t, name, true)
+}
+
+// PullPlug takes peer down and waits until name has no carrier.
+func PullPlug(t testing.TB, name, peer string) {
+	t.Helper()
+	if err := netlink.LinkSetDown(link(t, peer)); err != nil {
+		t.Fatalf("set %s down: %v", peer, err)
+	}
+	waitRunning(t, name, false)
+}
+
+// AddDefaultRoute routes everything through a link.
+func AddDefaultRoute(t testing.TB, name string) {
+	t.Helper()
+	dst, err := netlink.ParseIPNet("0.0.0.0/0")
+	if err != nil {
+		t.Fatalf("parse default route: %v", err)
+	}
+	if err := netlink.RouteAdd(&netlink.Route{LinkIndex: link(t, name).Attrs().Index, Dst: dst}); err != nil {
+		t.Fatalf("add default route: %v", err)
+	}
+}
+
+func link(t testing.TB, name string) netlink.Link {
+	t.Helper()
+	l, err := netlink.LinkByName(name)
+	if err != nil {
+		t.Fatalf("find link %s: %v", name, err)
+	}
+	return l
+}
