@@ -4,6 +4,7 @@ package provider
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -27,6 +28,23 @@ const (
 	// MirrorOff does not read them.
 	MirrorOff MirrorMode = "Off"
 )
+
+// UnmarshalJSON takes a mode. YAML reads a bare Off as the boolean false.
+func (m *MirrorMode) UnmarshalJSON(data []byte) error {
+	switch text := string(data); text {
+	case "false":
+		*m = MirrorOff
+	case "true", "null":
+		*m = MirrorMode(text)
+	default:
+		var s string
+		if err := json.Unmarshal(data, &s); err != nil {
+			return fmt.Errorf("metallb.mirror: %w", err)
+		}
+		*m = MirrorMode(s)
+	}
+	return nil
+}
 
 const configKind = "CloudConfig"
 

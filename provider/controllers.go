@@ -9,13 +9,13 @@ import (
 	"net/http"
 	"sync/atomic"
 
-	"k8s.io/controller-manager/pkg/healthz"
 	cloudprovider "k8s.io/cloud-provider"
 	"k8s.io/cloud-provider/app"
 	"k8s.io/cloud-provider/app/config"
 	"k8s.io/cloud-provider/names"
 	genericcontrollermanager "k8s.io/controller-manager/app"
 	"k8s.io/controller-manager/controller"
+	"k8s.io/controller-manager/pkg/healthz"
 	"k8s.io/klog/v2"
 )
 

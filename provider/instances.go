@@ -25,6 +25,12 @@ type instances struct {
 
 var _ cloudprovider.InstancesV2 = instances{}
 
+// NewInstances returns the InstancesV2 that answers with what agent knows of a node,
+// which is nil while its agent has not reported.
+func NewInstances(agent func(node string) *v1alpha1.NodeAgent) cloudprovider.InstancesV2 {
+	return instances{agent: agent}
+}
+
 // InstanceExists is always true: a false deletes the Node object, and nothing that
 // this provider could look at proves that a machine is gone for good.
 func (instances) InstanceExists(context.Context, *corev1.Node) (bool, error) { return true, nil }

@@ -129,7 +129,7 @@ func (p *Provider) InstancesV2() (cloudprovider.InstancesV2, bool) {
 	if !*p.config.Nodes.Manage {
 		return nil, false
 	}
-	return instances{agent: p.agent}, true
+	return NewInstances(p.agent), true
 }
 
 func (p *Provider) agent(node string) *v1alpha1.NodeAgent {
@@ -158,4 +158,3 @@ func (p *Provider) ProviderName() string { return ProviderName }
 
 // HasClusterID is always true: there is no cloud whose resources need telling apart.
 func (p *Provider) HasClusterID() bool { return true }
-
