@@ -66,7 +66,7 @@ func TestImages(ctx context.Context, store *image.Store, source, workDir string)
 		return err
 	}
 	return store.Put(netshootImage, &image.Image{
-		Config: image.Config{Env: []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"}, Cmd: []string{"/bin/sh"}, WorkingDir: "/root"},
+		Config: image.Config{Env: []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"}, Cmd: []string{"/bin/sh"}, WorkingDir: "/"},
 		Layers: [][]byte{layer},
 	})
 }

@@ -53,8 +53,8 @@ func FuzzParseStat(f *testing.F) {
 
 func TestEnvironmentHasEachNameOnce(t *testing.T) {
 	t.Parallel()
-	got := environment([]string{"PATH=/bin", "HOME=/root", EnvComponent + "=init"}, []string{"PATH=/lab", EnvComponent + "=kubelet"})
-	want := []string{"PATH=/lab", EnvComponent + "=kubelet", "HOME=/root"}
+	got := environment([]string{"PATH=/bin", "HOME=/home", EnvComponent + "=init"}, []string{"PATH=/lab", EnvComponent + "=kubelet"})
+	want := []string{"PATH=/lab", EnvComponent + "=kubelet", "HOME=/home"}
 	if !slices.Equal(got, want) {
 		t.Errorf("got %q, want %q", got, want)
 	}

@@ -53,7 +53,7 @@ func Start(ctx context.Context, executable string, s *Spec, plug func(pid int) e
 	cmd.Stderr = logFile
 	cmd.Dir = "/"
 	cmd.Env = []string{
-		"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "LANG=C.UTF-8",
+		"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/", "LANG=C.UTF-8",
 		EnvLab + "=" + s.Lab, EnvHost + "=" + s.Name, EnvComponent + "=init", envStage + "=1",
 	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{

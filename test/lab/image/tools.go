@@ -16,11 +16,10 @@ import (
 // installed are left out.
 func ToolFiles(ctx context.Context, programs []string) ([]File, error) {
 	files := []File{
-		{Path: "/etc/passwd", Data: []byte("root:x:0:0:root:/root:/bin/sh\n")},
+		{Path: "/etc/passwd", Data: []byte("root:x:0:0:root:/:/bin/sh\n")},
 		{Path: "/etc/group", Data: []byte("root:x:0:\n")},
 		{Path: "/etc/nsswitch.conf", Data: []byte("hosts: files dns\n")},
 		{Path: "/tmp", Dir: true, Mode: 0o777},
-		{Path: "/root", Dir: true},
 	}
 	for _, p := range programs {
 		path, err := exec.LookPath(p)
