@@ -107,7 +107,7 @@ func (l *Lab) startCluster(ctx context.Context) error {
 		return err
 	}
 	l.progress("hosts are on: %s; %s", p.Names(KindNode), p.Names(KindClient))
-	err := poll(ctx, patience, func(ctx context.Context) error {
+	err := poll(ctx, func(ctx context.Context) error {
 		_, err := l.kubectl(ctx, "get", "--raw=/readyz")
 		return err
 	})
@@ -115,7 +115,7 @@ func (l *Lab) startCluster(ctx context.Context) error {
 		return fmt.Errorf("the API server does not get ready, see %s: %w", filepath.Join(l.hostDir(ControlPlane), "log"), err)
 	}
 	l.progress("API server is ready at %s", p.apiServer())
-	if err := poll(ctx, patience, l.assignPodCIDRs); err != nil {
+	if err := poll(ctx, l.assignPodCIDRs); err != nil {
 		return fmt.Errorf("nodes do not register, see %s: %w", l.path("hosts", "NODE", "log"), err)
 	}
 	return l.connectPods(ctx)
@@ -220,7 +220,7 @@ func (l *Lab) connectPods(_ context.Context) error {
 }
 
 func (l *Lab) waitNodes(ctx context.Context) error {
-	err := poll(ctx, patience, func(ctx context.Context) error {
+	err := poll(ctx, func(ctx context.Context) error {
 		nodes, err := l.nodes(ctx)
 		if err != nil {
 			return err
@@ -252,11 +252,11 @@ func (l *Lab) install(ctx context.Context, source string) error {
 		return err
 	}
 	l.progress("Fairlead's manifests are applied")
-	if err := poll(ctx, patience, l.initialized); err != nil {
+	if err := poll(ctx, l.initialized); err != nil {
 		return fmt.Errorf("%w%s", err, l.podSummary(ctx))
 	}
 	l.progress("Fairlead's cloud controller manager has initialized every node")
-	if err := poll(ctx, patience, l.rolledOut); err != nil {
+	if err := poll(ctx, l.rolledOut); err != nil {
 		return fmt.Errorf("%w%s", err, l.podSummary(ctx))
 	}
 	l.progress("Fairlead's controller and node agents are available")
@@ -304,9 +304,9 @@ func (l *Lab) podSummary(ctx context.Context) string {
 	return "\n" + out
 }
 
-// poll calls f until it succeeds; after the limit it returns f's last error.
-func poll(ctx context.Context, limit time.Duration, f func(context.Context) error) error {
-	ctx, cancel := context.WithTimeout(ctx, limit)
+// poll calls f until it succeeds; when patience ends it returns f's last error.
+func poll(ctx context.Context, f func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	for {
 		err := f(ctx)
@@ -314,7 +314,7 @@ func poll(ctx context.Context, limit time.Duration, f func(context.Context) erro
 			return nil
 		}
 		if werr := host.Pause(ctx, pollEvery); werr != nil {
-			return fmt.Errorf("gave up after %s: %w", limit, err)
+			return fmt.Errorf("gave up after %s: %w", patience, err)
 		}
 	}
 }
