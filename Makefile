@@ -102,7 +102,7 @@ test-kernel: ## Tests on real network namespaces (root).
 
 .PHONY: test-e2e
 test-e2e: ## Each behaviour once, on a lab cluster (root).
-	$(GOTEST) -tags e2e -count=1 -timeout 20m -v ./test/e2e/...
+	$(GOTEST) -tags e2e -count=1 -p 1 -timeout 20m -v ./test/lab/cmd/... ./test/e2e/...
 
 .PHONY: bench
 bench: deps lab ## Measure on a lab cluster: BENCH=failover (RUNS=20).
