@@ -118,13 +118,7 @@ func up(t testing.TB, name, addr string) {
 	t.Helper()
 	l := link(t, name)
 	if addr != "" {
-		a, err := netlink.ParseAddr(addr)
-		if err != nil {
-			t.Fatalf("parse %q: %v", addr, err)
-		}
-		if err := netlink.AddrAdd(l, a); err != nil {
-			t.Fatalf("add %s to %s: %v", addr, name, err)
-		}
+		AddAddr(t, name, addr)
 	}
 	if err := netlink.LinkSetUp(l); err != nil {
 		t.Fatalf("set %s up: %v", name, err)
@@ -152,6 +146,26 @@ func PullPlug(t testing.TB, name, peer string) {
 		t.Fatalf("set %s down: %v", peer, err)
 	}
 	waitRunning(t, name, false)
+}
+
+// AddAddr adds an address in CIDR notation to a link. The function that it returns
+// takes it away again, which cuts off whoever uses it without a word to anybody.
+func AddAddr(t testing.TB, name, addr string) (remove func()) {
+	t.Helper()
+	l := link(t, name)
+	a, err := netlink.ParseAddr(addr)
+	if err != nil {
+		t.Fatalf("parse %q: %v", addr, err)
+	}
+	if err := netlink.AddrAdd(l, a); err != nil {
+		t.Fatalf("add %s to %s: %v", addr, name, err)
+	}
+	return func() {
+		t.Helper()
+		if err := netlink.AddrDel(l, a); err != nil {
+			t.Fatalf("take %s from %s: %v", addr, name, err)
+		}
+	}
 }
 
 // AddDefaultRoute routes everything through a link.

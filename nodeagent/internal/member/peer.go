@@ -14,6 +14,9 @@ type peer struct {
 	boot   uint64
 	facts  facts
 	claims map[loadbalancer.Group]claim
+	// asOf is the newest full message: entries up to it are known, also those that
+	// it did not list because they were given up.
+	asOf uint64
 }
 
 // merge takes over what is newer in m and says whether anything changed. It may be
@@ -33,7 +36,7 @@ func (p *peer) merge(m message) bool {
 	}
 	for _, c := range m.Claims {
 		g := loadbalancer.Group(c.Group)
-		if have, ok := p.claims[g]; !ok || c.Seq > have.Seq {
+		if have, ok := p.claims[g]; c.Seq > p.asOf && (!ok || c.Seq > have.Seq) {
 			p.claims[g] = c
 			changed = true
 		}
@@ -52,6 +55,7 @@ func (p *peer) prune(m message) bool {
 	}
 	before := len(p.claims)
 	maps.DeleteFunc(p.claims, func(g loadbalancer.Group, c claim) bool { return !listed[g] && c.Seq <= m.Seq })
+	p.asOf = max(p.asOf, m.Seq)
 	return len(p.claims) != before
 }
 

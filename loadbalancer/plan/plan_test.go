@@ -1,0 +1,210 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package plan_test
+
+import (
+	"flag"
+	"maps"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/fairlead-lb/fairlead/loadbalancer"
+	"github.com/fairlead-lb/fairlead/loadbalancer/plan"
+	"github.com/fairlead-lb/fairlead/loadbalancer/reason"
+)
+
+var update = flag.Bool("update", false, "rewrite the golden files")
+
+func addr(s string) netip.Addr { return netip.MustParseAddr(s) }
+
+func nodeSet(names ...loadbalancer.NodeName) map[loadbalancer.NodeName]struct{} {
+	out := map[loadbalancer.NodeName]struct{}{}
+	for _, n := range names {
+		out[n] = struct{}{}
+	}
+	return out
+}
+
+// base is a cluster of nodes a, b and c with eth0 in 10.0.0.0/24, and one Service with
+// one address, proposed for b, then a.
+func base() plan.Snapshot {
+	s := plan.Snapshot{
+		Self: "a",
+		Claims: []loadbalancer.Claim{{
+			Addr: addr("10.0.0.200"), Group: "10.0.0.200", Services: []loadbalancer.ServiceUID{"u1"},
+			Successors: []loadbalancer.NodeName{"b", "a"},
+		}},
+		Records: map[loadbalancer.ServiceUID]loadbalancer.Record{"u1": {
+			UID: "u1", Service: loadbalancer.ServiceKey{Namespace: "d", Name: "svc"},
+			Addrs: []netip.Addr{addr("10.0.0.200")}, Advertisements: []string{"ad"},
+		}},
+		Advertisements: map[string]loadbalancer.Advertisement{"ad": {Name: "ad", AllNodes: true}},
+		Nodes:          map[loadbalancer.NodeName]loadbalancer.Node{},
+		Endpoints:      map[loadbalancer.ServiceKey]loadbalancer.Endpoints{},
+		Members:        map[loadbalancer.NodeName]plan.Member{},
+		Highest:        map[loadbalancer.Group]uint64{},
+	}
+	for i, n := range []loadbalancer.NodeName{"a", "b", "c"} {
+		own := netip.AddrFrom4([4]byte{10, 0, 0, byte(i + 1)})
+		s.Nodes[n] = loadbalancer.Node{Name: n, Ready: true, Addrs: []netip.Addr{own}}
+		s.Members[n] = plan.Member{Known: true, Interfaces: []loadbalancer.Interface{
+			{Name: "eth0", Prefixes: []netip.Prefix{netip.PrefixFrom(own, 24)}},
+			{Name: "eth1", Prefixes: []netip.Prefix{netip.MustParsePrefix("192.168.1.1/24")}},
+		}}
+	}
+	return s
+}
+
+func member(s plan.Snapshot, n loadbalancer.NodeName, change func(m *plan.Member)) {
+	m := s.Members[n]
+	m.Claims = maps.Clone(m.Claims)
+	if m.Claims == nil {
+		m.Claims = map[loadbalancer.Group]uint64{}
+	}
+	change(&m)
+	s.Members[n] = m
+}
+
+func claims(s plan.Snapshot, n loadbalancer.NodeName, epoch uint64) {
+	member(s, n, func(m *plan.Member) { m.Claims["10.0.0.200"] = epoch })
+}
+
+func record(s plan.Snapshot, change func(r *loadbalancer.Record)) {
+	r := s.Records["u1"]
+	change(&r)
+	s.Records["u1"] = r
+}
+
+func node(s plan.Snapshot, n loadbalancer.NodeName, change func(n *loadbalancer.Node)) {
+	v := s.Nodes[n]
+	change(&v)
+	s.Nodes[n] = v
+}
+
+func local(s plan.Snapshot, any bool, names ...loadbalancer.NodeName) {
+	record(s, func(r *loadbalancer.Record) { r.Policy = loadbalancer.Local })
+	s.Endpoints[loadbalancer.ServiceKey{Namespace: "d", Name: "svc"}] = loadbalancer.Endpoints{Any: any, Nodes: nodeSet(names...)}
+}
+
+// scenarios change the base. The golden file of each holds every node's plan.
+func scenarios() map[string]func(s *plan.Snapshot) {
+	return map[string]func(s *plan.Snapshot){
+		"new-claim":      func(*plan.Snapshot) {},
+		"owner-keeps":    func(s *plan.Snapshot) { claims(*s, "a", 3) },
+		"owner-dead":     func(s *plan.Snapshot) { s.Claims[0].Persisted.Node, s.Claims[0].Persisted.Epoch = "gone", 4 },
+		"first-is-gone":  func(s *plan.Snapshot) { delete(s.Members, "b") },
+		"list-exhausted": func(s *plan.Snapshot) { delete(s.Members, "b"); delete(s.Members, "a"); s.Self = "c" },
+		"leaving": func(s *plan.Snapshot) {
+			claims(*s, "a", 3)
+			member(*s, "a", func(m *plan.Member) { m.Leaving = true })
+		},
+		"unknown-member":      func(s *plan.Snapshot) { member(*s, "b", func(m *plan.Member) { m.Known = false }) },
+		"excluded":            func(s *plan.Snapshot) { node(*s, "b", func(n *loadbalancer.Node) { n.Excluded = true }) },
+		"network-unavailable": func(s *plan.Snapshot) { node(*s, "b", func(n *loadbalancer.Node) { n.NetworkUnavailable = true }) },
+		"not-selected": func(s *plan.Snapshot) {
+			s.Advertisements["ad"] = loadbalancer.Advertisement{Name: "ad", Nodes: nodeSet("c")}
+		},
+		"named-interface": func(s *plan.Snapshot) {
+			s.Advertisements["ad"] = loadbalancer.Advertisement{Name: "ad", AllNodes: true, Interfaces: []string{"eth1"}}
+		},
+		"two-advertisements": func(s *plan.Snapshot) {
+			s.Advertisements["other"] = loadbalancer.Advertisement{Name: "other", Nodes: nodeSet("b"), Interfaces: []string{"eth1"}}
+			record(*s, func(r *loadbalancer.Record) { r.Advertisements = append(r.Advertisements, "other") })
+		},
+		"no-advertisement": func(s *plan.Snapshot) {
+			claims(*s, "a", 3)
+			record(*s, func(r *loadbalancer.Record) { r.Advertisements = nil })
+		},
+		"no-interface": func(s *plan.Snapshot) {
+			member(*s, "b", func(m *plan.Member) { m.Interfaces = m.Interfaces[1:] })
+		},
+		"single-address-prefix": func(s *plan.Snapshot) {
+			member(*s, "b", func(m *plan.Member) {
+				m.Interfaces = []loadbalancer.Interface{{Name: "x", Prefixes: []netip.Prefix{netip.MustParsePrefix("10.0.0.2/32")}}}
+			})
+		},
+		"node-address": func(s *plan.Snapshot) {
+			node(*s, "c", func(n *loadbalancer.Node) { n.Addrs = append(n.Addrs, addr("10.0.0.200")) })
+		},
+		"releasing":           func(s *plan.Snapshot) { claims(*s, "a", 3); s.Claims[0].Releasing = true },
+		"foreign-service-uid": func(s *plan.Snapshot) { s.Claims[0].Services = []loadbalancer.ServiceUID{"other"} },
+		"ipv6-only": func(s *plan.Snapshot) {
+			s.Claims[0].Addr = addr("fd00::1")
+		},
+		"dual-stack": func(s *plan.Snapshot) {
+			s.Claims = append(s.Claims, loadbalancer.Claim{Addr: addr("fd00::1"), Group: "10.0.0.200", Services: []loadbalancer.ServiceUID{"u1"}})
+			record(*s, func(r *loadbalancer.Record) { r.Addrs = append(r.Addrs, addr("fd00::1")) })
+		},
+		"local":                     func(s *plan.Snapshot) { local(*s, true, "c") },
+		"local-endpoint-moved":      func(s *plan.Snapshot) { claims(*s, "a", 3); local(*s, true, "c") },
+		"local-no-endpoints":        func(s *plan.Snapshot) { local(*s, false) },
+		"local-no-endpoints-keeps":  func(s *plan.Snapshot) { claims(*s, "c", 3); local(*s, false) },
+		"local-endpoint-of-no-node": func(s *plan.Snapshot) { local(*s, true) },
+		"minority":                  func(s *plan.Snapshot) { s.Guard = reason.Minority },
+		"hold-new-claim":            func(s *plan.Snapshot) { s.Hold = true },
+		"hold-dead-owner":           func(s *plan.Snapshot) { s.Hold = true; s.Highest["10.0.0.200"] = 4 },
+		"conflict":                  func(s *plan.Snapshot) { claims(*s, "a", 3); claims(*s, "b", 3); claims(*s, "c", 2) },
+	}
+}
+
+func TestGolden(t *testing.T) {
+	t.Parallel()
+	for name, change := range scenarios() {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			got := ""
+			for _, self := range []loadbalancer.NodeName{"a", "b", "c"} {
+				s := base()
+				change(&s)
+				if _, live := s.Members[self]; !live {
+					continue
+				}
+				s.Self = self
+				got += "# " + string(self) + "\n" + plan.For(s).String()
+			}
+			path := filepath.Join("testdata", name+".golden")
+			if *update {
+				if err := os.WriteFile(path, []byte(got), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			want, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(string(want), got); diff != "" {
+				t.Errorf("plan (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestAnnouncementsAreThoseOfTheOwner(t *testing.T) {
+	t.Parallel()
+	s := base()
+	if got := plan.For(s).Announcements(); len(got) != 0 {
+		t.Errorf("a announces %v", got)
+	}
+	s.Self = "b"
+	want := map[plan.Announcement]uint64{{Interface: "eth0", Addr: addr("10.0.0.200")}: 1}
+	if got := plan.For(s).Announcements(); !maps.Equal(got, want) {
+		t.Errorf("b announces %v, want %v", got, want)
+	}
+}
+
+func TestPlanDoesNotChangeItsInput(t *testing.T) {
+	t.Parallel()
+	for name, change := range scenarios() {
+		s, want := base(), base()
+		change(&s)
+		change(&want)
+		plan.For(s)
+		if diff := cmp.Diff(want, s, cmp.Comparer(func(a, b netip.Addr) bool { return a == b }), cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", name, diff)
+		}
+	}
+}
