@@ -15,7 +15,7 @@ import (
 func TestMarkdownLinks(t *testing.T) {
 	t.Parallel()
 	code := regexp.MustCompile("(?s)```.*?```|`[^`\n]*`")
-	link := regexp.MustCompile(`\]\(([^)#\s]+)(#[^)]*)?\)`)
+	link := regexp.MustCompile(`\]\(([^)#\s*[\]]+)(#[^)]*)?\)`)
 	checked := 0
 	for path, data := range textFiles(t, func(name string) bool { return strings.HasSuffix(name, ".md") }) {
 		for _, m := range link.FindAllStringSubmatch(code.ReplaceAllString(string(data), ""), -1) {
