@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package nodeagent
+
+import (
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/spf13/pflag"
+)
+
+func env(pairs ...string) func(string) string {
+	return func(name string) string {
+		for i := 0; i < len(pairs); i += 2 {
+			if pairs[i] == name {
+				return pairs[i+1]
+			}
+		}
+		return ""
+	}
+}
+
+func TestOptions(t *testing.T) {
+	t.Parallel()
+	tests := map[string]struct {
+		env  func(string) string
+		args []string
+		errs []string
+	}{
+		"as deployed": {env: env("NODE_NAME", "n", "NODE_IP", "192.0.2.1")},
+		"no node":     {env: env(), errs: []string{"--node-name: must not be empty"}},
+		"flag wins":   {env: env("NODE_NAME", ""), args: []string{"--node-name=n"}},
+		"all faults at once": {
+			env:  env("NODE_NAME", "n"),
+			args: []string{"--node-ip=x", "--gossip-port=0", "--gossip-key-file=", "--health-address=0.0.0.0:1", "--metrics-address=1", "--exclude-interfaces=("},
+			errs: []string{"--node-ip", "--gossip-port: 0", "--gossip-key-file", "--health-address: 0.0.0.0 is not a loopback", "--metrics-address", "--exclude-interfaces"},
+		},
+		"no metrics": {env: env("NODE_NAME", "n"), args: []string{"--metrics-address="}},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			o := Defaults(tt.env)
+			fs := pflag.NewFlagSet("t", pflag.ContinueOnError)
+			o.AddFlags(fs)
+			if err := fs.Parse(tt.args); err != nil {
+				t.Fatal(err)
+			}
+			err := o.Validate()
+			if len(tt.errs) == 0 {
+				if err != nil {
+					t.Errorf("Validate: %v", err)
+				}
+				return
+			}
+			for _, want := range tt.errs {
+				if err == nil || !strings.Contains(err.Error(), want) {
+					t.Errorf("error %v, want %q in it", err, want)
+				}
+			}
+		})
+	}
+}
+
+func TestInterfacesOfContainerNetworksAreExcluded(t *testing.T) {
+	t.Parallel()
+	re := regexp.MustCompile(Defaults(env()).ExcludeInterfaces)
+	for _, name := range []string{"docker0", "cbr0", "dummy-fairlead", "virbr0", "lxcbr0", "veth12ab", "lo", "cali1", "tunl0", "flannel.1", "kube-ipvs0", "cni0", "nodelocaldns", "lxc_health"} {
+		if !re.MatchString(name) {
+			t.Errorf("%s may announce", name)
+		}
+	}
+	for _, name := range []string{"eth0", "ens3", "bond0", "br0", "lo1", "wlan0", "vlan10"} {
+		if re.MatchString(name) {
+			t.Errorf("%s may not announce", name)
+		}
+	}
+}
