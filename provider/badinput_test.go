@@ -270,7 +270,7 @@ func eventOf(t *testing.T, r serviceRow) [2]string {
 	events := record.NewFakeRecorder(10)
 	alloc := allocation.New(allocation.Options{Store: s, Announcer: silent{}, Events: events, Now: time.Now})
 	api.Watch(s)
-	go func() { _ = s.Run(ctx) }() //nolint:errcheck // ends with the test
+	go func() { _ = s.Run(ctx) }()
 	for name, address := range map[string]string{"other": "192.0.2.1", "gone": "172.20.255.201"} {
 		svc := service(name)
 		svc.Annotations = map[string]string{"fairlead.dev/addresses": address}

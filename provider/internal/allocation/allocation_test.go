@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -67,12 +66,12 @@ type leader struct {
 }
 
 // quiet is a context without a logger.
-func quiet(t testing.TB) context.Context {
+func quiet(t *testing.T) context.Context {
 	t.Helper()
 	return klog.NewContext(t.Context(), logr.Discard())
 }
 
-func newLeader(t testing.TB, api *storetest.API) *leader {
+func newLeader(t *testing.T, api *storetest.API) *leader {
 	t.Helper()
 	ctx, stop := context.WithCancel(quiet(t))
 	l := &leader{
@@ -90,7 +89,7 @@ func newLeader(t testing.TB, api *storetest.API) *leader {
 		return nil
 	})
 	api.Watch(l.store)
-	go func() { _ = l.store.Run(ctx) }() //nolint:errcheck // ends with the test
+	go func() { _ = l.store.Run(ctx) }()
 	if err := l.store.WaitReady(ctx); err != nil {
 		t.Fatal(err)
 	}
@@ -154,7 +153,7 @@ func ips(s *corev1.LoadBalancerStatus) []string {
 }
 
 // ensure puts a Service on the server, ensures it and shows the status, as upstream does.
-func (l *leader) ensure(t testing.TB, svc *corev1.Service) ([]string, error) {
+func (l *leader) ensure(t *testing.T, svc *corev1.Service) ([]string, error) {
 	t.Helper()
 	l.api.PutService(svc)
 	status, err := l.alloc.Ensure(quiet(t), svc)
@@ -336,203 +335,6 @@ func TestDelete(t *testing.T) {
 	}
 	api.RemoveClaim("192.0.2.1")
 	exists(false)
-}
-
-// An address given back goes to the Service that waits longest, without a new event
-// about failure and without the service controller's help.
-func TestOldestWaitsFirst(t *testing.T) {
-	t.Parallel()
-	api := storetest.New()
-	api.PutPool(newPool("a", "192.0.2.1/32"))
-	l := newLeader(t, api)
-	go func() { _ = l.ctl.Run(quiet(t)) }() //nolint:errcheck // ends with the test
-	first := newService("first", 1, nil)
-	if _, err := l.ensure(t, first); err != nil {
-		t.Fatal(err)
-	}
-	l.told()
-	young, old := newService("a-young", 9, nil), newService("z-old", 5, nil)
-	for _, s := range []*corev1.Service{young, old, young, old} {
-		if _, err := l.ensure(t, s); err != cloudprovider.ImplementedElsewhere { //nolint:errorlint // upstream compares it bare
-			t.Fatalf("Ensure of %s: %v", s.Name, err)
-		}
-	}
-	if got := l.told(); len(got) != 2 {
-		t.Errorf("events of two failures: %q", got)
-	}
-	if l.ann.failed[loadbalancer.ServiceKey{Namespace: "default", Name: "z-old"}] != reason.PoolExhausted {
-		t.Errorf("conditions: %v", l.ann.failed)
-	}
-	api.DeleteService(first)
-	if err := l.alloc.Delete(quiet(t), first); err != nil {
-		t.Fatal(err)
-	}
-	api.RemoveClaim("192.0.2.1")
-	freed := time.Now()
-	for deadline := freed.Add(5 * time.Second); ; {
-		if s := api.Service("default", "z-old"); len(s.Status.LoadBalancer.Ingress) == 1 {
-			break
-		}
-		if time.Now().After(deadline) {
-			t.Fatal("the waiting Service never got the address")
-		}
-		<-time.After(5 * time.Millisecond)
-	}
-	if took := time.Since(freed); took > time.Second {
-		t.Errorf("the address took %s to be given again", took)
-	}
-	if err := check(api, young, old); err != nil {
-		t.Error(err)
-	}
-	if got := l.told(); !slices.Equal(got, []string{`Normal AddressAllocated assigned 192.0.2.1 from pool "a"`}) {
-		t.Errorf("events after the address came free: %q", got)
-	}
-}
-
-// Statuses, records and claims that somebody else removes come back.
-func TestRepair(t *testing.T) {
-	t.Parallel()
-	api := storetest.New()
-	api.PutPool(newPool("a", "192.0.2.0/24"))
-	l := newLeader(t, api)
-	go func() { _ = l.ctl.Run(quiet(t)) }() //nolint:errcheck // ends with the test
-	svc := newService("web", 1, nil)
-	if _, err := l.ensure(t, svc); err != nil {
-		t.Fatal(err)
-	}
-	damages := map[string]func(){
-		"status": func() {
-			now := api.Service("default", "web")
-			now.Status = corev1.ServiceStatus{}
-			api.PutService(now)
-		},
-		"claim": func() { api.RemoveClaim("192.0.2.0") },
-		"record": func() {
-			r := api.AllRecords()[0]
-			if err := api.Records("default").Delete(t.Context(), r.Name, metav1.DeleteOptions{}); err != nil {
-				t.Error(err)
-			}
-		},
-	}
-	for name, damage := range damages {
-		damage()
-		for deadline := time.Now().Add(10 * time.Second); ; {
-			now := api.Service("default", "web")
-			if err := check(api, svc); err == nil && len(api.AllRecords()) == 1 && len(now.Status.LoadBalancer.Ingress) == 1 {
-				break
-			}
-			if time.Now().After(deadline) {
-				t.Fatalf("%s: not repaired", name)
-			}
-			<-time.After(10 * time.Millisecond)
-		}
-		if got := api.Service("default", "web").Status.LoadBalancer.Ingress[0].IP; got != "192.0.2.0" {
-			t.Errorf("%s: repaired to %s", name, got)
-		}
-	}
-}
-
-// A deletion is not undone by a cache that does not know of it.
-func TestStaleCopyDoesNotReturn(t *testing.T) {
-	t.Parallel()
-	api := storetest.New()
-	api.PutPool(newPool("a", "192.0.2.0/24"))
-	l := newLeader(t, api)
-	svc := newService("web", 1, nil)
-	if _, err := l.ensure(t, svc); err != nil {
-		t.Fatal(err)
-	}
-	if err := l.alloc.Delete(quiet(t), svc); err != nil {
-		t.Fatal(err)
-	}
-	before := len(writes(api))
-	ctx, cancel := context.WithTimeout(quiet(t), 1500*time.Millisecond)
-	defer cancel()
-	l.ctl.ServiceChanged(loadbalancer.ServiceKey{Namespace: "default", Name: "web"})
-	if err := l.ctl.Run(ctx); err != nil {
-		t.Fatal(err)
-	}
-	if got := writes(api)[before:]; len(got) != 0 {
-		t.Errorf("writes for a Service that was let go: %q", got)
-	}
-}
-
-// A new leader binds what Services show before it gives anything away.
-func TestRebind(t *testing.T) {
-	t.Parallel()
-	shows := func(ip string) func(*corev1.Service) {
-		return func(s *corev1.Service) { s.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: ip}} }
-	}
-	api := storetest.New()
-	api.PutPool(newPool("a", "192.0.2.0/29"))
-	services := []*corev1.Service{
-		newService("old", 1, shows("192.0.2.0")),
-		newService("second", 2, shows("192.0.2.0")), // shows what another has
-		newService("foreign", 3, shows("198.51.100.1")),
-		newService("classed", 4, func(s *corev1.Service) {
-			class := "example.com/x"
-			s.Spec.LoadBalancerClass = &class
-			shows("192.0.2.1")(s)
-		}),
-	}
-	for _, s := range services {
-		api.PutService(s)
-	}
-	l := newLeader(t, api)
-	if c := api.AllClaims(); len(c) != 1 || c[0].Spec.Services[0].Name != "old" {
-		t.Fatalf("claims after start: %d", len(c))
-	}
-	want := map[string]string{"new": "192.0.2.1", "foreign": "192.0.2.2", "second": "192.0.2.3", "old": "192.0.2.0"}
-	for _, s := range []*corev1.Service{newService("new", 9, nil), services[2], services[1], services[0]} {
-		got, err := l.ensure(t, s)
-		if err != nil || len(got) != 1 || got[0] != want[s.Name] {
-			t.Errorf("%s got %v, %v, want %s", s.Name, got, err, want[s.Name])
-		}
-	}
-}
-
-// Pools that come late (a mirror's, say) find the Services that showed their addresses.
-func TestLatePoolGivesBackWhatServicesShow(t *testing.T) {
-	t.Parallel()
-	api := storetest.New()
-	l := newLeader(t, api)
-	old := newService("old", 5, func(s *corev1.Service) {
-		s.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: "192.0.2.0"}}
-	})
-	older := newService("older", 1, nil)
-	for _, s := range []*corev1.Service{old, older} {
-		if _, err := l.ensure(t, s); err == nil {
-			t.Fatalf("%s got an address without a pool", s.Name)
-		}
-	}
-	if got := api.Service("default", "old").Status.LoadBalancer.Ingress; len(got) != 1 {
-		t.Errorf("a failure wiped the status: %v", got)
-	}
-	api.PutPool(newPool("a", "192.0.2.0/29"))
-	for s, want := range map[*corev1.Service]string{older: "192.0.2.1", old: "192.0.2.0"} {
-		if got, err := l.ensure(t, s); err != nil || got[0] != want {
-			t.Errorf("%s got %v, %v, want %s", s.Name, got, err, want)
-		}
-	}
-}
-
-// The namesake of a Service that went by force takes its record over, not its address.
-func TestNamesake(t *testing.T) {
-	t.Parallel()
-	api := storetest.New()
-	api.PutPool(newPool("a", "192.0.2.0/29"))
-	l := newLeader(t, api)
-	if _, err := l.ensure(t, newService("web", 1, nil)); err != nil {
-		t.Fatal(err)
-	}
-	again := newService("web", 2, func(s *corev1.Service) { s.UID = "second-uid" })
-	got, err := l.ensure(t, again)
-	if err != nil || got[0] != "192.0.2.1" {
-		t.Errorf("the namesake got %v, %v", got, err)
-	}
-	if err := check(api, again); err != nil {
-		t.Error(err)
-	}
 }
 
 func TestNodeAddressIsNotGiven(t *testing.T) {
