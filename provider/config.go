@@ -93,7 +93,7 @@ func ReadConfig(path string) (Config, error) {
 }
 
 // ParseConfig reads the file's content strictly: an unknown or repeated field is an
-// error, and all errors are reported at once.
+// error, and all errors are reported at once, on one line.
 func ParseConfig(data []byte) (Config, error) {
 	var c Config
 	if empty(data) {
@@ -102,14 +102,18 @@ func ParseConfig(data []byte) (Config, error) {
 	}
 	text, err := yaml.YAMLToJSONStrict(data)
 	if err != nil {
-		return Config{}, fmt.Errorf("not valid YAML: %w", err)
+		return Config{}, fmt.Errorf("not valid YAML: %s", strings.Join(strings.Fields(err.Error()), " "))
 	}
 	strict, err := kjson.UnmarshalStrict(text, &c)
 	if err != nil {
 		return Config{}, fmt.Errorf("not a %s: %w", configKind, err)
 	}
-	if err := errors.Join(append(strict, c.validate()...)...); err != nil {
-		return Config{}, err
+	var faults []string
+	for _, fault := range append(strict, c.validate()...) {
+		faults = append(faults, fault.Error())
+	}
+	if len(faults) > 0 {
+		return Config{}, errors.New(strings.Join(faults, "; "))
 	}
 	c.setDefaults()
 	return c, nil
