@@ -1,0 +1,249 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package status_test
+
+import (
+	"context"
+	"errors"
+	"strconv"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"go.uber.org/goleak"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/fairlead-lb/fairlead/loadbalancer/api/v1alpha1"
+	"github.com/fairlead-lb/fairlead/loadbalancer/reason"
+	"github.com/fairlead-lb/fairlead/nodeagent/internal/status"
+	"github.com/fairlead-lb/fairlead/nodeagent/internal/status/statustest"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func claim(name string, owner *v1alpha1.Owner) *v1alpha1.IPClaim {
+	return &v1alpha1.IPClaim{ObjectMeta: metav1.ObjectMeta{Name: name}, Status: v1alpha1.IPClaimStatus{Owner: owner}}
+}
+
+func owner(node string, epoch int64) *v1alpha1.Owner {
+	return &v1alpha1.Owner{Node: node, Epoch: epoch, Since: metav1.Unix(1, 0)}
+}
+
+func take(epoch int64) status.Want { return status.Want{Owner: *owner("me", epoch)} }
+
+// run runs an owner writer inside a synctest bubble. cached may be nil: no lag.
+func run(t *testing.T, c *statustest.Claims, cached func(string) (*v1alpha1.IPClaim, bool), test func(t *testing.T, o *status.Owners)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		if cached == nil {
+			cached = c.Peek
+		}
+		o := status.NewOwners("me", c, cached)
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error)
+		go func() { done <- o.Run(ctx) }()
+		test(t, o)
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("Run: %v", err)
+		}
+	})
+}
+
+func settle() {
+	time.Sleep(time.Minute) //nolint:forbidigo // a bubble's clock
+	synctest.Wait()
+}
+
+func TestOwners(t *testing.T) {
+	t.Parallel()
+	tests := map[string]struct {
+		have *v1alpha1.Owner
+		want status.Want
+		then *v1alpha1.Owner
+		log  []string
+	}{
+		"writes a first owner":            {nil, take(1), owner("me", 1), []string{"patch c"}},
+		"overwrites a lower epoch":        {owner("other", 3), take(4), owner("me", 4), []string{"patch c"}},
+		"does not overwrite a higher one": {owner("other", 5), take(4), owner("other", 5), nil},
+		"a tie goes to the lower name":    {owner("a", 4), take(4), owner("a", 4), nil},
+		"wins a tie by name":              {owner("z", 4), take(4), owner("me", 4), []string{"patch c"}},
+		"writes nothing twice":            {owner("me", 4), take(4), owner("me", 4), nil},
+		"clears its own":                  {owner("me", 4), status.Want{Clear: true}, nil, []string{"patch c"}},
+		"does not clear another's":        {owner("other", 4), status.Want{Clear: true}, owner("other", 4), nil},
+		"leaves alone what is not wanted": {owner("me", 4), status.Want{}, owner("me", 4), nil},
+		"clearing nothing writes nothing": {nil, status.Want{Clear: true}, nil, nil},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			c := statustest.NewClaims()
+			c.Put(claim("c", tt.have))
+			run(t, c, nil, func(t *testing.T, o *status.Owners) {
+				for range 3 {
+					o.Set(map[string]status.Want{"c": tt.want, "absent": tt.want})
+					settle()
+				}
+			})
+			got, _ := c.Peek("c")
+			if diff := cmp.Diff(tt.then, got.Status.Owner); diff != "" {
+				t.Errorf("owner (-want +got):\n%s", diff)
+			}
+			if diff := cmp.Diff(tt.log, c.TakeLog()); diff != "" {
+				t.Errorf("requests (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestOwnerIsRetriedUntilWritten(t *testing.T) {
+	t.Parallel()
+	c := statustest.NewClaims()
+	c.Put(claim("c", nil))
+	failures := 0
+	c.FailWith(func(string, string) error {
+		if failures++; failures <= 20 {
+			return errors.New("the server is away")
+		}
+		return nil
+	})
+	run(t, c, nil, func(_ *testing.T, o *status.Owners) {
+		o.Set(map[string]status.Want{"c": take(1)})
+		time.Sleep(5 * time.Minute) //nolint:forbidigo // a bubble's clock
+	})
+	if got, _ := c.Peek("c"); got.Status.Owner == nil || got.Status.Owner.Node != "me" {
+		t.Errorf("owner is %v after %d attempts", got.Status.Owner, failures)
+	}
+}
+
+func TestOwnerThatWasLostMeanwhileIsNotWritten(t *testing.T) {
+	t.Parallel()
+	c := statustest.NewClaims()
+	c.Put(claim("c", nil))
+	down := true
+	c.FailWith(func(string, string) error {
+		if down {
+			return errors.New("the server is away")
+		}
+		return nil
+	})
+	run(t, c, nil, func(_ *testing.T, o *status.Owners) {
+		o.Set(map[string]status.Want{"c": take(1)})
+		settle()
+		o.Set(nil)
+		synctest.Wait()
+		down = false
+		settle()
+	})
+	if got, _ := c.Peek("c"); got.Status.Owner != nil {
+		t.Errorf("owner is %v, want none", got.Status.Owner)
+	}
+}
+
+// A copy that never catches up causes one write, and no loop of conflicts.
+func TestLaggingCopy(t *testing.T) {
+	t.Parallel()
+	c := statustest.NewClaims()
+	c.Put(claim("c", nil))
+	stale, _ := c.Peek("c")
+	run(t, c, func(string) (*v1alpha1.IPClaim, bool) { return stale, true }, func(_ *testing.T, o *status.Owners) {
+		for range 5 {
+			o.Set(map[string]status.Want{"c": take(1)})
+			settle()
+		}
+	})
+	if diff := cmp.Diff([]string{"patch c"}, c.TakeLog()); diff != "" {
+		t.Errorf("requests (-want +got):\n%s", diff)
+	}
+}
+
+// An agent that was stopped must not overwrite what happened meanwhile.
+func TestStaleAgentLosesTheRace(t *testing.T) {
+	t.Parallel()
+	c := statustest.NewClaims()
+	c.Put(claim("c", owner("me", 1)))
+	stale, _ := c.Peek("c")
+	c.Put(claim("c", owner("other", 9)))
+	run(t, c, func(string) (*v1alpha1.IPClaim, bool) { return stale, true }, func(_ *testing.T, o *status.Owners) {
+		o.Set(map[string]status.Want{"c": take(2)})
+		settle()
+		o.Set(map[string]status.Want{"c": {Clear: true}})
+		settle()
+	})
+	if got, _ := c.Peek("c"); got.Status.Owner == nil || got.Status.Owner.Node != "other" {
+		t.Errorf("owner is %v, want other", got.Status.Owner)
+	}
+}
+
+func TestClearNow(t *testing.T) {
+	t.Parallel()
+	c := statustest.NewClaims()
+	c.Put(claim("mine", owner("me", 1)))
+	c.Put(claim("other", owner("other", 2)))
+	o := status.NewOwners("me", c, c.Peek)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := o.Run(ctx); err != nil { // ends the queue's goroutines
+		t.Fatal(err)
+	}
+	if err := o.ClearNow(t.Context(), []string{"mine", "other", "gone"}); err != nil {
+		t.Errorf("ClearNow: %v", err)
+	}
+	mine, _ := c.Peek("mine")
+	other, _ := c.Peek("other")
+	if mine.Status.Owner != nil || other.Status.Owner == nil {
+		t.Errorf("owners are %v and %v, want none and other", mine.Status.Owner, other.Status.Owner)
+	}
+	c.FailWith(func(string, string) error { return errors.New("the server is away") })
+	if err := o.ClearNow(t.Context(), []string{"mine"}); err == nil || !strings.Contains(err.Error(), "away") {
+		t.Errorf("error is %v", err)
+	}
+}
+
+func TestReport(t *testing.T) {
+	t.Parallel()
+	n := statustest.NewNodeAgents()
+	synctest.Test(t, func(t *testing.T) {
+		r := status.NewReport("me", n, func() types.UID { return "uid" })
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error)
+		go func() { done <- r.Run(ctx) }()
+		listening := status.Health{Reason: reason.Listening, Message: "listens"}
+		running := status.Health{Ready: true, Reason: reason.Running, Message: "runs"}
+		for i := range 50 {
+			r.Set(v1alpha1.NodeAgentStatus{Version: strconv.Itoa(i)}, listening)
+			time.Sleep(100 * time.Millisecond) //nolint:forbidigo // a bubble's clock
+		}
+		settle()
+		if got := n.Writes(); got > 8 {
+			t.Errorf("%d writes for fifty changes in five seconds, want at most one a second", got)
+		}
+		got, _ := n.Peek("me")
+		if got.Status.Version != "49" || got.OwnerReferences[0].UID != "uid" || got.Status.Conditions[0].Status != metav1.ConditionFalse {
+			t.Errorf("object is %+v", got)
+		}
+		before := n.Writes()
+		r.Set(v1alpha1.NodeAgentStatus{Version: "49"}, listening)
+		settle()
+		if n.Writes() != before {
+			t.Error("wrote although nothing changed")
+		}
+		n.Delete("me")
+		n.FailWith(func() error { return errors.New("the server is away") })
+		r.Set(v1alpha1.NodeAgentStatus{Version: "50"}, running)
+		settle()
+		n.FailWith(nil)
+		settle()
+		got, ok := n.Peek("me")
+		if !ok || got.Status.Version != "50" || got.Status.Conditions[0].Reason != "Running" {
+			t.Errorf("after the outage: %+v", got)
+		}
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("Run: %v", err)
+		}
+	})
+}
