@@ -54,7 +54,7 @@ build: ## Build controller, node agent and lab into bin/ (GOARCH=arm64 cross-com
 	GOOS=linux GOARCH=$(GOARCH) $(BUILD) -ldflags "$(LDFLAGS)" -o $(OUT)/fairlead-lab ./test/lab/cmd/fairlead-lab
 
 .PHONY: lab
-lab:
+lab: ## Build only the lab's program, bin/fairlead-lab.
 	@$(BUILD) -o bin/fairlead-lab ./test/lab/cmd/fairlead-lab
 
 .PHONY: image
