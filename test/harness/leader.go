@@ -24,23 +24,31 @@ const (
 	AgentProgram      = "fairlead-node-agent"
 )
 
-// Leader returns the node that runs the leading cloud controller manager. A lease that
-// was not renewed for its own duration counts as nobody's.
-func (l *Lab) Leader(ctx context.Context) (string, error) {
+// Leadership is who holds the lease of the cloud controller manager.
+type Leadership struct {
+	// Identity is the holder's: its host's name, "_" and a part made at each start, so
+	// that a process and the one that replaces it on the same node can be told apart.
+	Identity string
+	// Node that it runs on: controllers use the host's network and so its name.
+	Node string
+}
+
+// Leader returns the leading cloud controller manager. A lease that was not renewed for
+// its own duration counts as nobody's; one whose holder died a moment ago does not.
+func (l *Lab) Leader(ctx context.Context) (Leadership, error) {
 	lease, err := Get[coordinationv1.Lease](ctx, l, "lease", ControllerLease, "-n", Namespace)
 	if err != nil {
-		return "", err
+		return Leadership{}, err
 	}
 	s := lease.Spec
 	if s.HolderIdentity == nil || *s.HolderIdentity == "" || s.RenewTime == nil || s.LeaseDurationSeconds == nil {
-		return "", fmt.Errorf("lease %s has no holder", ControllerLease)
+		return Leadership{}, fmt.Errorf("lease %s has no holder", ControllerLease)
 	}
 	if age := time.Since(s.RenewTime.Time); age > time.Duration(*s.LeaseDurationSeconds)*time.Second {
-		return "", fmt.Errorf("lease %s was renewed %s ago by %s", ControllerLease, age.Round(time.Second), *s.HolderIdentity)
+		return Leadership{}, fmt.Errorf("lease %s was renewed %s ago by %s", ControllerLease, age.Round(time.Second), *s.HolderIdentity)
 	}
-	// The identity is the host name, "_" and a random part; controllers use the host's network.
 	node, _, _ := strings.Cut(*s.HolderIdentity, "_")
-	return node, nil
+	return Leadership{Identity: *s.HolderIdentity, Node: node}, nil
 }
 
 // Processes returns the ids, as this process sees them, of the processes of one program
@@ -76,15 +84,6 @@ func (l *Lab) Processes(ctx context.Context, host, program string) ([]int, error
 	}
 	slices.Sort(pids)
 	return pids, nil
-}
-
-// KillLeader sends SIGKILL to the leading cloud controller manager and returns its node.
-func (l *Lab) KillLeader(ctx context.Context) (string, error) {
-	node, err := l.Leader(ctx)
-	if err != nil {
-		return "", err
-	}
-	return node, l.KillProgram(ctx, node, ControllerProgram)
 }
 
 // KillProgram sends SIGKILL to every process of one program on one host.

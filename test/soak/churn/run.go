@@ -85,6 +85,8 @@ type run struct {
 	live    []string
 	created int
 	deleted int
+	// killed is the identity of the last leader that was killed: its lease outlives it.
+	killed string
 }
 
 // Run kills and audits. Any fault of the books is an error that lists all of them.
@@ -127,8 +129,10 @@ func Run(ctx context.Context, l *harness.Lab, c Config) (rep *Report, err error)
 // round is one kill: load goes on from before the kill until after it, so that both the
 // leader that dies and the one that follows have work in hand.
 func (r *run) round(ctx context.Context) (string, error) {
-	if _, err := harness.Eventually(ctx, leaderTimeout, func(ctx context.Context) error {
-		return r.leading(ctx)
+	var leader harness.Leadership
+	if _, err := harness.Eventually(ctx, leaderTimeout, func(ctx context.Context) (err error) {
+		leader, err = r.leading(ctx)
+		return err
 	}); err != nil {
 		return "", err
 	}
@@ -137,9 +141,10 @@ func (r *run) round(ctx context.Context) (string, error) {
 	var loadErr error
 	wg.Go(func() { loadErr = r.load(ctx) })
 	err := harness.Pause(ctx, delay)
-	node := ""
+	node := leader.Node
 	if err == nil {
-		node, err = r.lab.KillLeader(ctx)
+		err = r.lab.KillProgram(ctx, node, harness.ControllerProgram)
+		r.killed = leader.Identity
 	}
 	wg.Wait()
 	if err = errors.Join(err, loadErr); err != nil {
@@ -162,17 +167,20 @@ func (r *run) round(ctx context.Context) (string, error) {
 	return node, nil
 }
 
-// leading returns nil when the lease's holder is a process that lives.
-func (r *run) leading(ctx context.Context) error {
-	node, err := r.lab.Leader(ctx)
+// leading returns the leader if it is a process that lives and not the one killed last.
+func (r *run) leading(ctx context.Context) (harness.Leadership, error) {
+	leader, err := r.lab.Leader(ctx)
 	if err != nil {
-		return err
+		return leader, err
 	}
-	pids, err := r.lab.Processes(ctx, node, harness.ControllerProgram)
+	if leader.Identity == r.killed {
+		return leader, fmt.Errorf("the lease still names %s, which was killed", leader.Identity)
+	}
+	pids, err := r.lab.Processes(ctx, leader.Node, harness.ControllerProgram)
 	if err == nil && len(pids) == 0 {
-		err = fmt.Errorf("the lease names %s, where no controller runs", node)
+		err = fmt.Errorf("the lease names %s, where no controller runs", leader.Node)
 	}
-	return err
+	return leader, err
 }
 
 // load deletes some Services at random and creates others.
