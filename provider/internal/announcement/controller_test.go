@@ -338,6 +338,36 @@ func TestFailingWritesAreRetried(t *testing.T) {
 	})
 }
 
+// An address goes to the next Service before the end of its last claim is told: the new
+// proposal counts all the same, and the claim keeps it.
+func TestProposalOutlivesTheLastClaim(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := start(t)
+		b.allocate(t, 1)
+		wait(t, time.Second)
+		released, _ := b.claims.Find(address(1).Claim)
+		released.Spec.Phase = v1alpha1.ClaimReleasing
+		b.claims.Put(t, released)
+		wait(t, time.Second)
+		b.claims.Remove(address(1).Claim)
+		p := b.Propose(svc(1), []v1alpha1.LoadBalancerAddress{address(1)})
+		wait(t, time.Second)
+		b.mu.Lock()
+		if got := string(b.ledger.first["172.20.255.1"]); got != p.Successors[0] {
+			t.Errorf("ledger has %q first, want %s", got, p.Successors[0])
+		}
+		b.mu.Unlock()
+		b.drain()
+		again := b.allocate(t, 1)
+		b.own(t, 1, again.Successors[0], 1)
+		wait(t, time.Second)
+		if diff := cmp.Diff(p.Successors, b.successorsOf(t, 1)); diff != "" {
+			t.Errorf("successors (-proposed +written):\n%s", diff)
+		}
+		b.wantWrites(t, "apply 172.20.255.1", 0)
+	})
+}
+
 // Released and deleted claims are nobody's load.
 func TestLedgerForgetsReleasedGroups(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

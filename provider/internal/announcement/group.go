@@ -31,7 +31,7 @@ func (c *Controller) syncGroup(ctx context.Context, group loadbalancer.Group) er
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		if len(claims) > 0 {
-			c.ledger.remove(group) // a released address is nobody's load
+			c.ledger.forget(group) // a released address is nobody's load
 		}
 		return nil
 	}

@@ -77,10 +77,11 @@ func handle[T any](changed func(before, after *T)) cache.ResourceEventHandler {
 
 func (c *Controller) claimChanged(before, after *v1alpha1.IPClaim) {
 	c.mu.Lock()
-	if after != nil {
+	switch {
+	case after == nil && len(c.claimsOf(loadbalancer.Group(before.Spec.Group))) == 0:
+		c.ledger.forget(loadbalancer.Group(before.Spec.Group))
+	case after != nil && after.Spec.Phase == v1alpha1.ClaimBound:
 		c.ledger.observe(after)
-	} else if len(c.claimsOf(loadbalancer.Group(before.Spec.Group))) == 0 {
-		c.ledger.remove(loadbalancer.Group(before.Spec.Group))
 	}
 	c.mu.Unlock()
 	for _, claim := range []*v1alpha1.IPClaim{before, after} {

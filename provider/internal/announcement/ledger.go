@@ -18,7 +18,8 @@ const reservationLife = time.Minute
 type ledger struct {
 	first map[loadbalancer.Group]loadbalancer.NodeName
 	load  map[loadbalancer.NodeName]int
-	// unseen are groups that have no claim in the cache yet, with the end of their reservation.
+	// unseen are groups whose bound claim is not in the cache yet, with the end of their
+	// reservation.
 	unseen map[loadbalancer.Group]time.Time
 }
 
@@ -54,7 +55,15 @@ func (l *ledger) remove(group loadbalancer.Group) {
 	delete(l.unseen, group)
 }
 
-// observe takes over what a claim in the cache says. An empty list never overrides a
+// forget ends a group that the cache says is gone, unless it was reserved anew: an
+// address may be given to the next Service before the end of its last claim is told.
+func (l *ledger) forget(group loadbalancer.Group) {
+	if _, reserved := l.unseen[group]; !reserved {
+		l.remove(group)
+	}
+}
+
+// observe takes over what a bound claim in the cache says. An empty list never overrides a
 // choice already made: the cache may be older than our own write.
 func (l *ledger) observe(claim *v1alpha1.IPClaim) {
 	group := loadbalancer.Group(claim.Spec.Group)
@@ -66,19 +75,17 @@ func (l *ledger) observe(claim *v1alpha1.IPClaim) {
 	delete(l.unseen, group)
 }
 
-// reserve records a proposal, for a group that may have no claim yet.
-func (l *ledger) reserve(group loadbalancer.Group, first loadbalancer.NodeName, now time.Time) {
+// reserve records a proposal; seen says whether the group has a bound claim in the cache.
+func (l *ledger) reserve(group loadbalancer.Group, first loadbalancer.NodeName, seen bool, now time.Time) {
 	for g, end := range l.unseen {
 		if end.Before(now) {
 			l.remove(g)
 		}
 	}
-	_, known := l.first[group]
-	_, unseen := l.unseen[group]
-	if !known || unseen {
+	l.set(group, first)
+	if !seen {
 		l.unseen[group] = now.Add(reservationLife)
 	}
-	l.set(group, first)
 }
 
 // loadWithout is a node's load without one group's share.

@@ -86,13 +86,13 @@ func (c *Controller) successors(group loadbalancer.Group, w *world, wishes []wis
 			})
 		}
 	}
-	owner, current := c.present(group)
+	owner, current, seen := c.present(group)
 	names := placement.Successors(group, owner, current, candidates)
 	var first loadbalancer.NodeName
 	if len(names) > 0 {
 		first = names[0]
 	}
-	c.ledger.reserve(group, first, time.Now())
+	c.ledger.reserve(group, first, seen, time.Now())
 	out := make([]string, 0, len(names))
 	for _, n := range names {
 		out = append(out, string(n))
@@ -114,15 +114,21 @@ func (n node) mayAnnounce(wishes []wish4) bool {
 	return wanted
 }
 
-// present returns a group's owner and list as the cache has them; the head of our last
-// proposal leads the list, because the cache may lag behind it.
-func (c *Controller) present(group loadbalancer.Group) (loadbalancer.NodeName, []loadbalancer.NodeName) {
+// present returns a group's owner and list as the cache has them, and whether the cache
+// has a bound claim at all. The head of our last proposal leads the list, because the
+// cache may lag behind it.
+func (c *Controller) present(group loadbalancer.Group) (loadbalancer.NodeName, []loadbalancer.NodeName, bool) {
 	var owner loadbalancer.Ownership
 	var current []loadbalancer.NodeName
+	seen := false
 	if first := c.ledger.first[group]; first != "" {
 		current = append(current, first)
 	}
 	for _, claim := range c.claimsOf(group) {
+		if claim.Spec.Phase != v1alpha1.ClaimBound {
+			continue // its owner is about to let go
+		}
+		seen = true
 		if o := convert.Ownership(claim.Status.Owner); o.Beats(owner) {
 			owner = o
 		}
@@ -132,5 +138,5 @@ func (c *Controller) present(group loadbalancer.Group) (loadbalancer.NodeName, [
 			}
 		}
 	}
-	return owner.Node, current
+	return owner.Node, current, seen
 }
