@@ -1,0 +1,394 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package nodeagent
+
+import (
+	"context"
+	"maps"
+	"net/netip"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/fairlead-lb/fairlead/loadbalancer"
+	"github.com/fairlead-lb/fairlead/loadbalancer/api/v1alpha1"
+	"github.com/fairlead-lb/fairlead/loadbalancer/convert"
+	"github.com/fairlead-lb/fairlead/loadbalancer/plan"
+	"github.com/fairlead-lb/fairlead/nodeagent/internal/announce/arp"
+	"github.com/fairlead-lb/fairlead/nodeagent/internal/intake"
+	"github.com/fairlead-lb/fairlead/nodeagent/internal/kernel"
+	"github.com/fairlead-lb/fairlead/nodeagent/internal/member"
+	"github.com/fairlead-lb/fairlead/nodeagent/internal/status/statustest"
+)
+
+// sim is a cluster of whole agents over fakes, in one synctest bubble: an API server,
+// a gossip that is instant, and one LAN. detection is what a silent death takes.
+type sim struct {
+	t      *testing.T
+	claims *statustest.Claims
+	agents *statustest.NodeAgents
+
+	mu      sync.Mutex
+	records map[loadbalancer.ServiceUID]loadbalancer.Record
+	serving map[loadbalancer.NodeName]struct{}
+	nodes   map[loadbalancer.NodeName]*simNode
+	cut     map[loadbalancer.NodeName]bool // members that the others hold for dead
+}
+
+const detection = 700 * time.Millisecond
+
+type simNode struct {
+	s      *sim
+	name   loadbalancer.NodeName
+	agent  *Agent
+	cancel context.CancelFunc
+	kill   context.CancelFunc
+	done   chan error
+
+	mu    sync.Mutex
+	state member.State
+	told  bool
+	links []kernel.Link
+	wires []*simWire
+	off   bool
+}
+
+// simulate runs a script with agents on nodes named a, b and so on.
+func simulate(t *testing.T, names []loadbalancer.NodeName, script func(s *sim)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		s := &sim{
+			t: t, claims: statustest.NewClaims(), agents: statustest.NewNodeAgents(),
+			records: map[loadbalancer.ServiceUID]loadbalancer.Record{},
+			nodes:   map[loadbalancer.NodeName]*simNode{}, cut: map[loadbalancer.NodeName]bool{},
+			serving: map[loadbalancer.NodeName]struct{}{},
+		}
+		s.claims.OnChange(s.markAll)
+		for _, n := range names {
+			s.start(n)
+		}
+		s.wait(time.Second)
+		script(s)
+		for _, n := range s.nodes {
+			n.stop()
+		}
+	})
+}
+
+// wait lets time pass and everything settle.
+func (s *sim) wait(d time.Duration) {
+	time.Sleep(d) //nolint:forbidigo // a bubble's clock
+	synctest.Wait()
+}
+
+func (s *sim) markAll() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, n := range s.nodes {
+		mark(n.agent.dirty)
+	}
+}
+
+// start starts an agent on a node, also again.
+func (s *sim) start(name loadbalancer.NodeName) {
+	s.t.Helper()
+	n := &simNode{s: s, name: name, done: make(chan error, 1)}
+	own := netip.AddrFrom4([4]byte{10, 0, 0, name[0] - 'a' + 1})
+	n.links = []kernel.Link{{Name: "eth0", Index: 2, MAC: kernel.MAC{2, 0, 0, 0, 0, name[0]}, Prefixes: []netip.Prefix{netip.PrefixFrom(own, 24)}}}
+	o := Defaults(env("NODE_NAME", string(name), "NODE_IP", own.String()))
+	a, err := newAgent(o, "v0", deps{
+		kernel: n, claims: s.claims, agents: s.agents, registry: prometheus.NewRegistry(),
+		openARP:    n.open,
+		newObjects: func(func()) (objects, error) { return n, nil },
+	})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	n.agent = a
+	s.mu.Lock()
+	s.nodes[name] = n
+	delete(s.cut, name)
+	s.mu.Unlock()
+	n.run(s.t)
+	s.markAll()
+}
+
+// run is Agent.Run without the servers, whose sockets would stop a bubble's clock.
+func (n *simNode) run(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	work, kill := context.WithCancel(context.WithoutCancel(ctx))
+	n.cancel, n.kill = cancel, kill
+	var wg sync.WaitGroup
+	for _, f := range []func(context.Context) error{n.agent.arp.Run, n.agent.owners.Run, n.agent.report.Run} {
+		wg.Go(func() {
+			if err := f(work); err != nil {
+				t.Errorf("%s: %v", n.name, err)
+			}
+		})
+	}
+	go func() {
+		err := newLoop(n.agent, n).run(ctx, work)
+		kill()
+		wg.Wait()
+		n.done <- err
+	}()
+}
+
+// stop stops a node's agent at the end of a test; it may have stopped already.
+func (n *simNode) stop() {
+	n.kill()
+	n.cancel()
+	if err := <-n.done; err != nil {
+		n.s.t.Errorf("%s: %v", n.name, err)
+	}
+	n.done <- nil
+}
+
+// powerCut stops a node at once; the others know after the detection time.
+func (s *sim) powerCut(name loadbalancer.NodeName) {
+	n := s.nodes[name]
+	n.mu.Lock()
+	n.off = true
+	n.mu.Unlock()
+	n.stop()
+	s.wait(detection)
+	s.setCut(name, true)
+}
+
+func (s *sim) setCut(name loadbalancer.NodeName, cut bool) {
+	s.mu.Lock()
+	s.cut[name] = cut
+	s.mu.Unlock()
+	s.markAll()
+}
+
+// terminate sends the agent SIGTERM and waits until it is gone.
+func (s *sim) terminate(name loadbalancer.NodeName) {
+	n := s.nodes[name]
+	n.cancel()
+	if err := <-n.done; err != nil {
+		s.t.Errorf("%s: %v", name, err)
+	}
+	n.done <- nil
+	s.setCut(name, true)
+}
+
+// who returns the nodes that answer for an address.
+func (s *sim) who(addr string) string {
+	s.mu.Lock()
+	nodes := maps.Clone(s.nodes)
+	s.mu.Unlock()
+	out := ""
+	for _, name := range []loadbalancer.NodeName{"a", "b", "c", "d"} {
+		if n := nodes[name]; n != nil && n.answers(addr) {
+			out += string(name)
+		}
+	}
+	return out
+}
+
+// owner returns the owner in the API as node@epoch.
+func (s *sim) owner(name string) string {
+	c, ok := s.claims.Peek(name)
+	if !ok || c.Status.Owner == nil {
+		return ""
+	}
+	return c.Status.Owner.Node + "@" + string(rune('0'+c.Status.Owner.Epoch))
+}
+
+// bind makes a Service with one address as the controller would.
+func (s *sim) bind(addr string, policy loadbalancer.TrafficPolicy, successors ...string) {
+	uid := types.UID("uid-" + addr)
+	s.mu.Lock()
+	s.records[loadbalancer.ServiceUID(uid)] = loadbalancer.Record{
+		UID: loadbalancer.ServiceUID(uid), Service: loadbalancer.ServiceKey{Namespace: "d", Name: addr}, Policy: policy,
+		Addrs: []netip.Addr{netip.MustParseAddr(addr)}, Advertisements: []string{"ad"},
+	}
+	s.mu.Unlock()
+	s.claims.Put(&v1alpha1.IPClaim{
+		ObjectMeta: metav1.ObjectMeta{Name: addr},
+		Spec: v1alpha1.IPClaimSpec{
+			Address: addr, Group: addr, Phase: v1alpha1.ClaimBound, Successors: successors,
+			Services: []v1alpha1.ServiceReference{{UID: uid}},
+		},
+	})
+}
+
+func (s *sim) edit(name string, change func(c *v1alpha1.IPClaim)) {
+	c, ok := s.claims.Peek(name)
+	if !ok {
+		s.t.Fatalf("no claim %s", name)
+	}
+	change(c)
+	s.claims.Put(c)
+}
+
+func (s *sim) serve(names ...loadbalancer.NodeName) {
+	s.mu.Lock()
+	s.serving = map[loadbalancer.NodeName]struct{}{}
+	for _, n := range names {
+		s.serving[n] = struct{}{}
+	}
+	s.mu.Unlock()
+	s.markAll()
+}
+
+// The node as the agent's local copies.
+
+func (n *simNode) Run(ctx context.Context) error           { <-ctx.Done(); return nil }
+func (n *simNode) WaitSynced(context.Context) bool         { return true }
+func (n *simNode) NodeUID(loadbalancer.NodeName) types.UID { return "" }
+
+func (n *simNode) Claim(name string) (*v1alpha1.IPClaim, bool) { return n.s.claims.Peek(name) }
+
+func (n *simNode) Objects(context.Context) intake.Objects {
+	out := intake.Objects{
+		Advertisements: map[string]loadbalancer.Advertisement{"ad": {Name: "ad", AllNodes: true}},
+		Nodes:          map[loadbalancer.NodeName]loadbalancer.Node{},
+		Endpoints:      map[loadbalancer.ServiceKey]loadbalancer.Endpoints{},
+	}
+	for _, c := range n.s.claims.List() {
+		claim, err := convert.Claim(c)
+		if err != nil {
+			n.s.t.Error(err)
+		}
+		out.Claims = append(out.Claims, claim)
+	}
+	n.s.mu.Lock()
+	defer n.s.mu.Unlock()
+	out.Records = maps.Clone(n.s.records)
+	for _, r := range out.Records {
+		out.Endpoints[r.Service] = loadbalancer.Endpoints{Any: len(n.s.serving) > 0, Nodes: n.s.serving}
+	}
+	for name := range n.s.nodes {
+		out.Nodes[name] = loadbalancer.Node{Name: name, Ready: true}
+	}
+	return out
+}
+
+// The node as the agent's gossip.
+
+func (n *simNode) View() member.View {
+	v := member.View{Up: true, Settled: true, Members: map[loadbalancer.NodeName]plan.Member{}}
+	n.s.mu.Lock()
+	defer n.s.mu.Unlock()
+	for name, other := range n.s.nodes {
+		if name == n.name || n.s.cut[name] != n.s.cut[n.name] {
+			continue
+		}
+		other.mu.Lock()
+		v.Members[name] = plan.Member{
+			Known: other.told, Leaving: other.state.Leaving, Interfaces: other.state.Interfaces, Claims: other.state.Claims,
+		}
+		other.mu.Unlock()
+	}
+	return v
+}
+
+func (n *simNode) Publish(st member.State) {
+	n.mu.Lock()
+	changed := !n.told || n.state.Leaving != st.Leaving || !maps.Equal(n.state.Claims, st.Claims) || len(n.state.Interfaces) != len(st.Interfaces)
+	n.state, n.told = st, true
+	n.mu.Unlock()
+	if changed {
+		n.s.markAll()
+	}
+}
+
+func (n *simNode) SetPeers(map[loadbalancer.NodeName]netip.Addr) {}
+
+// The node as the agent's kernel.
+
+func (n *simNode) Links() ([]kernel.Link, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.links, nil
+}
+
+func (n *simNode) DefaultRouteAddrs() ([]netip.Addr, error) { return nil, nil }
+
+func (n *simNode) Watch(ctx context.Context, _ func()) error { <-ctx.Done(); return nil }
+
+func (n *simNode) unplug() {
+	n.mu.Lock()
+	n.links = nil
+	n.mu.Unlock()
+	mark(n.agent.linksDirty)
+}
+
+func (n *simNode) open(kernel.Link) (arp.Conn, error) {
+	w := &simWire{in: make(chan []byte), out: make(chan []byte, 1000), closed: make(chan struct{})}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.wires = append(n.wires, w)
+	return w, nil
+}
+
+// answers asks the node's agent by ARP.
+func (n *simNode) answers(addr string) bool {
+	n.mu.Lock()
+	wires, off := n.wires, n.off
+	n.mu.Unlock()
+	for _, w := range wires {
+		if !off && w.ask(netip.MustParseAddr(addr)) {
+			return true
+		}
+	}
+	return false
+}
+
+// simWire is one link of one node.
+type simWire struct {
+	in, out chan []byte
+	closed  chan struct{}
+	once    sync.Once
+}
+
+func (w *simWire) ReadFrame(b []byte) (int, error) {
+	select {
+	case f := <-w.in:
+		return copy(b, f), nil
+	case <-w.closed:
+		return 0, context.Canceled
+	}
+}
+
+func (w *simWire) WriteFrame(b []byte, _ kernel.MAC) error {
+	select {
+	case w.out <- b:
+	default:
+	}
+	return nil
+}
+
+func (w *simWire) Close() error {
+	w.once.Do(func() { close(w.closed) })
+	return nil
+}
+
+// ask sends an ARP request for addr and says whether a reply came.
+func (w *simWire) ask(addr netip.Addr) bool {
+	for len(w.out) > 0 {
+		<-w.out
+	}
+	a := addr.As4()
+	f := []byte{255, 255, 255, 255, 255, 255, 2, 0, 0, 0, 0, 255, 8, 6, 0, 1, 8, 0, 6, 4, 0, 1, 2, 0, 0, 0, 0, 255, 10, 0, 0, 99, 0, 0, 0, 0, 0, 0}
+	f = append(append(f, a[:]...), make([]byte, 18)...)
+	select {
+	case w.in <- f:
+	case <-w.closed:
+		return false
+	}
+	synctest.Wait()
+	for len(w.out) > 0 {
+		if r := <-w.out; r[21] == 2 && r[0] == 2 {
+			return true
+		}
+	}
+	return false
+}
