@@ -92,3 +92,27 @@ func TestMirrorRefuses(t *testing.T) {
 		}
 	})
 }
+
+// TestMirrorBesideMetalLB has a Deployment with MetalLB's label come and go.
+func TestMirrorBesideMetalLB(t *testing.T) {
+	const namespace, pool = "metallb-system", "beside"
+	s := newScenario(t, "mirrorbeside", "")
+	s.apply("apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: controller, namespace: " + namespace + ", labels: {app: metallb, component: controller}}\n" +
+		"spec:\n  replicas: 0\n  selector: {matchLabels: {app: metallb}}\n  template:\n    metadata: {labels: {app: metallb}}\n" +
+		"    spec: {containers: [{name: c, image: traefik/whoami}]}\n")
+	gone := false
+	t.Cleanup(func() {
+		if !gone {
+			cleanUp(t, "delete", "deployment", "-n", namespace, "controller")
+		}
+		cleanUp(t, "delete", "ipaddresspool.metallb.io", "-n", namespace, pool, "--ignore-not-found")
+	})
+	s.apply(metallbPool(pool, namespace, "172.20.251.116/32"))
+	s.warned(namespace, pool, reason.MetalLBRunning)
+	if out := s.kubectl("get", "ipaddresspool.fairlead.dev", pool, "--ignore-not-found", "-o", "name"); out != "" {
+		t.Errorf("%s was mirrored though MetalLB is there", strings.TrimSpace(out))
+	}
+	s.kubectl("delete", "deployment", "-n", namespace, "controller")
+	gone = true
+	s.poolReason(pool, metav1.ConditionTrue, reason.Valid)
+}
