@@ -181,7 +181,7 @@ func TestRelease(t *testing.T) {
 				w.agents.Put(w.t, agent(metav1.ConditionTrue))
 				w.claims.Put(w.t, claim(v1alpha1.ClaimReleasing, "worker"))
 			},
-			kept: time.Hour, event: "AddressReleasing",
+			kept: 299 * time.Second, gone: 302 * time.Second, event: "AddressReleasing",
 		},
 		{
 			name: "its owner's Node is gone",

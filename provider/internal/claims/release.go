@@ -26,6 +26,10 @@ const (
 	// API server has lost sight of: 60 s for its agent to notice and stop, after the
 	// 40 s that a Node lease lives.
 	quarantine = 100 * time.Second
+	// patience is how long a node that looks alive may hold an address that is being
+	// released. An agent that runs lets go within a second, so one that has not done so
+	// by then no longer runs on its healthy node, and with it nothing answers ARP.
+	patience = 5 * time.Minute
 )
 
 // liveness is what the API knows of the node that owns an address.
@@ -35,9 +39,9 @@ type liveness struct {
 	since time.Time
 }
 
-// decide says when a claim being released may be deleted: now when wait is zero; when
-// keep is set, not before its live owner lets go. Pure.
-func decide(claim *v1alpha1.IPClaim, owner liveness, now time.Time) (wait time.Duration, keep bool) {
+// decide says when to look at a claim being released again, zero when it may be deleted
+// now, and whether a live owner holds it for longer than it should. Pure.
+func decide(claim *v1alpha1.IPClaim, owner liveness, now time.Time) (wait time.Duration, held bool) {
 	since := claim.CreationTimestamp.Time
 	if claim.Spec.ReleasingSince != nil {
 		since = claim.Spec.ReleasingSince.Time
@@ -45,7 +49,10 @@ func decide(claim *v1alpha1.IPClaim, owner liveness, now time.Time) (wait time.D
 	age := settle
 	if claim.Status.Owner != nil {
 		if owner.live {
-			return max(0, since.Add(quarantine).Sub(now)), true
+			if wait = since.Add(quarantine).Sub(now); wait > 0 {
+				return wait, false
+			}
+			return max(0, since.Add(patience).Sub(now)), true
 		}
 		if owner.since.After(since) {
 			since = owner.since
@@ -98,12 +105,9 @@ func (c *Controller) release(ctx context.Context, claim *v1alpha1.IPClaim) (time
 	if o := claim.Status.Owner; o != nil {
 		owner = livenessOf(lookup[corev1.Node](c.opts.Informers.Nodes, o.Node), lookup[v1alpha1.NodeAgent](c.opts.Informers.NodeAgents, o.Node))
 	}
-	wait, keep := decide(claim, owner, time.Now())
-	if keep {
-		if wait == 0 {
-			c.reportHeld(ctx, claim)
-		}
-		return wait, nil
+	wait, held := decide(claim, owner, time.Now())
+	if held {
+		c.reportHeld(ctx, claim)
 	}
 	if wait > 0 {
 		return wait, nil
@@ -134,6 +138,6 @@ func (c *Controller) reportHeld(ctx context.Context, claim *v1alpha1.IPClaim) {
 	node := claim.Status.Owner.Node
 	klog.FromContext(ctx).Info("Address is being released but a live node still owns it", "claim", claim.Name, "node", node)
 	c.opts.Recorder.Eventf(claim, corev1.EventTypeWarning, reason.AddressReleasing.String(),
-		"node %q still answers for %s; the address stays reserved until its agent lets go: look at that agent's log, or restart it",
-		node, claim.Spec.Address)
+		"node %q has not let %s go; the address stays reserved until its agent does, for %s at most: look whether that agent runs",
+		node, claim.Spec.Address, patience)
 }
