@@ -93,7 +93,7 @@ func newAgent(o Options, version string, d deps) (*Agent, error) {
 		return nil, fmt.Errorf("register metrics: %w", err)
 	}
 	a := &Agent{
-		o: o, d: d, version: version, boot: uint64(time.Now().UnixNano()), exclude: exclude, //nolint:gosec // after 1970
+		o: o, d: d, version: version, boot: uint64(time.Now().UnixNano()), exclude: exclude,
 		dirty: make(chan struct{}, 1), linksDirty: make(chan struct{}, 1), metrics: m,
 	}
 	if a.objects, err = d.newObjects(func() { mark(a.dirty) }); err != nil {

@@ -114,20 +114,20 @@ func (s *sim) start(name loadbalancer.NodeName) {
 	s.nodes[name] = n
 	delete(s.cut, name)
 	s.mu.Unlock()
-	n.run(s.t)
+	n.run()
 	s.markAll()
 }
 
 // run is Agent.Run without the servers, whose sockets would stop a bubble's clock.
-func (n *simNode) run(t *testing.T) {
-	ctx, cancel := context.WithCancel(t.Context())
+func (n *simNode) run() {
+	ctx, cancel := context.WithCancel(n.s.t.Context())
 	work, kill := context.WithCancel(context.WithoutCancel(ctx))
 	n.cancel, n.kill = cancel, kill
 	var wg sync.WaitGroup
 	for _, f := range []func(context.Context) error{n.agent.arp.Run, n.agent.owners.Run, n.agent.report.Run} {
 		wg.Go(func() {
 			if err := f(work); err != nil {
-				t.Errorf("%s: %v", n.name, err)
+				n.s.t.Errorf("%s: %v", n.name, err)
 			}
 		})
 	}

@@ -66,7 +66,7 @@ func claimNames(addrs []netip.Addr) []string {
 }
 
 // epochToAPI converts an epoch; no group is taken over 2^63 times.
-func epochToAPI(e uint64) int64 { return int64(min(e, math.MaxInt64)) } //nolint:gosec // bounded
+func epochToAPI(e uint64) int64 { return int64(min(e, math.MaxInt64)) }
 
 func (l *loop) agentStatus(announced, members int, keyIDs []string) v1alpha1.NodeAgentStatus {
 	s := v1alpha1.NodeAgentStatus{

@@ -122,8 +122,10 @@ func TestNode(t *testing.T) {
 	}
 	in := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n"}, Status: corev1.NodeStatus{
 		Addresses: []corev1.NodeAddress{
-			{Type: corev1.NodeHostName, Address: "192.0.2.9"}, {Type: corev1.NodeInternalIP, Address: "192.0.2.1"},
-			{Type: corev1.NodeExternalIP, Address: "198.51.100.1"}, {Type: corev1.NodeInternalIP, Address: "junk"},
+			{Type: corev1.NodeHostName, Address: "192.0.2.9"},
+			{Type: corev1.NodeInternalIP, Address: "192.0.2.1"},
+			{Type: corev1.NodeExternalIP, Address: "198.51.100.1"},
+			{Type: corev1.NodeInternalIP, Address: "junk"},
 		},
 		Conditions: []corev1.NodeCondition{
 			{Type: corev1.NodeReady, Status: corev1.ConditionTrue}, {Type: corev1.NodeNetworkUnavailable, Status: corev1.ConditionTrue},
@@ -199,8 +201,8 @@ func TestEndpointsOf(t *testing.T) {
 	}
 }
 
-func endpoints(any bool, nodes ...loadbalancer.NodeName) loadbalancer.Endpoints {
-	out := loadbalancer.Endpoints{Any: any, Nodes: map[loadbalancer.NodeName]struct{}{}}
+func endpoints(serving bool, nodes ...loadbalancer.NodeName) loadbalancer.Endpoints {
+	out := loadbalancer.Endpoints{Any: serving, Nodes: map[loadbalancer.NodeName]struct{}{}}
 	for _, n := range nodes {
 		out.Nodes[n] = struct{}{}
 	}

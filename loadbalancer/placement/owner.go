@@ -37,15 +37,15 @@ type View struct {
 type Action uint8
 
 const (
-	// Wait: the group is not this node's, and stays so.
+	// Wait says that the group is not this node's, and stays so.
 	Wait Action = iota
-	// Keep: this node announces the group and goes on.
+	// Keep says that this node announces the group and goes on.
 	Keep
-	// TakeOver: this node announces from now on, under a new epoch.
+	// TakeOver says that this node announces from now on, under a new epoch.
 	TakeOver
-	// Yield: another node has the better claim; stop at once.
+	// Yield says that another node has the better claim; stop at once.
 	Yield
-	// Withdraw: this node announces but may not any longer; it stops when another
+	// Withdraw says that this node announces but may not any longer; it stops when another
 	// has taken over, or soon.
 	Withdraw
 )

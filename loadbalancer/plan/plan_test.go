@@ -85,9 +85,9 @@ func node(s plan.Snapshot, n loadbalancer.NodeName, change func(n *loadbalancer.
 	s.Nodes[n] = v
 }
 
-func local(s plan.Snapshot, any bool, names ...loadbalancer.NodeName) {
+func local(s plan.Snapshot, serving bool, names ...loadbalancer.NodeName) {
 	record(s, func(r *loadbalancer.Record) { r.Policy = loadbalancer.Local })
-	s.Endpoints[loadbalancer.ServiceKey{Namespace: "d", Name: "svc"}] = loadbalancer.Endpoints{Any: any, Nodes: nodeSet(names...)}
+	s.Endpoints[loadbalancer.ServiceKey{Namespace: "d", Name: "svc"}] = loadbalancer.Endpoints{Any: serving, Nodes: nodeSet(names...)}
 }
 
 // scenarios change the base. The golden file of each holds every node's plan.

@@ -59,8 +59,7 @@ func outside() int {
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
 	err := cmd.Run()
-	var exit *exec.ExitError
-	if errors.As(err, &exit) {
+	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
 		return exit.ExitCode()
 	}
 	if err != nil {
@@ -83,108 +82,108 @@ func upLoopback() error {
 
 // AddVeth makes a pair of connected links, both up, with addresses in CIDR notation
 // (empty: none); they are removed at the end of the test.
-func AddVeth(t testing.TB, name, addr, peer, peerAddr string) {
-	t.Helper()
+func AddVeth(tb testing.TB, name, addr, peer, peerAddr string) {
+	tb.Helper()
 	v := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: name}, PeerName: peer}
 	if err := netlink.LinkAdd(v); err != nil {
-		t.Fatalf("add veth %s: %v", name, err)
+		tb.Fatalf("add veth %s: %v", name, err)
 	}
-	t.Cleanup(func() {
+	tb.Cleanup(func() {
 		if err := netlink.LinkDel(v); err != nil {
-			t.Logf("delete veth %s: %v", name, err)
+			tb.Logf("delete veth %s: %v", name, err)
 		}
 	})
-	up(t, name, addr)
-	up(t, peer, peerAddr)
-	waitRunning(t, name, true)
-	waitRunning(t, peer, true)
+	up(tb, name, addr)
+	up(tb, peer, peerAddr)
+	waitRunning(tb, name, true)
+	waitRunning(tb, peer, true)
 }
 
 // waitRunning waits for the kernel to notice a carrier, which it does in its own time.
-func waitRunning(t testing.TB, name string, want bool) {
-	t.Helper()
+func waitRunning(tb testing.TB, name string, want bool) {
+	tb.Helper()
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
 	for range 1000 {
-		if link(t, name).Attrs().RawFlags&syscall.IFF_RUNNING != 0 == want {
+		if link(tb, name).Attrs().RawFlags&syscall.IFF_RUNNING != 0 == want {
 			return
 		}
 		<-tick.C
 	}
-	t.Fatalf("link %s: running is not %t after 5 s", name, want)
+	tb.Fatalf("link %s: running is not %t after 5 s", name, want)
 }
 
-func up(t testing.TB, name, addr string) {
-	t.Helper()
-	l := link(t, name)
+func up(tb testing.TB, name, addr string) {
+	tb.Helper()
+	l := link(tb, name)
 	if addr != "" {
-		AddAddr(t, name, addr)
+		AddAddr(tb, name, addr)
 	}
 	if err := netlink.LinkSetUp(l); err != nil {
-		t.Fatalf("set %s up: %v", name, err)
+		tb.Fatalf("set %s up: %v", name, err)
 	}
 }
 
 // SetMAC changes a link's Ethernet address, which takes it down for a moment.
-func SetMAC(t testing.TB, name string, mac [6]byte) {
-	t.Helper()
-	l := link(t, name)
+func SetMAC(tb testing.TB, name string, mac [6]byte) {
+	tb.Helper()
+	l := link(tb, name)
 	for _, err := range []error{
 		netlink.LinkSetDown(l), netlink.LinkSetHardwareAddr(l, mac[:]), netlink.LinkSetUp(l),
 	} {
 		if err != nil {
-			t.Fatalf("set the address of %s: %v", name, err)
+			tb.Fatalf("set the address of %s: %v", name, err)
 		}
 	}
-	waitRunning(t, name, true)
+	waitRunning(tb, name, true)
 }
 
 // PullPlug takes peer down and waits until name has no carrier.
-func PullPlug(t testing.TB, name, peer string) {
-	t.Helper()
-	if err := netlink.LinkSetDown(link(t, peer)); err != nil {
-		t.Fatalf("set %s down: %v", peer, err)
+func PullPlug(tb testing.TB, name, peer string) {
+	tb.Helper()
+	if err := netlink.LinkSetDown(link(tb, peer)); err != nil {
+		tb.Fatalf("set %s down: %v", peer, err)
 	}
-	waitRunning(t, name, false)
+	waitRunning(tb, name, false)
 }
 
 // AddAddr adds an address in CIDR notation to a link. The function that it returns
 // takes it away again, which cuts off whoever uses it without a word to anybody.
-func AddAddr(t testing.TB, name, addr string) (remove func()) {
-	t.Helper()
-	l := link(t, name)
+func AddAddr(tb testing.TB, name, addr string) (remove func()) {
+	tb.Helper()
+	l := link(tb, name)
 	a, err := netlink.ParseAddr(addr)
 	if err != nil {
-		t.Fatalf("parse %q: %v", addr, err)
+		tb.Fatalf("parse %q: %v", addr, err)
 	}
 	if err := netlink.AddrAdd(l, a); err != nil {
-		t.Fatalf("add %s to %s: %v", addr, name, err)
+		tb.Fatalf("add %s to %s: %v", addr, name, err)
 	}
 	return func() {
-		t.Helper()
+		tb.Helper()
 		if err := netlink.AddrDel(l, a); err != nil {
-			t.Fatalf("take %s from %s: %v", addr, name, err)
+			tb.Fatalf("take %s from %s: %v", addr, name, err)
 		}
 	}
 }
 
 // AddDefaultRoute routes everything through a link.
-func AddDefaultRoute(t testing.TB, name string) {
-	t.Helper()
+func AddDefaultRoute(tb testing.TB, name string) {
+	tb.Helper()
 	dst, err := netlink.ParseIPNet("0.0.0.0/0")
 	if err != nil {
-		t.Fatalf("parse default route: %v", err)
+		tb.Fatalf("parse default route: %v", err)
 	}
-	if err := netlink.RouteAdd(&netlink.Route{LinkIndex: link(t, name).Attrs().Index, Dst: dst}); err != nil {
-		t.Fatalf("add default route: %v", err)
+	if err := netlink.RouteAdd(&netlink.Route{LinkIndex: link(tb, name).Attrs().Index, Dst: dst}); err != nil {
+		tb.Fatalf("add default route: %v", err)
 	}
 }
 
-func link(t testing.TB, name string) netlink.Link {
-	t.Helper()
+func link(tb testing.TB, name string) netlink.Link {
+	tb.Helper()
 	l, err := netlink.LinkByName(name)
 	if err != nil {
-		t.Fatalf("find link %s: %v", name, err)
+		tb.Fatalf("find link %s: %v", name, err)
 	}
 	return l
 }

@@ -199,7 +199,8 @@ func (k *Kernel) Watch(ctx context.Context, notify func()) error {
 }
 
 func drain[T any](ch <-chan T) {
-	for range ch { //nolint:revive // empty on purpose: a sender must not block
+	for range ch {
+		continue // A sender must not block.
 	}
 }
 

@@ -105,7 +105,8 @@ func (o *Owners) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	for range ownerWorkers {
 		wg.Go(func() {
-			for o.next(ctx) { //nolint:revive // the condition does the work
+			for o.next(ctx) {
+				continue // The condition does the work.
 			}
 		})
 	}

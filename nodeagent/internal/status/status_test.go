@@ -35,7 +35,7 @@ func owner(node string, epoch int64) *v1alpha1.Owner {
 func take(epoch int64) status.Want { return status.Want{Owner: *owner("me", epoch)} }
 
 // run runs an owner writer inside a synctest bubble. cached may be nil: no lag.
-func run(t *testing.T, c *statustest.Claims, cached func(string) (*v1alpha1.IPClaim, bool), test func(t *testing.T, o *status.Owners)) {
+func run(t *testing.T, c *statustest.Claims, cached func(string) (*v1alpha1.IPClaim, bool), test func(o *status.Owners)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		if cached == nil {
@@ -45,7 +45,7 @@ func run(t *testing.T, c *statustest.Claims, cached func(string) (*v1alpha1.IPCl
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error)
 		go func() { done <- o.Run(ctx) }()
-		test(t, o)
+		test(o)
 		cancel()
 		if err := <-done; err != nil {
 			t.Errorf("Run: %v", err)
@@ -82,7 +82,7 @@ func TestOwners(t *testing.T) {
 			t.Parallel()
 			c := statustest.NewClaims()
 			c.Put(claim("c", tt.have))
-			run(t, c, nil, func(t *testing.T, o *status.Owners) {
+			run(t, c, nil, func(o *status.Owners) {
 				for range 3 {
 					o.Set(map[string]status.Want{"c": tt.want, "absent": tt.want})
 					settle()
@@ -110,7 +110,7 @@ func TestOwnerIsRetriedUntilWritten(t *testing.T) {
 		}
 		return nil
 	})
-	run(t, c, nil, func(_ *testing.T, o *status.Owners) {
+	run(t, c, nil, func(o *status.Owners) {
 		o.Set(map[string]status.Want{"c": take(1)})
 		time.Sleep(5 * time.Minute) //nolint:forbidigo // a bubble's clock
 	})
@@ -130,7 +130,7 @@ func TestOwnerThatWasLostMeanwhileIsNotWritten(t *testing.T) {
 		}
 		return nil
 	})
-	run(t, c, nil, func(_ *testing.T, o *status.Owners) {
+	run(t, c, nil, func(o *status.Owners) {
 		o.Set(map[string]status.Want{"c": take(1)})
 		settle()
 		o.Set(nil)
@@ -149,7 +149,7 @@ func TestLaggingCopy(t *testing.T) {
 	c := statustest.NewClaims()
 	c.Put(claim("c", nil))
 	stale, _ := c.Peek("c")
-	run(t, c, func(string) (*v1alpha1.IPClaim, bool) { return stale, true }, func(_ *testing.T, o *status.Owners) {
+	run(t, c, func(string) (*v1alpha1.IPClaim, bool) { return stale, true }, func(o *status.Owners) {
 		for range 5 {
 			o.Set(map[string]status.Want{"c": take(1)})
 			settle()
@@ -167,7 +167,7 @@ func TestStaleAgentLosesTheRace(t *testing.T) {
 	c.Put(claim("c", owner("me", 1)))
 	stale, _ := c.Peek("c")
 	c.Put(claim("c", owner("other", 9)))
-	run(t, c, func(string) (*v1alpha1.IPClaim, bool) { return stale, true }, func(_ *testing.T, o *status.Owners) {
+	run(t, c, func(string) (*v1alpha1.IPClaim, bool) { return stale, true }, func(o *status.Owners) {
 		o.Set(map[string]status.Want{"c": take(2)})
 		settle()
 		o.Set(map[string]status.Want{"c": {Clear: true}})
