@@ -75,7 +75,7 @@ func New(open Opener, count Counters) *Announcer {
 }
 
 // Apply replaces what is announced, and the links to announce on. An address that is
-// not in want is not answered for any more once Apply returns; one that is new, or has
+// not in want is not answered for when a request arrives after Apply returned; one that is new, or has
 // a new epoch, is told to the neighbours. Apply does not block on the network.
 func (a *Announcer) Apply(links []kernel.Link, want map[plan.Announcement]uint64) {
 	t := table(maps.Clone(want))

@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"net/netip"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -33,8 +34,10 @@ type bench struct {
 	t     *testing.T
 	a     *Announcer
 	count counts
-	wires []*wire
-	fail  error
+
+	mu    sync.Mutex
+	wires []*wire // guarded by mu
+	fail  error   // guarded by mu
 }
 
 func run(t *testing.T, test func(b *bench)) {
@@ -42,6 +45,8 @@ func run(t *testing.T, test func(b *bench)) {
 	synctest.Test(t, func(t *testing.T) {
 		b := &bench{t: t}
 		b.a = New(func(kernel.Link) (Conn, error) {
+			b.mu.Lock()
+			defer b.mu.Unlock()
 			if b.fail != nil {
 				return nil, b.fail
 			}
@@ -60,7 +65,25 @@ func run(t *testing.T, test func(b *bench)) {
 	})
 }
 
-func (b *bench) last() *wire { return b.wires[len(b.wires)-1] }
+// opened counts the connections so far.
+func (b *bench) opened() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return len(b.wires)
+}
+
+// last returns the newest connection.
+func (b *bench) last() *wire {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.wires[len(b.wires)-1]
+}
+
+func (b *bench) failWith(err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.fail = err
+}
 
 // ask sends a request for addr and returns the answers.
 func (b *bench) ask(addr string) []sent {
@@ -181,8 +204,8 @@ func TestChangedLinkIsReopenedAndAnnouncedAgain(t *testing.T) {
 		changed.MAC[5] = 7
 		b.a.Apply([]kernel.Link{changed}, on("eth0", "192.0.2.200", 3))
 		synctest.Wait()
-		if len(b.wires) != 2 {
-			b.t.Fatalf("opened %d connections, want 2", len(b.wires))
+		if n := b.opened(); n != 2 {
+			b.t.Fatalf("opened %d connections, want 2", n)
 		}
 		got := b.last().frames()
 		if len(got) != 2 || got[0].p.sender != changed.MAC {
@@ -197,18 +220,18 @@ func TestChangedLinkIsReopenedAndAnnouncedAgain(t *testing.T) {
 func TestBrokenConnectionIsOpenedAgain(t *testing.T) {
 	t.Parallel()
 	run(t, func(b *bench) {
-		b.fail = errors.New("no such device")
+		b.failWith(errors.New("no such device"))
 		b.a.Apply([]kernel.Link{eth0()}, on("eth0", "192.0.2.200", 3))
 		time.Sleep(3 * time.Second) //nolint:forbidigo // a bubble's clock
-		b.fail = nil
+		b.failWith(nil)
 		time.Sleep(2 * time.Second) //nolint:forbidigo // a bubble's clock
-		if len(b.wires) != 1 {
-			b.t.Fatalf("opened %d connections, want 1", len(b.wires))
+		if n := b.opened(); n != 1 {
+			b.t.Fatalf("opened %d connections, want 1", n)
 		}
 		_ = b.last().Close()
 		time.Sleep(2 * time.Second) //nolint:forbidigo // a bubble's clock
-		if len(b.wires) != 2 {
-			b.t.Fatalf("opened %d connections after a failure, want 2", len(b.wires))
+		if n := b.opened(); n != 2 {
+			b.t.Fatalf("opened %d connections after a failure, want 2", n)
 		}
 		if got := b.ask("192.0.2.200"); len(got) == 0 {
 			b.t.Error("does not answer on the new connection")
