@@ -25,7 +25,7 @@ func TestMain(m *testing.M) {
 	err := withLab(func(l *harness.Lab) { lab = l }, m.Run)
 	if err != nil {
 		_, _ = fmt.Fprintln(os.Stderr, err)
-		os.Exit(1) //nolint:forbidigo // this is the tests' main
+		os.Exit(1)
 	}
 }
 
