@@ -7,7 +7,6 @@ package arp
 import (
 	"errors"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/fairlead-lb/fairlead/nodeagent/internal/kernel"
@@ -64,11 +63,3 @@ func (w *wire) frames() []sent {
 	w.sent = nil
 	return out
 }
-
-// counts are the figures that a test looks at.
-type counts struct{ requests, replies, gratuitous, conflicts atomic.Int64 }
-
-func (c *counts) Request()    { c.requests.Add(1) }
-func (c *counts) Reply()      { c.replies.Add(1) }
-func (c *counts) Gratuitous() { c.gratuitous.Add(1) }
-func (c *counts) Conflict()   { c.conflicts.Add(1) }
