@@ -3,8 +3,11 @@
 package member
 
 import (
+	"bytes"
 	"context"
 	"log"
+	"maps"
+	"slices"
 	"strings"
 
 	"github.com/hashicorp/memberlist"
@@ -16,7 +19,11 @@ import (
 // label keeps our gossip apart from any other memberlist on the same port.
 const label = "fairlead"
 
-// chunk bounds the claims of one broadcast, which has to fit a UDP packet of 1400 bytes.
+// maxBroadcast bounds a broadcast in bytes: with what memberlist puts around it, it has
+// to fit a UDP packet of 1400 bytes. Longer ones would lie in the queue for ever.
+const maxBroadcast = 1200
+
+// chunk is the number of claims in one broadcast, at most 70 bytes each.
 const chunk = 12
 
 // bulk is the number of changed claims from which on a change goes to every member
@@ -39,32 +46,41 @@ func (l *Layer) memberlistConfig(ctx context.Context, ring *memberlist.Keyring) 
 	return c
 }
 
-// Publish tells the others this node's state, if it changed.
+// Publish tells the others this node's state, if it changed: by broadcasts, or to each
+// directly if it is too much for those.
 func (l *Layer) Publish(s State) {
 	l.mu.Lock()
 	m, changed := l.own.update(s)
 	list := l.list
-	var members []*memberlist.Node
-	if changed && len(m.Claims) > bulk {
-		for _, n := range l.live {
-			members = append(members, n)
-		}
-	}
+	members := slices.Collect(maps.Values(l.live))
 	l.mu.Unlock()
 	if !changed || list == nil {
+		return
+	}
+	if parts, ok := packets(m); ok {
+		for _, p := range parts {
+			l.queue.QueueBroadcast(p)
+		}
 		return
 	}
 	for _, n := range members {
 		l.send(list, n, m)
 	}
-	if len(members) > 0 {
-		return
+}
+
+// packets encodes a change for broadcasting, or says that it is too long for that.
+func packets(m message) (out []broadcast, ok bool) {
+	if len(m.Claims) > bulk {
+		return nil, false
 	}
 	for _, part := range split(m) {
-		if b, err := encode(part); err == nil {
-			l.queue.QueueBroadcast(broadcast(b))
+		b, err := encode(part)
+		if err != nil || len(b) > maxBroadcast {
+			return nil, false
 		}
+		out = append(out, b)
 	}
+	return out, true
 }
 
 // split cuts a change into messages that fit a packet.
@@ -105,16 +121,16 @@ func (broadcast) Invalidates(memberlist.Broadcast) bool { return false }
 func (b broadcast) Message() []byte                     { return b }
 func (broadcast) Finished()                             {}
 
-// receive merges a message from a peer.
-func (l *Layer) receive(b []byte) {
+// receive merges a message from a peer and says whether it told anything new.
+func (l *Layer) receive(b []byte) bool {
 	m, err := decode(b)
 	if err != nil {
 		klog.FromContext(l.ctx()).V(2).Info("Ignoring gossip message", "cause", err.Error())
-		return
+		return false
 	}
 	name := loadbalancer.NodeName(m.Node)
 	if name == l.cfg.Node {
-		return
+		return false
 	}
 	l.mu.Lock()
 	p := l.peers[name]
@@ -127,7 +143,10 @@ func (l *Layer) receive(b []byte) {
 		l.publishLocked()
 	}
 	to, list := l.live[name], l.list
-	answer := l.own.full()
+	var answer message
+	if m.Want {
+		answer = l.own.full()
+	}
 	l.mu.Unlock()
 	if m.Want && to != nil && list != nil {
 		l.send(list, to, answer)
@@ -135,6 +154,7 @@ func (l *Layer) receive(b []byte) {
 	if changed {
 		l.notify()
 	}
+	return changed
 }
 
 // delegate is the part of a Layer that memberlist calls for user data.
@@ -145,8 +165,14 @@ var _ memberlist.Delegate = (*delegate)(nil)
 // NodeMeta is not used: 512 bytes are too few.
 func (*delegate) NodeMeta(int) []byte { return nil }
 
-// NotifyMsg takes a peer's change.
-func (d *delegate) NotifyMsg(b []byte) { (*Layer)(d).receive(b) }
+// NotifyMsg takes a peer's change, and passes it on if it was news: memberlist sends a
+// broadcast to a few members only, and what a member hears it does not repeat by
+// itself. Longer messages went to everybody directly.
+func (d *delegate) NotifyMsg(b []byte) {
+	if (*Layer)(d).receive(b) && len(b) <= maxBroadcast {
+		d.queue.QueueBroadcast(broadcast(bytes.Clone(b))) // b is memberlist's
+	}
+}
 
 // GetBroadcasts hands out queued changes.
 func (d *delegate) GetBroadcasts(overhead, limit int) [][]byte {
