@@ -3,7 +3,6 @@
 package plan
 
 import (
-	"cmp"
 	"net/netip"
 	"slices"
 
@@ -14,7 +13,10 @@ import (
 
 // For plans the node s.Self.
 func For(s Snapshot) NodeState {
-	p := planner{s: s, reserved: reservedAddrs(s)}
+	p := planner{s: s, reserved: reservedAddrs(s), live: make(map[loadbalancer.NodeName]reason.Reason, len(s.Members))}
+	for name, m := range s.Members {
+		p.candidates = append(p.candidates, candidate{name: name, ifaces: m.Interfaces, claims: m.Claims, why: p.mayServe(name, m)})
+	}
 	groups := make(map[loadbalancer.Group][]loadbalancer.Claim)
 	for _, c := range s.Claims {
 		groups[c.Group] = append(groups[c.Group], c)
@@ -47,8 +49,21 @@ func reservedAddrs(s Snapshot) map[netip.Addr]struct{} {
 }
 
 type planner struct {
-	s        Snapshot
-	reserved map[netip.Addr]struct{}
+	s          Snapshot
+	reserved   map[netip.Addr]struct{}
+	candidates []candidate
+	// live is one group's View.Live after the other's: with hundreds of nodes and
+	// thousands of groups a map for each costs more than all the rest.
+	live map[loadbalancer.NodeName]reason.Reason
+}
+
+// candidate is a live node, with what does not depend on the group.
+type candidate struct {
+	name   loadbalancer.NodeName
+	ifaces []loadbalancer.Interface
+	claims map[loadbalancer.Group]uint64
+	// why it may not announce anything, empty when it may.
+	why reason.Reason
 }
 
 // target is what of a group layer 2 announces, and under which rules.
@@ -66,8 +81,7 @@ func (p *planner) group(g loadbalancer.Group, claims []loadbalancer.Claim) Group
 	}
 	local, keepOnly := p.localServices(services)
 	v := placement.View{
-		Self: p.s.Self, Group: g, Highest: p.s.Highest[g], KeepOnly: keepOnly,
-		Live: make(map[loadbalancer.NodeName]reason.Reason, len(p.s.Members)),
+		Self: p.s.Self, Group: g, Highest: p.s.Highest[g], KeepOnly: keepOnly, Live: p.live,
 	}
 	for _, c := range claims {
 		if c.Persisted.Beats(v.Persisted) {
@@ -79,10 +93,19 @@ func (p *planner) group(g loadbalancer.Group, claims []loadbalancer.Claim) Group
 	}
 	persisted, known := p.s.Nodes[v.Persisted.Node]
 	v.PersistedGone = !known || !persisted.Ready
-	for name, m := range p.s.Members {
-		v.Live[name] = cmp.Or(why, p.mayAnnounce(name, m, targets, local, keepOnly))
-		if e := m.Claims[g]; e > 0 {
-			v.Claims = append(v.Claims, loadbalancer.Ownership{Node: name, Epoch: e})
+	clear(p.live)
+	for i := range p.candidates {
+		c := &p.candidates[i]
+		switch {
+		case why != "":
+			v.Live[c.name] = why
+		case c.why != "":
+			v.Live[c.name] = c.why
+		default:
+			v.Live[c.name] = c.mayAnnounce(targets, local, keepOnly)
+		}
+		if e := c.claims[g]; e > 0 {
+			v.Claims = append(v.Claims, loadbalancer.Ownership{Node: c.name, Epoch: e})
 		}
 	}
 	v.Guard = p.guard(v)
@@ -173,8 +196,8 @@ func (p *planner) localServices(services []loadbalancer.Record) (local []loadbal
 	return local, keepOnly && len(local) == 0
 }
 
-// mayAnnounce says why a node may not announce the targets, "" when it may.
-func (p *planner) mayAnnounce(name loadbalancer.NodeName, m Member, ts []target, local []loadbalancer.Endpoints, keepOnly bool) reason.Reason {
+// mayServe says why a node may not announce anything, "" when it may.
+func (p *planner) mayServe(name loadbalancer.NodeName, m Member) reason.Reason {
 	n, known := p.s.Nodes[name]
 	switch {
 	case m.Leaving:
@@ -185,12 +208,18 @@ func (p *planner) mayAnnounce(name loadbalancer.NodeName, m Member, ts []target,
 		return reason.NodeExcluded
 	case n.NetworkUnavailable:
 		return reason.NetworkUnavailable
+	default:
+		return ""
 	}
+}
+
+// mayAnnounce says why a node may not announce the targets, "" when it may.
+func (c *candidate) mayAnnounce(ts []target, local []loadbalancer.Endpoints, keepOnly bool) reason.Reason {
 	for _, t := range ts {
-		if !slices.ContainsFunc(t.ads, func(a loadbalancer.Advertisement) bool { return a.Selects(name) }) {
+		if !slices.ContainsFunc(t.ads, func(a loadbalancer.Advertisement) bool { return a.Selects(c.name) }) {
 			return reason.NodeNotSelected
 		}
-		if len(interfacesFor(name, m.Interfaces, t)) == 0 {
+		if !slices.ContainsFunc(c.ifaces, func(i loadbalancer.Interface) bool { return announcesOn(c.name, i, t) }) {
 			return reason.NoInterface
 		}
 	}
@@ -198,7 +227,7 @@ func (p *planner) mayAnnounce(name loadbalancer.NodeName, m Member, ts []target,
 		return ""
 	}
 	for _, e := range local {
-		if _, ok := e.Nodes[name]; !ok {
+		if _, ok := e.Nodes[c.name]; !ok {
 			return reason.NoLocalEndpoint
 		}
 	}
@@ -206,24 +235,30 @@ func (p *planner) mayAnnounce(name loadbalancer.NodeName, m Member, ts []target,
 }
 
 // interfacesFor returns the interfaces on which a node announces a target, in the
-// order of the node's interfaces: those that an advertisement for this node names, and
-// those in the address's subnet if one names none.
+// order of the node's interfaces.
 func interfacesFor(name loadbalancer.NodeName, ifaces []loadbalancer.Interface, t target) []string {
 	var out []string
 	for _, i := range ifaces {
-		if slices.ContainsFunc(t.ads, func(a loadbalancer.Advertisement) bool {
-			if !a.Selects(name) {
-				return false
-			}
-			if len(a.Interfaces) > 0 {
-				return slices.Contains(a.Interfaces, i.Name)
-			}
-			return inSubnet(i, t.addr)
-		}) {
+		if announcesOn(name, i, t) {
 			out = append(out, i.Name)
 		}
 	}
 	return out
+}
+
+// announcesOn says whether a node announces a target on an interface: one that an
+// advertisement for this node names, or one in the address's subnet if an
+// advertisement names none.
+func announcesOn(name loadbalancer.NodeName, i loadbalancer.Interface, t target) bool {
+	return slices.ContainsFunc(t.ads, func(a loadbalancer.Advertisement) bool {
+		if !a.Selects(name) {
+			return false
+		}
+		if len(a.Interfaces) > 0 {
+			return slices.Contains(a.Interfaces, i.Name)
+		}
+		return inSubnet(i, t.addr)
+	})
 }
 
 func inSubnet(i loadbalancer.Interface, a netip.Addr) bool {
