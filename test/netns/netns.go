@@ -167,15 +167,15 @@ func AddAddr(tb testing.TB, name, addr string) (remove func()) {
 	}
 }
 
-// AddDefaultRoute routes everything through a link.
-func AddDefaultRoute(tb testing.TB, name string) {
+// AddRoute routes a prefix through a link.
+func AddRoute(tb testing.TB, name, prefix string) {
 	tb.Helper()
-	dst, err := netlink.ParseIPNet("0.0.0.0/0")
+	dst, err := netlink.ParseIPNet(prefix)
 	if err != nil {
-		tb.Fatalf("parse default route: %v", err)
+		tb.Fatalf("parse %q: %v", prefix, err)
 	}
 	if err := netlink.RouteAdd(&netlink.Route{LinkIndex: link(tb, name).Attrs().Index, Dst: dst}); err != nil {
-		tb.Fatalf("add default route: %v", err)
+		tb.Fatalf("add a route to %s: %v", prefix, err)
 	}
 }
 

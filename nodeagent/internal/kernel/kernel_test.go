@@ -76,7 +76,7 @@ func TestDefaultRouteAddrs(t *testing.T) {
 	if got, err := k.DefaultRouteAddrs(); err != nil || len(got) != 0 {
 		t.Fatalf("without a default route: %v, %v", got, err)
 	}
-	netns.AddDefaultRoute(t, "dr1")
+	netns.AddRoute(t, "dr1", "0.0.0.0/0")
 	got, err := k.DefaultRouteAddrs()
 	if err != nil {
 		t.Fatal(err)
@@ -101,19 +101,37 @@ func TestWatchTellsOfAChangedLink(t *testing.T) {
 			}
 		})
 	}()
-	// The subscription starts some time after Watch is called: go on changing things.
-	mac := [6]byte{2, 0, 0, 0, 0, 1}
-	for told := false; !told; mac[5]++ {
-		netns.SetMAC(t, "w0", mac)
-		timer := time.NewTimer(100 * time.Millisecond)
+	told := func(within time.Duration) bool {
+		timer := time.NewTimer(within)
+		defer timer.Stop()
 		select {
 		case <-changed:
-			told = true
+			return true
 		case <-timer.C:
-		case <-ctx.Done():
+			return false
+		}
+	}
+	// The subscription starts some time after Watch is called: go on changing things.
+	mac := [6]byte{2, 0, 0, 0, 0, 1}
+	for ; ; mac[5]++ {
+		netns.SetMAC(t, "w0", mac)
+		if told(100 * time.Millisecond) {
+			break
+		}
+		if ctx.Err() != nil {
 			t.Fatal("a change of address went unnoticed")
 		}
-		timer.Stop()
+	}
+	for told(300 * time.Millisecond) {
+		continue // What the change of address brings along.
+	}
+	netns.AddRoute(t, "w0", "203.0.113.0/24")
+	if told(300 * time.Millisecond) {
+		t.Error("a route to somewhere was told")
+	}
+	netns.AddRoute(t, "w0", "0.0.0.0/0")
+	if !told(5 * time.Second) {
+		t.Error("a new default route went unnoticed")
 	}
 	cancel()
 	if err := <-done; err != nil {

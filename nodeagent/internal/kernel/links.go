@@ -131,10 +131,8 @@ func (k *Kernel) DefaultRouteAddrs() ([]netip.Addr, error) {
 }
 
 func (k *Kernel) sourceOf(r *netlink.Route, family int) (netip.Addr, bool) {
-	if r.Dst != nil {
-		if ones, _ := r.Dst.Mask.Size(); ones != 0 {
-			return netip.Addr{}, false
-		}
+	if !isDefault(r) {
+		return netip.Addr{}, false
 	}
 	if a, ok := netip.AddrFromSlice(r.Src); ok {
 		return a.Unmap(), true
@@ -155,8 +153,17 @@ func (k *Kernel) sourceOf(r *netlink.Route, family int) (netip.Addr, bool) {
 	return netip.Addr{}, false
 }
 
-// Watch calls notify after every change of links, addresses and routes until ctx ends;
-// notify must not block. It returns an error when the kernel stops telling, for
+func isDefault(r *netlink.Route) bool {
+	if r.Dst == nil {
+		return true
+	}
+	ones, _ := r.Dst.Mask.Size()
+	return ones == 0
+}
+
+// Watch calls notify after every change of links, addresses and default routes until
+// ctx ends; notify must not block. Other routes come and go by the thousand on nodes
+// that speak BGP. It returns an error when the kernel stops telling, for
 // example because its buffer overflowed: list again and watch again.
 func (k *Kernel) Watch(ctx context.Context, notify func()) error {
 	done := make(chan struct{})
@@ -189,7 +196,11 @@ func (k *Kernel) Watch(ctx context.Context, notify func()) error {
 			return fmt.Errorf("watch netlink: %w", err)
 		case _, ok = <-links:
 		case _, ok = <-addrs:
-		case _, ok = <-routes:
+		case r, open := <-routes:
+			if open && !isDefault(&r.Route) {
+				continue
+			}
+			ok = open
 		}
 		if !ok {
 			return errors.New("watch netlink: subscription ended")

@@ -152,6 +152,9 @@ func burstOf(b *bench, start time.Time) (at []time.Duration, requests, replies i
 			requests++
 		} else {
 			replies++
+			if s.p.target != s.p.sender {
+				b.t.Errorf("a reply that no Linux takes for gratuitous: %+v", s)
+			}
 		}
 		if s.p.senderIP != s.p.targetIP || s.to != broadcast() {
 			b.t.Errorf("not gratuitous: %+v", s)

@@ -93,10 +93,12 @@ func reply(req packet, own kernel.MAC) packet {
 
 // gratuitous returns the two forms in which neighbours learn of a new owner: an
 // announcement, which is a request with the address as sender and target (RFC 5227
-// §3), and an unsolicited reply, which some stacks accept instead.
+// §3), and an unsolicited reply, which some stacks accept instead. The reply names the
+// sender as target hardware address too (RFC 5944 §4.6): Linux takes it for gratuitous,
+// and lets it replace an entry younger than a second, only then.
 func gratuitous(addr netip.Addr, own kernel.MAC) [2]packet {
 	return [2]packet{
 		{request: true, sender: own, senderIP: addr, targetIP: addr, frameDest: broadcast()},
-		{sender: own, senderIP: addr, target: broadcast(), targetIP: addr, frameDest: broadcast()},
+		{sender: own, senderIP: addr, target: own, targetIP: addr, frameDest: broadcast()},
 	}
 }
