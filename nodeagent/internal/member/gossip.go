@@ -9,6 +9,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/hashicorp/memberlist"
 	"k8s.io/klog/v2"
@@ -38,6 +39,8 @@ func (l *Layer) memberlistConfig(ctx context.Context, ring *memberlist.Keyring) 
 	c.ProbeInterval, c.ProbeTimeout = ProbeInterval, probeTimeout
 	c.SuspicionMult, c.SuspicionMaxTimeoutMult = SuspicionMult, SuspicionMult
 	c.GossipInterval, c.PushPullInterval, c.TCPTimeout = gossipInterval, pushPull, tcpTimeout
+	// A node that died may come back with another address at once.
+	c.DeadNodeReclaimTime = time.Nanosecond
 	c.Keyring = ring
 	c.Label = label
 	c.GossipVerifyIncoming, c.GossipVerifyOutgoing = true, true

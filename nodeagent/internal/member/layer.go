@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/memberlist"
+	"golang.org/x/sync/errgroup"
 	"k8s.io/klog/v2"
 
 	"github.com/fairlead-lb/fairlead/loadbalancer"
@@ -35,6 +36,8 @@ const (
 	// aloneAfter is how long a node that finds nobody waits before it acts alone.
 	aloneAfter = 2 * time.Second
 	leaveTime  = 500 * time.Millisecond
+	// joiners is how many peers are asked at once: those that are off cost a second each.
+	joiners = 16
 )
 
 // Config of a [Layer].
@@ -136,7 +139,8 @@ func (l *Layer) Run(ctx context.Context) error {
 	l.mu.Unlock()
 	l.notify()
 	defer l.shutdown(ctx, list)
-	return l.keep(ctx, list, ring)
+	l.keep(ctx, list, ring)
+	return nil
 }
 
 func (l *Layer) waitForKey(ctx context.Context) (*memberlist.Keyring, [][]byte, error) {
@@ -164,33 +168,48 @@ func (l *Layer) waitForKey(ctx context.Context) (*memberlist.Keyring, [][]byte, 
 }
 
 // keep joins, rejoins and rotates keys.
-func (l *Layer) keep(ctx context.Context, list *memberlist.Memberlist, ring *memberlist.Keyring) error {
+func (l *Layer) keep(ctx context.Context, list *memberlist.Memberlist, ring *memberlist.Keyring) {
+	// Neither waits for the other: after a power cut of everything, asking hundreds of
+	// peers that are still off takes much longer than aloneAfter.
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	wg.Go(func() { l.rejoin(ctx, list) })
 	keyTick := time.NewTicker(keyPoll)
 	defer keyTick.Stop()
-	rejoin := time.NewTimer(0)
-	defer rejoin.Stop()
 	alone := time.NewTimer(aloneAfter)
 	defer alone.Stop()
-	delay := 500 * time.Millisecond
 	for {
 		select {
 		case <-ctx.Done():
-			return nil
+			return
 		case <-alone.C:
 			l.settle()
 		case <-keyTick.C:
 			l.rereadKeys(ctx, ring)
+		}
+	}
+}
+
+// rejoin asks those who are missing, at once when they are new and now and then.
+func (l *Layer) rejoin(ctx context.Context, list *memberlist.Memberlist) {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	delay := 500 * time.Millisecond
+	for {
+		select {
+		case <-ctx.Done():
+			return
 		case <-l.wake:
 			l.join(ctx, list)
-		case <-rejoin.C:
+		case <-timer.C:
 			l.join(ctx, list)
-			rejoin.Reset(delay)
+			timer.Reset(delay)
 			delay = min(2*delay, rejoinInterval)
 		}
 	}
 }
 
-// join asks every known node that is no member. Those that are off cost a second each.
+// join asks every known node that is no member.
 func (l *Layer) join(ctx context.Context, list *memberlist.Memberlist) {
 	l.mu.Lock()
 	missing := make(map[loadbalancer.NodeName]netip.Addr)
@@ -200,25 +219,28 @@ func (l *Layer) join(ctx context.Context, list *memberlist.Memberlist) {
 		}
 	}
 	l.mu.Unlock()
-	joined := false
+	var joined atomic.Bool
+	var g errgroup.Group
+	g.SetLimit(joiners)
 	for n, a := range missing {
-		if ctx.Err() != nil {
-			return
-		}
-		if l.knows(n) {
-			continue
-		}
-		target := fmt.Sprintf("%s/%s", n, netip.AddrPortFrom(a, uint16(l.cfg.Port))) //nolint:gosec // a port
-		if _, err := list.Join([]string{target}); err != nil {
-			klog.FromContext(ctx).V(4).Info("Peer does not answer", "peer", n, "address", a, "cause", err.Error())
-			continue
-		}
-		joined = true
-		if l.knowsAll() {
-			l.settle()
-		}
+		g.Go(func() error {
+			if ctx.Err() != nil || l.knows(n) {
+				return nil
+			}
+			target := fmt.Sprintf("%s/%s", n, netip.AddrPortFrom(a, uint16(l.cfg.Port))) //nolint:gosec // a port
+			if _, err := list.Join([]string{target}); err != nil {
+				klog.FromContext(ctx).V(4).Info("Peer does not answer", "peer", n, "address", a, "cause", err.Error())
+				return nil //nolint:nilerr // it is asked again
+			}
+			joined.Store(true)
+			if l.knowsAll() {
+				l.settle()
+			}
+			return nil
+		})
 	}
-	if joined {
+	_ = g.Wait() // no function fails
+	if joined.Load() {
 		l.settle()
 	}
 }

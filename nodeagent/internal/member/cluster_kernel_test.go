@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/fairlead-lb/fairlead/loadbalancer"
+	"github.com/fairlead-lb/fairlead/test/netns"
 )
 
 // One node's packets reach only a few peers; the others must hear of a change from
@@ -54,4 +55,27 @@ func TestChangesReachEveryNodeOfALargerCluster(t *testing.T) {
 		}
 		t.Logf("all %d nodes were told within %s", size, time.Since(start))
 	}
+}
+
+// After a power cut of everything the first node up asks hundreds of others in vain.
+func TestActsAloneInTimeHoweverManyAreOff(t *testing.T) {
+	// A network on which nobody answers.
+	netns.AddVeth(t, "off0", "10.99.0.254/24", "off1", "")
+	nd := startNode(t, 0, 1, addrsOf(200), 1)
+	nd.until(t, "alone", aloneAfter+time.Second, func(v View) bool { return v.Settled })
+}
+
+// A dead node that comes back with another address is let in at once.
+func TestReturnsWithAnotherAddress(t *testing.T) {
+	nodes := cluster(t, 2, 1)
+	nodes[0].until(t, "complete", 10*time.Second, func(v View) bool { return len(v.Members) == 1 })
+	nodes[1].unplug()
+	nodes[0].until(t, "rid of the dead", 5*time.Second, sees())
+	nodes[1].leave(t)
+	moved := addrsOf(2)
+	moved["n1"] = netip.MustParseAddr("10.99.0.77")
+	again := startNode(t, 1, 2, moved, 1)
+	again.Publish(State{})
+	took := nodes[0].until(t, "joined by the returned", 5*time.Second, sees("n1"))
+	t.Logf("let in after %s", took)
 }
