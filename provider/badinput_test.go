@@ -334,5 +334,6 @@ func configRows() []string {
 		head + "metallb: {mirror: Off}\nmetallb: {mirror: Auto}",
 		head + "nodes: {Manage: true, color: red}\nmetallb: {mirror: on}",
 		"[cloud]\nname = fairlead",
+		head + "---\nnodes: {manage: false}",
 	}
 }

@@ -96,9 +96,12 @@ func ReadConfig(path string) (Config, error) {
 // error, and all errors are reported at once, on one line.
 func ParseConfig(data []byte) (Config, error) {
 	var c Config
-	if empty(data) {
+	switch n := documents(data); {
+	case n == 0:
 		c.setDefaults()
 		return c, nil
+	case n > 1:
+		return Config{}, fmt.Errorf("%d YAML documents, want one", n)
 	}
 	text, err := yaml.YAMLToJSONStrict(data)
 	if err != nil {
@@ -119,15 +122,20 @@ func ParseConfig(data []byte) (Config, error) {
 	return c, nil
 }
 
-// empty reports whether there is nothing but blank lines, comments and separators.
-func empty(data []byte) bool {
+// documents counts the YAML documents that hold more than blank lines and comments.
+// The parser reads the first and drops the others without a word.
+func documents(data []byte) int {
+	n, inside := 0, false
 	for line := range bytes.Lines(data) {
-		text := strings.TrimSpace(string(line))
-		if text != "" && text != "---" && !strings.HasPrefix(text, "#") {
-			return false
+		text, starts := strings.CutPrefix(strings.TrimRight(string(line), "\r\n"), "---")
+		inside = inside && !starts
+		text = strings.TrimSpace(text)
+		if inside || text == "" || strings.HasPrefix(text, "#") {
+			continue
 		}
+		n, inside = n+1, true
 	}
-	return true
+	return n
 }
 
 func (c *Config) validate() []error {

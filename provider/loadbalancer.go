@@ -41,9 +41,11 @@ func (b balancer) EnsureLoadBalancer(ctx context.Context, _ string, svc *corev1.
 }
 
 // UpdateLoadBalancer does nothing: it is called when the set of nodes changes, and
-// records hold no nodes.
+// records hold no nodes. It says so by ImplementedElsewhere, because on a nil upstream
+// writes an event "Updated load balancer with new hosts" per Service: a thousand for
+// each node that comes or goes, and not one of them true.
 func (balancer) UpdateLoadBalancer(context.Context, string, *corev1.Service, []*corev1.Node) error {
-	return nil
+	return cloudprovider.ImplementedElsewhere
 }
 
 // EnsureLoadBalancerDeleted lets the Service's addresses go and never waits.

@@ -47,6 +47,7 @@ func TestParseConfig(t *testing.T) {
 	}{
 		{"nothing", "", true, provider.MirrorAuto, "metallb-system"},
 		{"a comment", "# later\n---\n", true, provider.MirrorAuto, "metallb-system"},
+		{"an empty second document", head + "---\n# nothing\n", true, provider.MirrorAuto, "metallb-system"},
 		{"only the head", head, true, provider.MirrorAuto, "metallb-system"},
 		{"everything", head + "nodes: {manage: false}\nmetallb: {mirror: Force, namespace: mlb}\n", false, provider.MirrorForce, "mlb"},
 		{"a bare Off", head + "metallb: {mirror: Off}\n", true, provider.MirrorOff, "metallb-system"},
@@ -224,5 +225,16 @@ func TestInstances(t *testing.T) {
 				t.Errorf("exists %v, shutdown %v", exists, shutdown)
 			}
 		})
+	}
+}
+
+// Upstream tells an event per Service for each change of the set of nodes, unless the
+// answer is ImplementedElsewhere, which it compares bare.
+func TestUpdateLoadBalancerSaysNothing(t *testing.T) {
+	t.Parallel()
+	lb, _ := newProvider(t, "").LoadBalancer()
+	err := lb.UpdateLoadBalancer(t.Context(), "kubernetes", &corev1.Service{}, nil)
+	if err != cloudprovider.ImplementedElsewhere { //nolint:errorlint // as upstream does
+		t.Errorf("UpdateLoadBalancer: %v", err)
 	}
 }
