@@ -17,6 +17,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/record"
+	cloudprovider "k8s.io/cloud-provider"
 	"k8s.io/klog/v2"
 
 	"github.com/fairlead-lb/fairlead/loadbalancer"
@@ -359,5 +360,34 @@ func TestNodeAddressIsNotGiven(t *testing.T) {
 	}
 	if h, held := l.store.Holder(netip.MustParseAddr("192.0.2.2")); !held || h.UID != "web-uid" {
 		t.Errorf("holder %v", h)
+	}
+}
+
+// A failure is told although the first attempt could not write the record for it.
+func TestFailureIsToldAfterALostWrite(t *testing.T) {
+	t.Parallel()
+	api := storetest.New()
+	l := newLeader(t, api)
+	svc := newService("web", 1, nil)
+	api.OnCall(func(c storetest.Call) storetest.Outcome {
+		if c.Verb == "create" {
+			return storetest.FailBefore
+		}
+		return storetest.Pass
+	})
+	if _, err := l.ensure(t, svc); err == nil || err == cloudprovider.ImplementedElsewhere { //nolint:errorlint // upstream compares it bare
+		t.Fatalf("Ensure with an API server that refuses writes: %v", err)
+	}
+	api.OnCall(nil)
+	for range 2 {
+		if _, err := l.ensure(t, svc); err != cloudprovider.ImplementedElsewhere { //nolint:errorlint // upstream compares it bare
+			t.Fatalf("Ensure without a pool: %v", err)
+		}
+	}
+	if got := l.told(); len(got) != 1 {
+		t.Errorf("events: %q", got)
+	}
+	if got := l.ann.failed[loadbalancer.ServiceKey{Namespace: "default", Name: "web"}]; got != reason.NoPool {
+		t.Errorf("told the announcer %q", got)
 	}
 }

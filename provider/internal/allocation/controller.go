@@ -45,14 +45,21 @@ type Controller struct {
 	queue workqueue.TypedRateLimitingInterface[loadbalancer.ServiceKey]
 	// addresses holds one element while openings are due.
 	addresses workqueue.TypedRateLimitingInterface[struct{}]
+
+	mu sync.Mutex
+	// resting are Services whose last attempt the API server failed: they come back by
+	// the queue with growing pauses, and not whenever an address comes free, which a
+	// failed attempt itself brings about. Guarded by mu.
+	resting map[loadbalancer.ServiceKey]struct{}
 }
 
 // NewController makes the controller and subscribes it to the store.
 func NewController(s *store.Store, a *Allocator, patch StatusPatcher) *Controller {
 	c := &Controller{
-		store: s,
-		alloc: a,
-		patch: patch,
+		store:   s,
+		alloc:   a,
+		patch:   patch,
+		resting: make(map[loadbalancer.ServiceKey]struct{}),
 		queue: workqueue.NewTypedRateLimitingQueueWithConfig(
 			workqueue.NewTypedItemExponentialFailureRateLimiter[loadbalancer.ServiceKey](50*time.Millisecond, maxBackoff),
 			workqueue.TypedRateLimitingQueueConfig[loadbalancer.ServiceKey]{Name: "service_address"}),
@@ -79,7 +86,10 @@ func (c *Controller) Run(ctx context.Context) error {
 	}
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		work(ctx, c.addresses, func(ctx context.Context, _ struct{}) error { return c.serveOpenings(ctx) })
+		work(ctx, c.addresses, func(ctx context.Context, _ struct{}) error {
+			c.serveOpenings(ctx)
+			return nil
+		})
 	})
 	for range repairWorkers {
 		wg.Go(func() { work(ctx, c.queue, c.sync) })
@@ -115,20 +125,23 @@ func (c *Controller) sync(ctx context.Context, key loadbalancer.ServiceKey) erro
 	svc := c.store.Service(key)
 	if svc == nil {
 		c.alloc.forget(key)
+		c.rest(key, false)
 		return nil
 	}
-	if c.alloc.isOpen(key) {
+	if c.alloc.isOpen(key) && !c.rests(key) {
 		c.addresses.Add(struct{}{})
 		return nil
 	}
-	return c.repair(ctx, svc)
+	err := c.repair(ctx, svc)
+	c.rest(key, err != nil)
+	return err
 }
 
 // serveOpenings tries every Service that waits, the oldest first.
-func (c *Controller) serveOpenings(ctx context.Context) error {
+func (c *Controller) serveOpenings(ctx context.Context) {
 	var waiting []*corev1.Service
 	for _, key := range c.alloc.openings() {
-		if svc := c.store.Service(key); svc != nil {
+		if svc := c.store.Service(key); svc != nil && !c.rests(key) {
 			waiting = append(waiting, svc)
 		}
 	}
@@ -136,11 +149,30 @@ func (c *Controller) serveOpenings(ctx context.Context) error {
 		return cmp.Or(a.CreationTimestamp.Compare(b.CreationTimestamp.Time),
 			cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
 	})
-	var errs []error
 	for _, svc := range waiting {
-		errs = append(errs, c.repair(ctx, svc))
+		if err := c.repair(ctx, svc); err != nil && ctx.Err() == nil {
+			klog.FromContext(ctx).Error(err, "Sync failed, trying again", "service", klog.KObj(svc))
+			c.rest(convert.Key(svc), true)
+			c.queue.AddRateLimited(convert.Key(svc))
+		}
 	}
-	return errors.Join(errs...)
+}
+
+func (c *Controller) rests(key loadbalancer.ServiceKey) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	_, ok := c.resting[key]
+	return ok
+}
+
+func (c *Controller) rest(key loadbalancer.ServiceKey, rest bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if rest {
+		c.resting[key] = struct{}{}
+	} else {
+		delete(c.resting, key)
+	}
 }
 
 // repair brings a Service's claims, record and status to what they should be. It acts

@@ -5,6 +5,7 @@ package allocation_test
 import (
 	"context"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -211,5 +212,39 @@ func TestNamesake(t *testing.T) {
 	}
 	if err := check(api, again); err != nil {
 		t.Error(err)
+	}
+}
+
+// A Service whose claim cannot be written is tried again with growing pauses, not as
+// fast as the API server can refuse.
+func TestRefusedWritesAreNoStorm(t *testing.T) {
+	t.Parallel()
+	api := storetest.New()
+	l := newLeader(t, api)
+	go func() { _ = l.ctl.Run(quiet(t)) }()
+	svc := newService("web", 1, nil)
+	if _, err := l.ensure(t, svc); err != cloudprovider.ImplementedElsewhere { //nolint:errorlint // upstream compares it bare
+		t.Fatalf("Ensure without a pool: %v", err)
+	}
+	var refused atomic.Int64
+	var mend atomic.Bool
+	api.OnCall(func(c storetest.Call) storetest.Outcome {
+		if c.Verb == "create" && !mend.Load() {
+			refused.Add(1)
+			return storetest.FailBefore
+		}
+		return storetest.Pass
+	})
+	api.PutPool(newPool("a", "192.0.2.0/29"))
+	<-time.After(time.Second)
+	if n := refused.Load(); n == 0 || n > 10 {
+		t.Errorf("%d attempts in a second", n)
+	}
+	mend.Store(true)
+	for deadline := time.Now().Add(10 * time.Second); len(api.Service("default", "web").Status.LoadBalancer.Ingress) == 0; {
+		if time.Now().After(deadline) {
+			t.Fatal("the Service never got its address")
+		}
+		<-time.After(10 * time.Millisecond)
 	}
 }

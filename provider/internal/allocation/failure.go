@@ -24,17 +24,24 @@ import (
 // keeps what it holds.
 func (a *Allocator) fail(ctx context.Context, svc *corev1.Service, fault *pool.Error) (*corev1.LoadBalancerStatus, bool, error) {
 	key := convert.Key(svc)
+	now := opening{uid: svc.UID, failed: true, reason: fault.Reason, message: fault.Message}
 	a.mu.Lock()
-	last, known := a.open[key]
-	a.open[key] = opening{uid: svc.UID, failed: true, reason: fault.Reason, message: fault.Message}
+	last := a.open[key]
+	if last != now {
+		// Waiting from here on, told only once the record that carries the condition is there.
+		a.open[key] = opening{uid: svc.UID, failed: true}
+	}
 	a.mu.Unlock()
 	r, err := a.failedRecord(ctx, svc)
 	if err != nil {
 		return nil, false, err
 	}
-	if known && last == (opening{uid: svc.UID, failed: true, reason: fault.Reason, message: fault.Message}) {
+	if last == now {
 		return statusOf(r), true, nil
 	}
+	a.mu.Lock()
+	a.open[key] = now
+	a.mu.Unlock()
 	a.announcer.AllocationFailed(svc, fault.Reason, fault.Message)
 	// An earlier leader may have told it already.
 	if c := meta.FindStatusCondition(r.Status.Conditions, v1alpha1.ConditionAllocated); c == nil ||
