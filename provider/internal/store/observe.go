@@ -20,7 +20,7 @@ import (
 func (s *Store) ObserveClaim(c *v1alpha1.IPClaim) {
 	s.mu.Lock()
 	old := s.claims[c.Name]
-	if old != nil && !newer(old, c) {
+	if s.goneClaims.dead(c.Name, c) || old != nil && !newer(old, c) {
 		s.mu.Unlock()
 		return
 	}
@@ -56,6 +56,7 @@ func (s *Store) ObserveClaim(c *v1alpha1.IPClaim) {
 // ForgetClaim takes in that a claim is gone; a later namesake stays.
 func (s *Store) ForgetClaim(c *v1alpha1.IPClaim) {
 	s.mu.Lock()
+	s.goneClaims.bury(c.Name, c)
 	old := s.claims[c.Name]
 	if old == nil || old.UID != c.UID && newer(c, old) {
 		s.mu.Unlock()
@@ -107,7 +108,7 @@ func (s *Store) ObserveRecord(r *v1alpha1.LoadBalancer) {
 	key := recordKey(r)
 	s.mu.Lock()
 	old := s.records[key]
-	if old != nil && !newer(old, r) {
+	if s.goneRecords.dead(key.String(), r) || old != nil && !newer(old, r) {
 		s.mu.Unlock()
 		return
 	}
@@ -123,6 +124,7 @@ func (s *Store) ObserveRecord(r *v1alpha1.LoadBalancer) {
 func (s *Store) ForgetRecord(r *v1alpha1.LoadBalancer) {
 	key := recordKey(r)
 	s.mu.Lock()
+	s.goneRecords.bury(key.String(), r)
 	old := s.records[key]
 	if old == nil || old.UID != r.UID && newer(r, old) {
 		s.mu.Unlock()
@@ -202,7 +204,7 @@ func (s *Store) unwant(svc *corev1.Service) {
 func (s *Store) ObservePool(p *v1alpha1.IPAddressPool) {
 	s.mu.Lock()
 	old := s.pools[p.Name]
-	if old != nil && !newer(old, p) {
+	if s.gonePools.dead(p.Name, p) || old != nil && !newer(old, p) {
 		s.mu.Unlock()
 		return
 	}
@@ -220,6 +222,7 @@ func (s *Store) ObservePool(p *v1alpha1.IPAddressPool) {
 // ForgetPool takes in that a pool is gone.
 func (s *Store) ForgetPool(p *v1alpha1.IPAddressPool) {
 	s.mu.Lock()
+	s.gonePools.bury(p.Name, p)
 	if old := s.pools[p.Name]; old != nil && (old.UID == p.UID || newer(old, p)) {
 		delete(s.pools, p.Name)
 		s.compile()

@@ -75,7 +75,10 @@ type Store struct {
 
 	mu sync.Mutex
 	// The fields below are guarded by mu; objects in them are never modified.
-	claims   map[string]*v1alpha1.IPClaim
+	claims map[string]*v1alpha1.IPClaim
+	// gone are deleted claims, records and pools, so that late news does not revive them.
+	goneClaims, goneRecords, gonePools *graves
+
 	byUID    map[types.UID]map[string]struct{}
 	records  map[loadbalancer.ServiceKey]*v1alpha1.LoadBalancer
 	services map[loadbalancer.ServiceKey]*corev1.Service
@@ -96,6 +99,7 @@ func New(api API) *Store {
 		api:        api,
 		ready:      make(chan struct{}),
 		claims:     make(map[string]*v1alpha1.IPClaim),
+		goneClaims: newGraves(), goneRecords: newGraves(), gonePools: newGraves(),
 		byUID:      make(map[types.UID]map[string]struct{}),
 		records:    make(map[loadbalancer.ServiceKey]*v1alpha1.LoadBalancer),
 		services:   make(map[loadbalancer.ServiceKey]*corev1.Service),

@@ -211,3 +211,35 @@ func mustAddr(t *testing.T, s string) netip.Addr {
 	}
 	return a
 }
+
+// A list or a response may arrive after the informer told that its object is gone.
+func TestLateNewsRaisesNoDead(t *testing.T) {
+	t.Parallel()
+	s := store.New(storetest.New())
+	s.ForgetClaim(claim("12", nil))
+	s.ObserveClaim(claim("11", nil))
+	if s.Claim("192.0.2.1") != nil || s.HasClaims("u") {
+		t.Error("a claim that was never known alive came back from the dead")
+	}
+	s.ObserveClaim(claim("13", func(c *v1alpha1.IPClaim) { c.UID = "c2" }))
+	if s.Claim("192.0.2.1") == nil {
+		t.Fatal("the next claim of the address is ignored")
+	}
+	s.ForgetClaim(claim("14", func(c *v1alpha1.IPClaim) { c.UID = "c2" }))
+	s.ObserveClaim(claim("11", nil))
+	if _, held := s.Holder(netip.MustParseAddr("192.0.2.1")); held {
+		t.Error("an older claim came back after a newer one's end, and its address is lost")
+	}
+	r := &v1alpha1.LoadBalancer{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "web", UID: "r", ResourceVersion: "5"}}
+	s.ForgetRecord(r)
+	s.ObserveRecord(r)
+	if s.Record(web()) != nil {
+		t.Error("a deleted record came back")
+	}
+	p := &v1alpha1.IPAddressPool{ObjectMeta: metav1.ObjectMeta{Name: "a", UID: "p", ResourceVersion: "5"}}
+	s.ForgetPool(p)
+	s.ObservePool(p)
+	if got := s.Pools(); len(got) != 0 {
+		t.Errorf("a deleted pool came back: %v", got)
+	}
+}
