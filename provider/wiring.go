@@ -84,7 +84,9 @@ func (w *wiring) makeControllers() error {
 	if err != nil {
 		return err
 	}
-	w.p.alloc = allocation.New(allocation.Options{Store: w.p.store, Announcer: ann, Events: w.events, Now: time.Now})
+	w.p.alloc = allocation.New(allocation.Options{
+		Store: w.p.store, Announcer: ann, Events: w.events, Service: w.getService, Now: time.Now,
+	})
 	w.p.controllers[ServiceAddressController] = allocation.NewController(w.p.store, w.p.alloc, w.patchStatus)
 	w.p.controllers[IPAddressPoolController] = poolstatus.New(w.fl.Pools(), w.p.store, time.Now)
 	w.p.controllers[AnnouncementController] = ann
@@ -106,10 +108,8 @@ func (w *wiring) makeControllers() error {
 
 func (w *wiring) makeClaims() (*claims.Controller, error) {
 	return claims.New(claims.Options{
-		Claims: w.fl.Claims(),
-		GetService: func(ctx context.Context, ns, name string) (*corev1.Service, error) {
-			return w.kube.CoreV1().Services(ns).Get(ctx, name, metav1.GetOptions{})
-		},
+		Claims:     w.fl.Claims(),
+		GetService: w.getService,
 		GetRecord: func(ctx context.Context, ns, name string) (*v1alpha1.LoadBalancer, error) {
 			return w.fl.LoadBalancers(ns).Get(ctx, name, metav1.GetOptions{})
 		},
@@ -118,6 +118,12 @@ func (w *wiring) makeClaims() (*claims.Controller, error) {
 			Claims: w.claims, Records: w.records, NodeAgents: w.agents, Nodes: w.nodes, Services: w.services,
 		},
 	})
+}
+
+// getService reads a Service uncached: without a resource version the API server
+// answers from a quorum.
+func (w *wiring) getService(ctx context.Context, namespace, name string) (*corev1.Service, error) {
+	return w.kube.CoreV1().Services(namespace).Get(ctx, name, metav1.GetOptions{})
 }
 
 func (w *wiring) makeMirror() (*mirror.Controller, error) {

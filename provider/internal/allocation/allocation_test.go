@@ -14,7 +14,9 @@ import (
 	"github.com/go-logr/logr"
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/record"
 	cloudprovider "k8s.io/cloud-provider"
@@ -78,7 +80,7 @@ func newLeader(t *testing.T, api *storetest.API) *leader {
 		api: api, store: store.New(api), stop: stop, events: record.NewFakeRecorder(1000),
 		ann: &announcer{failed: make(map[loadbalancer.ServiceKey]reason.Reason)},
 	}
-	l.alloc = allocation.New(allocation.Options{Store: l.store, Announcer: l.ann, Events: l.events, Now: time.Now})
+	l.alloc = allocation.New(allocation.Options{Store: l.store, Announcer: l.ann, Events: l.events, Service: getService(api), Now: time.Now})
 	l.ctl = allocation.NewController(l.store, l.alloc, func(_ context.Context, old, updated *corev1.Service) error {
 		now := api.Service(old.Namespace, old.Name)
 		if now == nil {
@@ -95,6 +97,15 @@ func newLeader(t *testing.T, api *storetest.API) *leader {
 	}
 	t.Cleanup(l.crash)
 	return l
+}
+
+func getService(api *storetest.API) allocation.ServiceGetter {
+	return func(_ context.Context, namespace, name string) (*corev1.Service, error) {
+		if svc := api.Service(namespace, name); svc != nil {
+			return svc, nil
+		}
+		return nil, apierrors.NewNotFound(schema.GroupResource{Resource: "services"}, name)
+	}
 }
 
 // crash ends a leader without a word.

@@ -35,8 +35,8 @@ const eventAllocated = "AddressAllocated"
 // goneMemory is how long a deletion is remembered against a stale cache.
 const goneMemory = 10 * time.Minute
 
-// errGone means that the Service was let go and a stale copy asked for it again.
-var errGone = errors.New("the Service was let go")
+// errGone means that a stale copy asked for a Service that is gone or was let go.
+var errGone = errors.New("the Service is gone or was let go")
 
 // Announcer completes claims and records, and tells of failures in conditions.
 type Announcer interface {
@@ -50,6 +50,7 @@ type Allocator struct {
 	store     *store.Store
 	announcer Announcer
 	events    record.EventRecorder
+	service   ServiceGetter
 	now       func() time.Time
 	locks     *keyLocks
 
@@ -78,11 +79,16 @@ type warning struct {
 	text string
 }
 
+// ServiceGetter reads one Service.
+type ServiceGetter func(ctx context.Context, namespace, name string) (*corev1.Service, error)
+
 // Options are an Allocator's parts; all are needed.
 type Options struct {
 	Store     *store.Store
 	Announcer Announcer
 	Events    record.EventRecorder
+	// Service reads a Service from the API server, not from a cache.
+	Service ServiceGetter
 	// Now is the clock, time.Now outside tests.
 	Now func() time.Time
 }
@@ -90,7 +96,7 @@ type Options struct {
 // New makes an Allocator.
 func New(o Options) *Allocator {
 	return &Allocator{
-		store: o.Store, announcer: o.Announcer, events: o.Events, now: o.Now, locks: newKeyLocks(),
+		store: o.Store, announcer: o.Announcer, events: o.Events, service: o.Service, now: o.Now, locks: newKeyLocks(),
 		open:   make(map[loadbalancer.ServiceKey]opening),
 		warned: make(map[loadbalancer.ServiceKey]warning),
 		gone:   make(map[types.UID]time.Time),

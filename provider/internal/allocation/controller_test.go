@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	cloudprovider "k8s.io/cloud-provider"
@@ -209,6 +210,17 @@ func TestNamesake(t *testing.T) {
 	got, err := l.ensure(t, again)
 	if err != nil || got[0] != "192.0.2.1" {
 		t.Errorf("the namesake got %v, %v", got, err)
+	}
+	if err := check(api, again); err != nil {
+		t.Error(err)
+	}
+	// A leader of yesterday with a stale copy of the first takes nothing from the second.
+	before := api.AllRecords()
+	if _, err := l.alloc.Ensure(quiet(t), newService("web", 1, nil)); err == nil {
+		t.Error("a Service that is gone was given an address")
+	}
+	if diff := cmp.Diff(before, api.AllRecords()); diff != "" {
+		t.Errorf("the record of the namesake changed:\n%s", diff)
 	}
 	if err := check(api, again); err != nil {
 		t.Error(err)

@@ -13,6 +13,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/klog/v2"
 
@@ -111,7 +112,7 @@ func (a *Allocator) write(ctx context.Context, svc *corev1.Service, req *convert
 		}
 	}
 	r, err := w.record(ctx, req)
-	if errors.Is(err, store.ErrConflict) {
+	if errors.Is(err, store.ErrConflict) || errors.Is(err, errGone) {
 		// Another leader may have written other addresses: ours must not stay.
 		return nil, errors.Join(err, w.undo(ctx))
 	}
@@ -230,6 +231,9 @@ func (a *Allocator) writeRecord(ctx context.Context, svc *corev1.Service, known 
 		})
 	}
 	if old := known.Spec.ServiceUID; old != svc.UID {
+		if err := a.mustExist(ctx, svc); err != nil {
+			return nil, err
+		}
 		for _, c := range a.store.ClaimsOf(old) {
 			if err := a.release(ctx, c.Name, old); err != nil {
 				return nil, err
@@ -240,6 +244,19 @@ func (a *Allocator) writeRecord(ctx context.Context, svc *corev1.Service, known 
 	next.OwnerReferences = owners(svc)
 	next.Spec = spec
 	return a.store.UpdateRecord(ctx, next)
+}
+
+// mustExist fails unless the API server has this very Service: what is about to be
+// taken from a namesake may be the namesake's by right, and ours the stale copy.
+func (a *Allocator) mustExist(ctx context.Context, svc *corev1.Service) error {
+	now, err := a.service(ctx, svc.Namespace, svc.Name)
+	if err != nil && !apierrors.IsNotFound(err) {
+		return fmt.Errorf("get service %s: %w", convert.Key(svc), err)
+	}
+	if err != nil || now.UID != svc.UID {
+		return fmt.Errorf("service %s of UID %s: %w", convert.Key(svc), svc.UID, errGone)
+	}
+	return nil
 }
 
 func owners(svc *corev1.Service) []metav1.OwnerReference {
