@@ -82,7 +82,9 @@ type Verdict struct {
 // Owner elects the owner of a group:
 //
 //  1. the eligible live node with the highest claimed epoch (ties: the lower name),
-//     so that a group never moves because a better node came back;
+//     so that a group never moves because a better node came back. What such a node
+//     wrote into the API counts as claimed, unless KeepOnly: after a pause the news
+//     that another took over may come from there first;
 //  2. else, unless KeepOnly, the owner in the API if it is live and eligible;
 //  3. else the first live and eligible successor;
 //  4. else the live and eligible node that rendezvous hashing picks.
@@ -97,7 +99,7 @@ func Owner(v View) Verdict {
 		return v.decideElected(own, top)
 	case own.Node == "":
 		return Verdict{Owner: elected, Action: Wait, Reason: v.whyNot(elected)}
-	case top.Beats(own):
+	case top.Beats(own), v.ownedInAPI(own):
 		return Verdict{Owner: elected, Action: Yield, Reason: reason.NotOwner}
 	default:
 		return Verdict{Owner: elected, Action: Withdraw, Reason: v.whyNot(elected)}
@@ -125,6 +127,9 @@ func (v *View) survey() (best, top, own loadbalancer.Ownership) {
 }
 
 func (v *View) elect(best loadbalancer.Ownership) loadbalancer.Ownership {
+	if best.Node != "" && v.ownedInAPI(best) {
+		return loadbalancer.Ownership{Node: v.Persisted.Node}
+	}
 	if best.Node != "" {
 		return best
 	}
@@ -168,10 +173,15 @@ func (v *View) decideElected(own, top loadbalancer.Ownership) Verdict {
 	return Verdict{Owner: loadbalancer.Ownership{Node: v.Self, Epoch: next}, Action: TakeOver}
 }
 
+// ownedInAPI says that the API holds a better claim than c, of a node that may announce.
+func (v *View) ownedInAPI(c loadbalancer.Ownership) bool {
+	return !v.KeepOnly && v.Persisted.Node != c.Node && v.Persisted.Epoch > c.Epoch && v.eligible(v.Persisted.Node)
+}
+
 // outrankedInAPI says that the API holds a higher epoch of a node that surely does not
-// announce the group: it is live and claims nothing, or dead for the API server as
-// well. A node that only the gossip misses may be on the other side of a partition;
-// outbidding it would start a race of epochs between the two sides.
+// announce the group: it is live and may not, or dead for the API server as well. A
+// node that only the gossip misses may be on the other side of a partition; outbidding
+// it would start a race of epochs between the two sides.
 func (v *View) outrankedInAPI(own loadbalancer.Ownership) bool {
 	if v.Persisted.Node == v.Self || v.Persisted.Epoch <= own.Epoch {
 		return false

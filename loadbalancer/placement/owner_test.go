@@ -118,8 +118,20 @@ func TestOwner(t *testing.T) {
 			placement.View{Self: "a", Claims: []loadbalancer.Ownership{own("a", 3), own("b", 4)}, Live: liveBut(reason.Leaving, "b", "a")},
 			placement.Verdict{Owner: own("a", 5), Action: placement.TakeOver},
 		},
-		"a higher record of a live node without claims is outbid": {
-			placement.View{Self: "a", Claims: []loadbalancer.Ownership{own("a", 3)}, Persisted: own("b", 4), Live: live("a", "b")},
+		"a higher record of a live node ends ours, though gossip did not tell yet": {
+			placement.View{Self: "a", Claims: []loadbalancer.Ownership{own("a", 3)}, Highest: 4, Persisted: own("b", 4), Live: live("a", "b")},
+			placement.Verdict{Owner: own("b", 0), Action: placement.Yield, Reason: reason.NotOwner},
+		},
+		"and that node goes on, should it have forgotten": {
+			placement.View{Self: "b", Claims: []loadbalancer.Ownership{own("a", 3)}, Highest: 4, Persisted: own("b", 4), Live: live("a", "b")},
+			placement.Verdict{Owner: own("b", 5), Action: placement.TakeOver},
+		},
+		"a higher record of a live node that may not announce is outbid": {
+			placement.View{Self: "a", Claims: []loadbalancer.Ownership{own("a", 3)}, Persisted: own("b", 4), Live: liveBut(reason.NodeExcluded, "b", "a")},
+			placement.Verdict{Owner: own("a", 5), Action: placement.TakeOver},
+		},
+		"a higher record of a live node is outbid while nobody may take over": {
+			placement.View{Self: "a", Claims: []loadbalancer.Ownership{own("a", 3)}, Persisted: own("b", 4), Live: live("a", "b"), KeepOnly: true},
 			placement.Verdict{Owner: own("a", 5), Action: placement.TakeOver},
 		},
 		"a higher record of a node that only gossip misses starts no race": {
