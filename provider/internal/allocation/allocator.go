@@ -249,17 +249,15 @@ func (a *Allocator) isOpen(key loadbalancer.ServiceKey) bool {
 	return ok
 }
 
-// close ends a Service's waiting and, if it had failed, the condition that says so.
+// close ends a Service's waiting and the condition that says so, which may be an
+// earlier leader's.
 func (a *Allocator) close(key loadbalancer.ServiceKey, uid types.UID) {
 	a.mu.Lock()
-	o, ok := a.open[key]
-	if ok && o.uid == uid {
+	if a.open[key].uid == uid {
 		delete(a.open, key)
 	}
 	a.mu.Unlock()
-	if ok && o.failed {
-		a.announcer.AllocationSucceeded(key)
-	}
+	a.announcer.AllocationSucceeded(key)
 }
 
 // forget drops what is remembered of a Service that is no more.

@@ -28,6 +28,9 @@ const (
 	// firstWriteDelay holds back the first status of a new record, because an agent
 	// takes a new address over within it and one write can then tell the whole story.
 	firstWriteDelay = 300 * time.Millisecond
+	// releaseDelay holds back what a released claim means for its record, which as a
+	// rule goes in the same moment.
+	releaseDelay = 300 * time.Millisecond
 	// worldDelay gathers changes of nodes, agents, pools and advertisements, which
 	// come in bursts and touch every group.
 	worldDelay = 200 * time.Millisecond
@@ -90,9 +93,12 @@ type Controller struct {
 	worlds worldCache
 
 	mu sync.Mutex
-	// ledger, failures, written and firstSeen are guarded by mu.
-	ledger    *ledger
-	failures  map[loadbalancer.ServiceKey]failure
+	// ledger, failures, settled, written and firstSeen are guarded by mu.
+	ledger   *ledger
+	failures map[loadbalancer.ServiceKey]failure
+	// settled are the Services that allocation has found in order since the process
+	// started; before, what an earlier process said of them stands.
+	settled   map[loadbalancer.ServiceKey]bool
 	written   map[loadbalancer.ServiceKey]writtenStatus
 	firstSeen map[types.UID]time.Time
 }
@@ -119,6 +125,7 @@ func New(opts Options) (*Controller, error) {
 			workqueue.TypedRateLimitingQueueConfig[item]{Name: "announcement"}),
 		ledger:    newLedger(),
 		failures:  map[loadbalancer.ServiceKey]failure{},
+		settled:   map[loadbalancer.ServiceKey]bool{},
 		written:   map[loadbalancer.ServiceKey]writtenStatus{},
 		firstSeen: map[types.UID]time.Time{},
 	}

@@ -398,3 +398,47 @@ func TestNewRefusesMissingInputs(t *testing.T) {
 		t.Error("no error for empty options")
 	}
 }
+
+// A Service that keeps its address and was refused another stays refused for a new
+// leader, until allocation has looked at it again.
+func TestRefusalOutlivesTheLeader(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := start(t)
+		b.allocate(t, 200)
+		b.own(t, 200, "worker", 1)
+		b.AllocationFailed(svc(200), reason.AddressInUse, "somebody has it")
+		wait(t, time.Second)
+		b.mu.Lock()
+		clear(b.failures) // what a new process knows
+		clear(b.settled)
+		b.mu.Unlock()
+		b.own(t, 200, "worker2", 2)
+		wait(t, time.Second)
+		if c := b.condition(t, 200, v1alpha1.ConditionAllocated); c.Reason != reason.AddressInUse.String() {
+			t.Errorf("Allocated %s %s, want the refusal", c.Status, c.Reason)
+		}
+		b.AllocationSucceeded(loadbalancer.ServiceKey{Namespace: "default", Name: "svc200"})
+		wait(t, time.Second)
+		if c := b.condition(t, 200, v1alpha1.ConditionAllocated); c.Status != metav1.ConditionTrue {
+			t.Errorf("Allocated %s %s after success", c.Status, c.Reason)
+		}
+	})
+}
+
+// A deleted Service costs no status write of a record that is about to go.
+func TestReleaseWritesNoStatus(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := start(t)
+		b.allocate(t, 200)
+		b.own(t, 200, "worker", 1)
+		wait(t, time.Second)
+		b.drain()
+		claim, _ := b.claims.Find(address(200).Claim)
+		claim.Spec.Phase = v1alpha1.ClaimReleasing
+		b.claims.Put(t, claim)
+		wait(t, 20*time.Millisecond)
+		b.records.Remove("default/svc200")
+		wait(t, time.Second)
+		b.wantNoWrite(t)
+	})
+}

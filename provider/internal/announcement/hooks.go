@@ -84,13 +84,17 @@ func (c *Controller) claimChanged(before, after *v1alpha1.IPClaim) {
 		c.ledger.observe(after)
 	}
 	c.mu.Unlock()
+	delay := time.Duration(0)
+	if after != nil && after.Spec.Phase == v1alpha1.ClaimReleasing {
+		delay = releaseDelay
+	}
 	for _, claim := range []*v1alpha1.IPClaim{before, after} {
 		if claim == nil {
 			continue
 		}
 		c.queue.Add(item{groupItem, claim.Spec.Group})
 		for _, s := range claim.Spec.Services {
-			c.queue.Add(item{recordItem, s.Namespace + "/" + s.Name})
+			c.queue.AddAfter(item{recordItem, s.Namespace + "/" + s.Name}, delay)
 		}
 	}
 }
@@ -113,6 +117,7 @@ func (c *Controller) forget(gone *v1alpha1.LoadBalancer) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	delete(c.firstSeen, gone.UID)
+	delete(c.settled, key)
 	if w, ok := c.written[key]; ok && w.uid == gone.UID {
 		delete(c.written, key)
 	}

@@ -48,17 +48,22 @@ type writtenStatus struct {
 func (c *Controller) AllocationFailed(svc *corev1.Service, r reason.Reason, message string) {
 	key := loadbalancer.ServiceKey{Namespace: svc.Namespace, Name: svc.Name}
 	c.mu.Lock()
+	delete(c.settled, key)
 	c.failures[key] = failure{at: time.Now(), uid: svc.UID, reason: r, message: message}
 	c.mu.Unlock()
 	c.queue.Add(item{recordItem, key.String()})
 }
 
-// AllocationSucceeded ends what AllocationFailed said.
+// AllocationSucceeded ends what AllocationFailed said, in this process or an earlier one.
 func (c *Controller) AllocationSucceeded(key loadbalancer.ServiceKey) {
 	c.mu.Lock()
+	known := c.settled[key]
+	c.settled[key] = true
 	delete(c.failures, key)
 	c.mu.Unlock()
-	c.queue.Add(item{recordItem, key.String()})
+	if !known {
+		c.queue.Add(item{recordItem, key.String()})
+	}
 }
 
 // syncRecord corrects a record's advertisements and status.
@@ -96,6 +101,7 @@ func (c *Controller) forgetFailure(name string) {
 	key.Namespace, key.Name, _ = strings.Cut(name, "/")
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	delete(c.settled, key)
 	f, ok := c.failures[key]
 	if !ok {
 		return
@@ -147,6 +153,7 @@ func (c *Controller) situationOf(r *v1alpha1.LoadBalancer, w *world, wish wish4)
 		now:        time.Now(),
 	}
 	c.mu.Lock()
+	s.settled = c.settled[loadbalancer.ServiceKey{Namespace: r.Namespace, Name: r.Name}]
 	if f, ok := c.failures[loadbalancer.ServiceKey{Namespace: r.Namespace, Name: r.Name}]; ok && f.uid == r.Spec.ServiceUID {
 		s.failure = &f
 	}

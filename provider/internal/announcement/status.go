@@ -24,6 +24,8 @@ type situation struct {
 	wish      wish4
 	// failure is what allocation reported last, nil when nothing is wrong.
 	failure *failure
+	// settled: allocation has said in this process that nothing is wrong.
+	settled bool
 	policy  v1alpha1.TrafficPolicy
 	// released says that the IPv4 address has no bound claim.
 	released bool
@@ -78,16 +80,18 @@ func assessAllocated(s situation) answer {
 	if s.failure != nil {
 		return answer{false, s.failure.reason, s.failure.message}
 	}
-	if len(s.addresses) > 0 {
+	// Another process may have said why not, before us; allocation tries again anyway.
+	before := meta.FindStatusCondition(s.previous, v1alpha1.ConditionAllocated)
+	failed := before != nil && before.Status == metav1.ConditionFalse
+	if len(s.addresses) > 0 && (s.settled || !failed || before.ObservedGeneration != s.generation) {
 		parts := make([]string, 0, len(s.addresses))
 		for _, a := range s.addresses {
 			parts = append(parts, fmt.Sprintf("%s from pool %q", a.Address, a.Pool))
 		}
 		return answer{true, reason.Allocated, strings.Join(parts, ", ")}
 	}
-	// Another process may have said why, before us; allocation tries again anyway.
-	if c := meta.FindStatusCondition(s.previous, v1alpha1.ConditionAllocated); c != nil && c.Status == metav1.ConditionFalse {
-		return answer{false, reason.Reason(c.Reason), c.Message}
+	if failed {
+		return answer{false, reason.Reason(before.Reason), before.Message}
 	}
 	return answer{false, reason.NotAllocated, "no address has been allocated yet"}
 }
