@@ -12,6 +12,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/klog/v2"
@@ -144,6 +145,12 @@ func (s *Store) rebindOne(ctx context.Context, svc *corev1.Service, as pool.Assi
 	_, err := s.CreateClaim(ctx, NewClaim(as, group, svc, nil))
 	if errors.Is(err, ErrConflict) {
 		klog.FromContext(ctx).Info("Address of a Service belongs to another by now", "service", klog.KObj(svc), "address", as.Addr)
+		return nil
+	}
+	if apierrors.IsInvalid(err) {
+		// Trying again cannot help, and every other Service waits for this to end. The
+		// address stays booked as wanted.
+		klog.FromContext(ctx).Error(err, "Address of a Service cannot be claimed", "service", klog.KObj(svc), "address", as.Addr)
 		return nil
 	}
 	if err == nil {
