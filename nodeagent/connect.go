@@ -30,7 +30,7 @@ const (
 // New makes an agent from options. It reads the kubeconfig and opens netlink, but
 // sends nothing yet. reg receives the agent's metrics.
 func New(o Options, version string, reg *prometheus.Registry) (*Agent, error) {
-	cfg, err := clientcmd.BuildConfigFromFlags("", o.Kubeconfig)
+	cfg, err := restConfig(o.Kubeconfig)
 	if err != nil {
 		return nil, fmt.Errorf("find the API server: %w", err)
 	}
@@ -49,6 +49,14 @@ func New(o Options, version string, reg *prometheus.Registry) (*Agent, error) {
 	d.openARP = func(l kernel.Link) (arp.Conn, error) { return k.OpenARP(l) }
 	d.newGossip = func(c member.Config, notify func()) gossip { return member.New(c, notify) }
 	return newAgent(o, version, d)
+}
+
+// restConfig is not left to clientcmd alone, which warns about the usual case.
+func restConfig(kubeconfig string) (*rest.Config, error) {
+	if kubeconfig == "" {
+		return rest.InClusterConfig()
+	}
+	return clientcmd.BuildConfigFromFlags("", kubeconfig)
 }
 
 // connect makes the clients; they share one HTTP client.

@@ -74,7 +74,11 @@ func New(c Clients, notify func()) (*Intake, error) {
 		if err := inf.SetTransform(slim); err != nil {
 			return nil, fmt.Errorf("set transform: %w", err)
 		}
-		if _, err := inf.AddEventHandler(handler); err != nil {
+		h := cache.ResourceEventHandler(handler)
+		if inf == i.slices {
+			h = cache.FilteringResourceEventHandler{FilterFunc: i.matters, Handler: handler}
+		}
+		if _, err := inf.AddEventHandler(h); err != nil {
 			return nil, fmt.Errorf("add event handler: %w", err)
 		}
 	}
@@ -111,6 +115,22 @@ func serviceOf(obj any) ([]string, error) {
 		return []string{s.Namespace + "/" + name}, nil
 	}
 	return nil, nil
+}
+
+// matters says whether a plan depends on an EndpointSlice, which change all the time: it
+// does if its Service has a record with the Local policy. Should the record come later,
+// the record's own event counts.
+func (i *Intake) matters(obj any) bool {
+	if gone, ok := obj.(cache.DeletedFinalStateUnknown); ok {
+		obj = gone.Obj
+	}
+	keys, err := serviceOf(obj)
+	if err != nil || len(keys) == 0 {
+		return false
+	}
+	rec, ok, err := i.records.GetStore().GetByKey(keys[0])
+	lb, isRecord := rec.(*v1alpha1.LoadBalancer)
+	return err == nil && ok && isRecord && lb.Spec.ExternalTrafficPolicy == v1alpha1.TrafficPolicyLocal
 }
 
 // Run lists and watches until ctx ends, reconnecting for ever.

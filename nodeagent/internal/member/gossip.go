@@ -233,12 +233,15 @@ func (e *events) NotifyLeave(n *memberlist.Node) {
 	if n.Name == string(l.cfg.Node) {
 		return
 	}
+	name := loadbalancer.NodeName(n.Name)
 	l.mu.Lock()
-	delete(l.live, loadbalancer.NodeName(n.Name))
-	delete(l.peers, loadbalancer.NodeName(n.Name))
+	p := l.peers[name]
+	delete(l.live, name)
+	delete(l.peers, name)
 	l.publishLocked()
 	l.mu.Unlock()
-	klog.FromContext(l.ctx()).Info("Peer is gone", "peer", n.Name, "left", n.State == memberlist.StateLeft)
+	// Of n's own state memberlist tells nothing here.
+	klog.FromContext(l.ctx()).Info("Peer is gone", "peer", n.Name, "left", p != nil && p.facts.Leaving)
 	l.notify()
 }
 

@@ -70,6 +70,9 @@ func (o *Owners) Set(want map[string]Want) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	for name, w := range want {
+		if same(o.want[name], w) && o.queue.NumRequeues(name) > 0 {
+			continue // It failed lately and waits for its turn.
+		}
 		if c, ok := o.cached(name); ok && o.needsWrite(c, w) && !o.doneLocked(c, w) {
 			o.queue.Add(name)
 		}
@@ -81,8 +84,11 @@ func (o *Owners) Set(want map[string]Want) {
 // doneLocked says whether w is written and the local copy c only lags; o.mu is held.
 func (o *Owners) doneLocked(c *v1alpha1.IPClaim, w Want) bool {
 	d, ok := o.written[c.Name]
-	return ok && d.replaced == c.ResourceVersion && d.want.Clear == w.Clear && d.want.Owner.Epoch == w.Owner.Epoch
+	return ok && d.replaced == c.ResourceVersion && same(d.want, w)
 }
+
+// same says whether two wants lead to the same write.
+func same(a, b Want) bool { return a.Clear == b.Clear && a.Owner.Epoch == b.Owner.Epoch }
 
 // needsWrite compares a claim with what is wanted.
 func (o *Owners) needsWrite(c *v1alpha1.IPClaim, w Want) bool {

@@ -99,6 +99,29 @@ func TestOwners(t *testing.T) {
 	}
 }
 
+// The loop sets the same wants again after every event; a server that refuses them must
+// not see each of these.
+func TestRefusedOwnerIsNotWrittenPerEvent(t *testing.T) {
+	t.Parallel()
+	c := statustest.NewClaims()
+	c.Put(claim("c", nil))
+	c.FailWith(func(string, string) error { return errors.New("forbidden") })
+	run(t, c, nil, func(o *status.Owners) {
+		for range 1000 {
+			o.Set(map[string]status.Want{"c": take(1)})
+			time.Sleep(10 * time.Millisecond) //nolint:forbidigo // a bubble's clock
+		}
+		if n := len(c.TakeLog()); n > 10 {
+			t.Errorf("%d requests in 10 s", n)
+		}
+		o.Set(map[string]status.Want{"c": take(2)})
+		time.Sleep(time.Millisecond) //nolint:forbidigo // a bubble's clock
+		if n := len(c.TakeLog()); n != 1 {
+			t.Errorf("%d requests for something new, want 1 at once", n)
+		}
+	})
+}
+
 func TestOwnerIsRetriedUntilWritten(t *testing.T) {
 	t.Parallel()
 	c := statustest.NewClaims()
