@@ -224,17 +224,8 @@ func (l *Layer) join(ctx context.Context, list *memberlist.Memberlist) {
 	g.SetLimit(joiners)
 	for n, a := range missing {
 		g.Go(func() error {
-			if ctx.Err() != nil || l.knows(n) {
-				return nil
-			}
-			target := fmt.Sprintf("%s/%s", n, netip.AddrPortFrom(a, uint16(l.cfg.Port))) //nolint:gosec // a port
-			if _, err := list.Join([]string{target}); err != nil {
-				klog.FromContext(ctx).V(4).Info("Peer does not answer", "peer", n, "address", a, "cause", err.Error())
-				return nil //nolint:nilerr // it is asked again
-			}
-			joined.Store(true)
-			if l.knowsAll() {
-				l.settle()
+			if l.ask(ctx, list, n, a) {
+				joined.Store(true)
 			}
 			return nil
 		})
@@ -243,6 +234,22 @@ func (l *Layer) join(ctx context.Context, list *memberlist.Memberlist) {
 	if joined.Load() {
 		l.settle()
 	}
+}
+
+// ask joins one node and says whether it answered.
+func (l *Layer) ask(ctx context.Context, list *memberlist.Memberlist, n loadbalancer.NodeName, a netip.Addr) bool {
+	if ctx.Err() != nil || l.knows(n) {
+		return false
+	}
+	target := fmt.Sprintf("%s/%s", n, netip.AddrPortFrom(a, uint16(l.cfg.Port))) //nolint:gosec // a port
+	if _, err := list.Join([]string{target}); err != nil {
+		klog.FromContext(ctx).V(4).Info("Peer does not answer", "peer", n, "address", a, "cause", err.Error())
+		return false
+	}
+	if l.knowsAll() {
+		l.settle()
+	}
+	return true
 }
 
 // knows says whether a node is a live member that has told its state.
