@@ -334,6 +334,10 @@ func (s *Status) WriteJSON(w io.Writer) error {
 
 // WriteText prints the status for people.
 func (s *Status) WriteText(w io.Writer) error {
+	if len(s.Hosts) == 0 {
+		_, err := fmt.Fprintf(w, "no lab in %s\n", s.StateDir)
+		return err
+	}
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	state := "down"
 	if s.Up {

@@ -239,19 +239,46 @@ func TestStateDirectory(t *testing.T) {
 	if _, err := a.Kubeconfig(); !errors.Is(err, ErrNotUp) {
 		t.Errorf("no lab: %v", err)
 	}
-	release, err := a.Lock()
+}
+
+// A command that had to wait for another one goes on from what that one left.
+func TestLock(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	open := func() *Lab {
+		l, err := Open(dir, "self", io.Discard, time.Now)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return l
+	}
+	first, second := open(), open()
+	release, err := first.Lock(t.Context(), 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := a.Lock(); err == nil {
+	if _, err := second.Lock(t.Context(), 20*time.Millisecond); err == nil {
 		t.Error("two commands change the lab at once")
 	}
-	release()
-	again, err := a.Lock()
-	if err != nil {
+	locked := make(chan error)
+	go func() {
+		release, err := second.Lock(t.Context(), 10*time.Second)
+		if err == nil {
+			release()
+		}
+		locked <- err
+	}()
+	first.state.Running["worker"] = &host.Running{Pid: 7}
+	if err := first.save(); err != nil {
 		t.Fatal(err)
 	}
-	again()
+	release()
+	if err := <-locked; err != nil {
+		t.Fatal(err)
+	}
+	if r := second.state.Running["worker"]; r == nil || r.Pid != 7 {
+		t.Errorf("the second command works on an old state: %+v", second.state.Running)
+	}
 }
 
 func TestStateSurvivesTheCommand(t *testing.T) {
@@ -305,6 +332,10 @@ func TestStatusIsReadable(t *testing.T) {
 	}
 	if err := json.Unmarshal(js.Bytes(), &got); err != nil {
 		t.Fatal(err)
+	}
+	text.Reset()
+	if err := (&Status{StateDir: "/none"}).WriteText(&text); err != nil || text.String() != "no lab in /none\n" {
+		t.Errorf("status without a lab: %q, %v", text.String(), err)
 	}
 	if h := got.Hosts[0]; h["name"] != ControlPlane || h["address"] != "172.20.0.5" || h["running"] != true || h["pid"] != float64(7) {
 		t.Errorf("JSON: %v", h)

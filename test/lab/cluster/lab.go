@@ -46,6 +46,7 @@ type state struct {
 type Lab struct {
 	dir  string
 	self string
+	id   string
 	out  io.Writer
 	// now is the wall clock.
 	now   func() time.Time
@@ -69,22 +70,28 @@ func Open(dir, self string, out io.Writer, now func() time.Time) (*Lab, error) {
 		}
 	}
 	sum := sha256.Sum256([]byte(dir))
-	l := &Lab{dir: dir, self: self, out: out, now: now, start: now()}
+	l := &Lab{dir: dir, self: self, out: out, now: now, start: now(), id: hex.EncodeToString(sum[:4])}
+	return l, l.load()
+}
+
+// load reads the state, which is empty where there is no lab.
+func (l *Lab) load() error {
+	l.state = state{}
 	b, err := os.ReadFile(l.path("lab.json"))
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 	case err != nil:
-		return nil, fmt.Errorf("state directory: %w", err)
+		return fmt.Errorf("state directory: %w", err)
 	default:
 		if err := json.Unmarshal(b, &l.state); err != nil {
-			return nil, fmt.Errorf("state directory: lab.json: %w", err)
+			return fmt.Errorf("state directory: lab.json: %w", err)
 		}
 	}
-	l.state.ID = hex.EncodeToString(sum[:4])
+	l.state.ID = l.id
 	if l.state.Running == nil {
 		l.state.Running = map[string]*host.Running{}
 	}
-	return l, nil
+	return nil
 }
 
 func (l *Lab) path(elem ...string) string {
@@ -127,8 +134,10 @@ func (l *Lab) save() error {
 	return nil
 }
 
-// Lock keeps other commands that change the lab away until release is called.
-func (l *Lab) Lock() (release func(), err error) {
+// Lock keeps other commands that change the lab away until release is called. It waits
+// for one that is at work, but not longer than patience, and reads the state again:
+// that command may have changed it.
+func (l *Lab) Lock(ctx context.Context, patience time.Duration) (release func(), err error) {
 	if err := os.MkdirAll(l.dir, 0o750); err != nil {
 		return nil, fmt.Errorf("state directory: %w", err)
 	}
@@ -136,11 +145,21 @@ func (l *Lab) Lock() (release func(), err error) {
 	if err != nil {
 		return nil, fmt.Errorf("state directory: %w", err)
 	}
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
-		return nil, errors.Join(fmt.Errorf("another fairlead-lab command is changing the lab in %s", l.dir), f.Close())
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	for syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) != nil {
+		if host.Pause(ctx, lockPoll) != nil {
+			return nil, errors.Join(fmt.Errorf("another fairlead-lab command is changing the lab in %s", l.dir), f.Close())
+		}
+	}
+	if err := l.load(); err != nil {
+		return nil, errors.Join(err, f.Close())
 	}
 	return func() { _ = f.Close() }, nil // closing gives the lock back
 }
+
+// lockPoll is how often Lock tries.
+const lockPoll = 10 * time.Millisecond
 
 // progress prints one line with the seconds since the command began.
 func (l *Lab) progress(format string, args ...any) {

@@ -78,9 +78,13 @@ func execute(ctx context.Context, c *call) error {
 	return passStatus(err)
 }
 
+// lockPatience is how long a command waits for another one on the same lab, so that a
+// script may cut two nodes' power at the same time. "up" takes longer.
+const lockPatience = 5 * time.Second
+
 // change opens the lab under its lock, for commands with a fixed number of
 // words.
-func (c *call) change(words int, f func(lab *cluster.Lab, args []string) error) error {
+func (c *call) change(ctx context.Context, words int, f func(lab *cluster.Lab, args []string) error) error {
 	args, err := c.args(words, words)
 	if err != nil {
 		return err
@@ -92,7 +96,7 @@ func (c *call) change(words int, f func(lab *cluster.Lab, args []string) error) 
 	if _, err := lab.Kubeconfig(); err != nil {
 		return err
 	}
-	release, err := lab.Lock()
+	release, err := lab.Lock(ctx, lockPatience)
 	if err != nil {
 		return err
 	}
@@ -101,7 +105,7 @@ func (c *call) change(words int, f func(lab *cluster.Lab, args []string) error) 
 }
 
 func kill(ctx context.Context, c *call) error {
-	return c.change(1, func(lab *cluster.Lab, args []string) error {
+	return c.change(ctx, 1, func(lab *cluster.Lab, args []string) error {
 		cut, err := lab.Kill(ctx, args[0])
 		if err != nil {
 			return err
@@ -112,11 +116,11 @@ func kill(ctx context.Context, c *call) error {
 }
 
 func start(ctx context.Context, c *call) error {
-	return c.change(1, func(lab *cluster.Lab, args []string) error { return lab.StartHost(ctx, args[0]) })
+	return c.change(ctx, 1, func(lab *cluster.Lab, args []string) error { return lab.StartHost(ctx, args[0]) })
 }
 
-func link(_ context.Context, c *call) error {
-	return c.change(2, func(lab *cluster.Lab, args []string) error {
+func link(ctx context.Context, c *call) error {
+	return c.change(ctx, 2, func(lab *cluster.Lab, args []string) error {
 		if args[1] != "up" && args[1] != "down" {
 			return usageError("link: want up or down, not %q", args[1])
 		}
@@ -125,18 +129,18 @@ func link(_ context.Context, c *call) error {
 }
 
 func pause(ctx context.Context, c *call) error {
-	return c.change(1, func(lab *cluster.Lab, args []string) error { return lab.Freeze(ctx, args[0]) })
+	return c.change(ctx, 1, func(lab *cluster.Lab, args []string) error { return lab.Freeze(ctx, args[0]) })
 }
 
-func resume(_ context.Context, c *call) error {
-	return c.change(1, func(lab *cluster.Lab, args []string) error { return lab.Thaw(args[0]) })
+func resume(ctx context.Context, c *call) error {
+	return c.change(ctx, 1, func(lab *cluster.Lab, args []string) error { return lab.Thaw(args[0]) })
 }
 
 func add(ctx context.Context, c *call) error {
 	if slices.Contains(c.argv, "router") {
 		return usageError("add router comes with a later release")
 	}
-	return c.change(2, func(lab *cluster.Lab, args []string) error {
+	return c.change(ctx, 2, func(lab *cluster.Lab, args []string) error {
 		if args[0] != "client" {
 			return usageError("add: want client or router, not %q", args[0])
 		}
@@ -153,8 +157,8 @@ func later(_ context.Context, c *call) error {
 	return usageError("%s comes with a later release", c.flags.Name())
 }
 
-func loadImage(_ context.Context, c *call) error {
-	return c.change(1, func(lab *cluster.Lab, args []string) error {
+func loadImage(ctx context.Context, c *call) error {
+	return c.change(ctx, 1, func(lab *cluster.Lab, args []string) error {
 		f, err := os.Open(args[0])
 		if err != nil {
 			return fmt.Errorf("load-image: %w", err)

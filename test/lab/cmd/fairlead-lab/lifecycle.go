@@ -42,7 +42,7 @@ func up(ctx context.Context, c *call) error {
 	if err != nil {
 		return err
 	}
-	release, err := lab.Lock()
+	release, err := lab.Lock(ctx, 0)
 	if err != nil {
 		return err
 	}
@@ -134,7 +134,7 @@ func down(ctx context.Context, c *call) error {
 		return err
 	}
 	if _, err := os.Stat(*c.stateDir); err == nil {
-		release, err := lab.Lock()
+		release, err := lab.Lock(ctx, 0)
 		if err != nil {
 			return err
 		}
