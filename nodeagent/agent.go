@@ -162,6 +162,7 @@ func (a *Agent) lead(ctx, work context.Context, g *errgroup.Group) error {
 	}, func() { mark(a.dirty) })
 	g.Go(func() error { return gs.Run(work) })
 	l := newLoop(a, gs)
+	l.addr = addr
 	return l.run(ctx, work)
 }
 

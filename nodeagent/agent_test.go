@@ -4,6 +4,7 @@ package nodeagent
 
 import (
 	"errors"
+	"net/netip"
 	"testing"
 	"time"
 
@@ -82,6 +83,26 @@ func TestLeaveHandsOverWithoutAGap(t *testing.T) {
 			s.t.Errorf("leaving took %s although a successor was there", took)
 		}
 		s.expect("after the leave", "c", "c@2")
+	})
+}
+
+// An agent whose sockets are bound to an address that its node has no more hands over
+// and ends, to be started again.
+func TestNodeAddressChange(t *testing.T) {
+	t.Parallel()
+	simulate(t, abc(), func(s *sim) {
+		s.bind(vip, loadbalancer.Cluster, "b", "c", "a")
+		s.wait(time.Second)
+		b := s.nodes["b"]
+		b.readdress(netip.MustParseAddr("10.0.0.77"))
+		if err := <-b.done; !errors.Is(err, errMoved) {
+			s.t.Errorf("the agent ended with %v", err)
+		}
+		b.done <- nil
+		s.expect("after the change", "c", "c@2")
+		if s.nodes["a"].agent.health.state.Load() == nil || len(s.nodes["a"].done) > 0 {
+			s.t.Error("another agent ended too")
+		}
 	})
 }
 

@@ -4,9 +4,11 @@ package nodeagent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
+	"slices"
 	"time"
 
 	"k8s.io/klog/v2"
@@ -47,6 +49,8 @@ type holding struct {
 type loop struct {
 	a      *Agent
 	gossip gossip
+	// addr is where the gossip listens.
+	addr netip.Addr
 
 	held    map[loadbalancer.Group]*holding
 	highest map[loadbalancer.Group]uint64
@@ -55,6 +59,7 @@ type loop struct {
 	quorum  *quorum
 
 	leaving   bool
+	moved     bool
 	lastBeat  time.Time
 	holdUntil time.Time
 	lastPlan  time.Time
@@ -73,7 +78,7 @@ func newLoop(a *Agent, gs gossip) *loop {
 func (l *loop) run(ctx, work context.Context) error {
 	ticker := time.NewTicker(tick)
 	defer ticker.Stop()
-	for ctx.Err() == nil {
+	for ctx.Err() == nil && !l.moved {
 		l.round(work, time.Now())
 		l.wait(ctx, ticker)
 	}
@@ -81,8 +86,15 @@ func (l *loop) run(ctx, work context.Context) error {
 		return nil // Another part failed: there is nothing to hand over with.
 	}
 	l.leave(work, ticker)
+	if l.moved {
+		return fmt.Errorf("%w: the gossip listens on %s", errMoved, l.addr)
+	}
 	return nil
 }
+
+// errMoved ends the agent when its node has another address: its sockets are bound to
+// the old one, where no peer looks for it any more. It is started again.
+var errMoved = errors.New("the node's address changed")
 
 // wait returns when something changed or is due.
 func (l *loop) wait(ctx context.Context, ticker *time.Ticker) {
@@ -135,6 +147,8 @@ func (l *loop) round(ctx context.Context, now time.Time) {
 	l.decide(ctx, now, state)
 	l.apply()
 	l.gossip.SetPeers(l.peers(objs))
+	own := objs.Nodes[l.a.name()].InternalIPs
+	l.moved = l.a.o.NodeIP == "" && len(own) > 0 && !slices.Contains(own, l.addr)
 	h := l.healthOf(view, s.Guard)
 	l.tell(objs, state, view, h)
 	members := maps.Clone(s.Members)

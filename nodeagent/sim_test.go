@@ -51,6 +51,7 @@ type simNode struct {
 	done   chan error
 
 	mu    sync.Mutex
+	ip    netip.Addr
 	state member.State
 	told  bool
 	links []kernel.Link
@@ -97,10 +98,10 @@ func (s *sim) markAll() {
 // start starts an agent on a node, also again.
 func (s *sim) start(name loadbalancer.NodeName) {
 	s.t.Helper()
-	n := &simNode{s: s, name: name, done: make(chan error, 1)}
 	own := netip.AddrFrom4([4]byte{10, 0, 0, name[0] - 'a' + 1})
+	n := &simNode{s: s, name: name, done: make(chan error, 1), ip: own}
 	n.links = []kernel.Link{{Name: "eth0", Index: 2, MAC: kernel.MAC{2, 0, 0, 0, 0, name[0]}, Prefixes: []netip.Prefix{netip.PrefixFrom(own, 24)}}}
-	o := Defaults(env("NODE_NAME", string(name), "NODE_IP", own.String()))
+	o := Defaults(env("NODE_NAME", string(name)))
 	a, err := newAgent(o, "v0", deps{
 		kernel: n, claims: s.claims, agents: s.agents, registry: prometheus.NewRegistry(),
 		openARP:    n.open,
@@ -131,8 +132,10 @@ func (n *simNode) run() {
 			}
 		})
 	}
+	l := newLoop(n.agent, n)
+	l.addr = n.ip
 	go func() {
-		err := newLoop(n.agent, n).run(ctx, work)
+		err := l.run(ctx, work)
 		kill()
 		wg.Wait()
 		n.done <- err
@@ -265,8 +268,10 @@ func (n *simNode) Objects(context.Context) intake.Objects {
 	for _, r := range out.Records {
 		out.Endpoints[r.Service] = loadbalancer.Endpoints{Any: len(n.s.serving) > 0, Nodes: n.s.serving}
 	}
-	for name := range n.s.nodes {
-		out.Nodes[name] = loadbalancer.Node{Name: name, Ready: true}
+	for name, other := range n.s.nodes {
+		other.mu.Lock()
+		out.Nodes[name] = loadbalancer.Node{Name: name, Ready: true, InternalIPs: []netip.Addr{other.ip}}
+		other.mu.Unlock()
 	}
 	return out
 }
@@ -313,6 +318,14 @@ func (n *simNode) Links() ([]kernel.Link, error) {
 func (n *simNode) DefaultRouteAddrs() ([]netip.Addr, error) { return nil, nil }
 
 func (n *simNode) Watch(ctx context.Context, _ func()) error { <-ctx.Done(); return nil }
+
+// readdress gives the node another address, of which the API server tells.
+func (n *simNode) readdress(a netip.Addr) {
+	n.mu.Lock()
+	n.ip = a
+	n.mu.Unlock()
+	n.s.markAll()
+}
 
 func (n *simNode) unplug() {
 	n.mu.Lock()
