@@ -86,6 +86,19 @@ func TestLeaveHandsOverWithoutAGap(t *testing.T) {
 	})
 }
 
+// A node that cannot answer ARP owns nothing, though it is the first successor.
+func TestNodeWithoutPacketSockets(t *testing.T) {
+	t.Parallel()
+	simulate(t, []loadbalancer.NodeName{"a"}, func(s *sim) {
+		s.deaf = "b"
+		s.start("b")
+		s.wait(time.Second)
+		s.bind(vip, loadbalancer.Cluster, "b", "a")
+		s.wait(time.Second)
+		s.expect("beside a deaf node", "a", "a@1")
+	})
+}
+
 // An agent whose sockets are bound to an address that its node has no more hands over
 // and ends, to be started again.
 func TestNodeAddressChange(t *testing.T) {

@@ -188,7 +188,9 @@ func (l *loop) refreshLinks(ctx context.Context, now time.Time) {
 func (l *loop) self() plan.Member {
 	m := plan.Member{Known: true, Leaving: l.leaving, Claims: make(map[loadbalancer.Group]uint64, len(l.held))}
 	for _, k := range l.links {
-		m.Interfaces = append(m.Interfaces, loadbalancer.Interface{Name: k.Name, Prefixes: k.Prefixes})
+		if !l.a.arp.Failed(k.Name) {
+			m.Interfaces = append(m.Interfaces, loadbalancer.Interface{Name: k.Name, Prefixes: k.Prefixes})
+		}
 	}
 	for g, h := range l.held {
 		m.Claims[g] = h.epoch

@@ -4,6 +4,7 @@ package nodeagent
 
 import (
 	"context"
+	"errors"
 	"maps"
 	"net/netip"
 	"sync"
@@ -38,6 +39,7 @@ type sim struct {
 	serving map[loadbalancer.NodeName]struct{}
 	nodes   map[loadbalancer.NodeName]*simNode
 	cut     map[loadbalancer.NodeName]bool // members that the others hold for dead
+	deaf    loadbalancer.NodeName          // set before its start: it may not open packet sockets
 }
 
 const detection = 700 * time.Millisecond
@@ -335,6 +337,9 @@ func (n *simNode) unplug() {
 }
 
 func (n *simNode) open(kernel.Link) (arp.Conn, error) {
+	if n.name == n.s.deaf {
+		return nil, errors.New("operation not permitted")
+	}
 	w := &simWire{in: make(chan []byte), out: make(chan []byte, 1000), closed: make(chan struct{})}
 	n.mu.Lock()
 	defer n.mu.Unlock()

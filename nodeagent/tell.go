@@ -75,6 +75,9 @@ func (l *loop) agentStatus(announced, members int, keyIDs []string) v1alpha1.Nod
 		Gossip:             v1alpha1.GossipStatus{Members: int32(min(members, math.MaxInt32)), KeyIDs: keyIDs}, //nolint:gosec // bounded
 	}
 	for _, k := range l.links {
+		if l.a.arp.Failed(k.Name) {
+			continue
+		}
 		i := v1alpha1.NodeInterface{Name: k.Name, MAC: k.MAC.String()}
 		for _, p := range k.Prefixes {
 			i.Prefixes = append(i.Prefixes, p.String())

@@ -56,20 +56,23 @@ type table map[plan.Announcement]uint64
 
 // Announcer announces on layer 2.
 type Announcer struct {
-	open  Opener
-	count Counters
+	open   Opener
+	count  Counters
+	notify func()
 
 	// current is read by the responders for every request.
 	current atomic.Pointer[table]
 	changed chan struct{}
 
-	mu    sync.Mutex
-	links []kernel.Link // guarded by mu
+	mu     sync.Mutex
+	links  []kernel.Link       // guarded by mu
+	failed map[string]struct{} // guarded by mu, by link name
 }
 
-// New makes an announcer that announces nothing yet.
-func New(open Opener, count Counters) *Announcer {
-	a := &Announcer{open: open, count: count, changed: make(chan struct{}, 1)}
+// New makes an announcer that announces nothing yet. notify is called when the answer
+// of [Announcer.Failed] changes; it must not block.
+func New(open Opener, count Counters, notify func()) *Announcer {
+	a := &Announcer{open: open, count: count, notify: notify, changed: make(chan struct{}, 1), failed: map[string]struct{}{}}
 	a.current.Store(&table{})
 	return a
 }
@@ -87,6 +90,31 @@ func (a *Announcer) Apply(links []kernel.Link, want map[plan.Announcement]uint64
 	case a.changed <- struct{}{}:
 	default:
 	}
+}
+
+// Failed says whether a link cannot be announced on: there is no connection, and the
+// last attempt to open one failed. It is tried again every second.
+func (a *Announcer) Failed(link string) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	_, ok := a.failed[link]
+	return ok
+}
+
+// setFailed notes that a link works or not and says whether that is new.
+func (a *Announcer) setFailed(link string, failed bool) bool {
+	a.mu.Lock()
+	_, before := a.failed[link]
+	if failed {
+		a.failed[link] = struct{}{}
+	} else {
+		delete(a.failed, link)
+	}
+	a.mu.Unlock()
+	if before != failed {
+		a.notify()
+	}
+	return before != failed
 }
 
 func (a *Announcer) announces(link string, addr netip.Addr) bool {
@@ -166,6 +194,7 @@ func (r *runner) reconcile(ctx context.Context, now time.Time) {
 	for name := range r.retryAt {
 		if _, ok := want[name]; !ok {
 			delete(r.retryAt, name)
+			r.a.setFailed(name, false)
 		}
 	}
 	r.startBursts(now)
@@ -176,10 +205,13 @@ func (r *runner) start(ctx context.Context, l kernel.Link, now time.Time) {
 	conn, err := r.a.open(l)
 	if err != nil {
 		r.retryAt[l.Name] = now.Add(reopenDelay)
-		logger.Error(err, "Cannot announce on link", "interface", l.Name)
+		if r.a.setFailed(l.Name, true) {
+			logger.Error(err, "Cannot announce on link", "interface", l.Name)
+		}
 		return
 	}
 	delete(r.retryAt, l.Name)
+	r.a.setFailed(l.Name, false)
 	c := &responder{a: r.a, link: l, conn: conn, done: make(chan struct{})}
 	r.conns[l.Name] = c
 	r.wg.Go(func() {

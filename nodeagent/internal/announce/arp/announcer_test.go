@@ -38,6 +38,23 @@ type bench struct {
 	mu    sync.Mutex
 	wires []*wire // guarded by mu
 	fail  error   // guarded by mu
+	news  int     // guarded by mu: how often notify was called
+}
+
+func (b *bench) notified() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.news++
+}
+
+// expectFailed checks what the announcer says of eth0 and how often it said something new.
+func (b *bench) expectFailed(want bool, news int) {
+	b.t.Helper()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if got := b.a.Failed("eth0"); got != want || b.news != news {
+		b.t.Errorf("failed %t after %d changes, want %t after %d", got, b.news, want, news)
+	}
 }
 
 func run(t *testing.T, test func(b *bench)) {
@@ -53,7 +70,7 @@ func run(t *testing.T, test func(b *bench)) {
 			w := newWire()
 			b.wires = append(b.wires, w)
 			return w, nil
-		}, &b.count)
+		}, &b.count, b.notified)
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error)
 		go func() { done <- b.a.Run(ctx) }()
@@ -226,8 +243,10 @@ func TestBrokenConnectionIsOpenedAgain(t *testing.T) {
 		b.failWith(errors.New("no such device"))
 		b.a.Apply([]kernel.Link{eth0()}, on("eth0", "192.0.2.200", 3))
 		time.Sleep(3 * time.Second) //nolint:forbidigo // a bubble's clock
+		b.expectFailed(true, 1)
 		b.failWith(nil)
 		time.Sleep(2 * time.Second) //nolint:forbidigo // a bubble's clock
+		b.expectFailed(false, 2)
 		if n := b.opened(); n != 1 {
 			b.t.Fatalf("opened %d connections, want 1", n)
 		}

@@ -109,7 +109,7 @@ func (p *peer) ask(ip string) []kernel.MAC {
 
 func start(t *testing.T, k *kernel.Kernel) *Announcer {
 	t.Helper()
-	a := New(func(l kernel.Link) (Conn, error) { return k.OpenARP(l) }, &counts{})
+	a := New(func(l kernel.Link) (Conn, error) { return k.OpenARP(l) }, &counts{}, func() {})
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- a.Run(ctx) }()
