@@ -18,7 +18,7 @@ BUILD     := CGO_ENABLED=0 go build -trimpath
 GOTEST    := CGO_ENABLED=0 go test -trimpath
 TOOL      := go tool -modfile=test/tools/go.mod
 
-LAB_STATE ?= $(HOME)/.local/state/fairlead-lab
+LAB_STATE ?= $(or $(XDG_STATE_HOME),$(HOME)/.local/state)/fairlead-lab
 LAB_ARGS  ?=
 BENCH     ?= failover
 SOAK      ?= controller
