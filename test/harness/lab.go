@@ -138,7 +138,7 @@ func (l *Lab) command(ctx context.Context, stdin io.Reader, tee io.Writer, name 
 	}
 	exit := &exec.ExitError{}
 	if errors.As(err, &exit) {
-		return res, &CommandError{Command: shown, Code: exit.ExitCode(), Output: res.Stderr + res.Stdout}
+		return res, &CommandError{Command: shown, Code: exit.ExitCode(), Output: res.Stdout + res.Stderr}
 	}
 	return res, fmt.Errorf("run %s: %w", shown, err)
 }

@@ -183,13 +183,21 @@ func (r *run) leading(ctx context.Context) (harness.Leadership, error) {
 	return leader, err
 }
 
+// clusterIPs is how many Services the lab's service range has room for, with a reserve:
+// one that is being deleted keeps its cluster address until a leader has released the other.
+const clusterIPs = 245
+
 // load deletes some Services at random and creates others.
 func (r *run) load(ctx context.Context) error {
 	batch := max(1, r.c.Services/20)
 	if err := r.remove(ctx, r.rng.IntN(batch+1)); err != nil {
 		return err
 	}
-	room := r.c.Services - len(r.live)
+	existing, err := r.lab.Services(ctx, namespace)
+	if err != nil {
+		return err
+	}
+	room := min(r.c.Services-len(r.live), clusterIPs-len(existing))
 	return r.create(ctx, min(room, 1+r.rng.IntN(batch+1)))
 }
 
@@ -232,6 +240,16 @@ func (r *run) remove(ctx context.Context, n int) error {
 
 // finish fills up to the full count, audits, empties and audits again.
 func (r *run) finish(ctx context.Context) (settled, emptied time.Duration, err error) {
+	// Deletions first: what is still going away holds cluster addresses.
+	if _, err := harness.Eventually(ctx, settleTimeout, func(ctx context.Context) error {
+		existing, err := r.lab.Services(ctx, namespace)
+		if err == nil && len(existing) != len(r.live) {
+			err = fmt.Errorf("there are %d services, want %d", len(existing), len(r.live))
+		}
+		return err
+	}); err != nil {
+		return 0, 0, err
+	}
 	if err := r.create(ctx, r.c.Services-len(r.live)); err != nil {
 		return 0, 0, err
 	}
