@@ -37,6 +37,9 @@ type LoadBalancers = gentype.ClientWithList[*v1alpha1.LoadBalancer, *v1alpha1.Lo
 // NodeAgents reads and writes NodeAgents.
 type NodeAgents = gentype.ClientWithList[*v1alpha1.NodeAgent, *v1alpha1.NodeAgentList]
 
+// ExternalIPPolicies reads and writes ExternalIPPolicies.
+type ExternalIPPolicies = gentype.ClientWithList[*v1alpha1.ExternalIPPolicy, *v1alpha1.ExternalIPPolicyList]
+
 // Client is a client of fairlead.dev/v1alpha1. It is safe for concurrent use.
 type Client struct {
 	rest  rest.Interface
@@ -104,6 +107,14 @@ func (c *Client) NodeAgents() *NodeAgents {
 		"nodeagents", c.rest, c.codec, "",
 		func() *v1alpha1.NodeAgent { return &v1alpha1.NodeAgent{} },
 		func() *v1alpha1.NodeAgentList { return &v1alpha1.NodeAgentList{} })
+}
+
+// ExternalIPPolicies returns the ExternalIPPolicy client.
+func (c *Client) ExternalIPPolicies() *ExternalIPPolicies {
+	return gentype.NewClientWithList[*v1alpha1.ExternalIPPolicy, *v1alpha1.ExternalIPPolicyList](
+		"externalippolicies", c.rest, c.codec, "",
+		func() *v1alpha1.ExternalIPPolicy { return &v1alpha1.ExternalIPPolicy{} },
+		func() *v1alpha1.ExternalIPPolicyList { return &v1alpha1.ExternalIPPolicyList{} })
 }
 
 // ListerWatcher is what an informer needs of a typed client.

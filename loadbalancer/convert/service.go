@@ -37,6 +37,25 @@ func Ours(svc *corev1.Service) bool {
 	return svc.Spec.Type == corev1.ServiceTypeLoadBalancer && svc.Spec.LoadBalancerClass == nil && svc.DeletionTimestamp == nil
 }
 
+// Classes says which Services of type LoadBalancer Fairlead serves.
+type Classes struct {
+	// Class is the spec.loadBalancerClass that it serves.
+	Class string
+	// Classless: it serves Services without a class too.
+	Classless bool
+}
+
+// Serves reports whether a Service that is not being deleted is Fairlead's.
+func (c Classes) Serves(svc *corev1.Service) bool {
+	if svc.Spec.Type != corev1.ServiceTypeLoadBalancer || svc.DeletionTimestamp != nil {
+		return false
+	}
+	if svc.Spec.LoadBalancerClass == nil {
+		return c.Classless
+	}
+	return *svc.Spec.LoadBalancerClass == c.Class
+}
+
 // Key returns the Service's key.
 func Key(svc *corev1.Service) loadbalancer.ServiceKey {
 	return loadbalancer.ServiceKey{Namespace: svc.Namespace, Name: svc.Name}

@@ -25,7 +25,14 @@ type Request struct {
 	Families []Family
 	// AnyFamily: one of Families is enough (PreferDualStack).
 	AnyFamily bool
-	// Addresses asked for, at most one per family.
+	// Count is how many addresses of each family are needed; 0 is 1.
+	Count int
+	// SharingKey lets the Service join addresses of Services that say the same.
+	SharingKey string
+	// Ports and Backends are the Service's as a [Tenant].
+	Ports    []Port
+	Backends string
+	// Addresses asked for, at most Count per family.
 	Addresses []netip.Addr
 	// Pool asked for, empty for none.
 	Pool string
@@ -35,11 +42,34 @@ type Request struct {
 	Preferred []netip.Addr
 }
 
-// Assignment is one address and the pool that it comes from.
+// Tenant returns the Service as a tenant.
+func (r *Request) Tenant() Tenant {
+	return Tenant{Service: r.Service, UID: r.UID, Ports: r.Ports, Backends: r.Backends}
+}
+
+// Assignment is one address, the pool that it comes from, and why it is this one.
 type Assignment struct {
 	Addr netip.Addr
 	Pool string
+	// Rule chose the address. What a Service holds already keeps the rule it came by.
+	Rule Rule
 }
+
+// Rule is the rule of the package comment that chose an address. Values are those of
+// v1alpha1.AllocationRule.
+type Rule string
+
+// The rules.
+const (
+	RuleRequested         Rule = "Requested"
+	RuleShown             Rule = "Shown"
+	RuleRetained          Rule = "Retained"
+	RuleShared            Rule = "Shared"
+	RulePool              Rule = "Pool"
+	RuleServiceAllocation Rule = "ServiceAllocation"
+	RuleAutoAssign        Rule = "AutoAssign"
+	RuleExternalIP        Rule = "ExternalIP"
+)
 
 // Allocate decides a Service's addresses, in the order of its families; see the
 // package comment for the rules. It changes nothing: the caller books the result.
@@ -128,11 +158,11 @@ func taken(l *Ledger, req *Request, a netip.Addr) *Error {
 	}
 	if h, ok := l.held[a]; ok {
 		switch {
-		case h.Releasing:
+		case h.State == Releasing:
 			return &Error{reason.AddressReleasing, fmt.Sprintf(
-				"address %s was asked for, but Service %s just released it and a node may still answer for it; it follows by itself", a, h.Service)}
-		case h.UID != req.UID:
-			return inUse(a, h.Service)
+				"address %s was asked for, but Service %s just released it and a node may still answer for it; it follows by itself", a, h.first())}
+		case !h.Names(req.UID):
+			return inUse(a, h.first())
 		}
 		return nil
 	}

@@ -40,7 +40,7 @@ func selector(t *testing.T, s string) []labels.Selector {
 func book(held ...string) *pool.Ledger {
 	l := pool.NewLedger()
 	for _, a := range held {
-		l.Hold(addr(a), pool.Holder{Service: key("other"), UID: "other"})
+		l.Hold(addr(a), heldBy("other"))
 	}
 	return l
 }
@@ -55,6 +55,11 @@ func v4(change func(*pool.Request)) pool.Request {
 
 func dual(r *pool.Request) { r.Families = []pool.Family{pool.IPv4, pool.IPv6} }
 
+// heldBy is what one Service alone holds.
+func heldBy(name string) pool.Holding {
+	return pool.Holding{Tenants: []pool.Tenant{{Service: key(name), UID: loadbalancer.ServiceUID(name)}}}
+}
+
 func TestAllocate(t *testing.T) {
 	t.Parallel()
 	reserved := func(l *pool.Ledger) *pool.Ledger {
@@ -63,7 +68,7 @@ func TestAllocate(t *testing.T) {
 	}
 	releasing := func() *pool.Ledger {
 		l := pool.NewLedger()
-		l.Hold(addr("192.0.2.1"), pool.Holder{Service: key("old"), UID: "old", Releasing: true})
+		l.Hold(addr("192.0.2.1"), pool.Holding{State: pool.Releasing, Tenants: heldBy("old").Tenants})
 		return l
 	}
 	wanted := func(uid loadbalancer.ServiceUID) *pool.Ledger {
@@ -300,7 +305,7 @@ func TestFillLargePool(t *testing.T) {
 			t.Fatal(err)
 		}
 		last = got[0].Addr
-		l.Hold(last, pool.Holder{UID: "u"})
+		l.Hold(last, heldBy("u"))
 	}
 	if last != addr("10.0.255.255") {
 		t.Errorf("last address is %s", last)

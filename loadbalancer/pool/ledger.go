@@ -4,23 +4,67 @@ package pool
 
 import (
 	"net/netip"
+	"slices"
 
 	"github.com/fairlead-lb/fairlead/loadbalancer"
 )
 
-// Holder is who holds an address.
-type Holder struct {
+// State is what a held address is held for.
+type State uint8
+
+const (
+	// Bound: the tenants have the address.
+	Bound State = iota
+	// Releasing: nobody has it any more, but a node may still answer for it.
+	Releasing
+	// Retained: nobody has it; it is kept for a Service with a tenant's key.
+	Retained
+)
+
+// Port is one port that a Service holds on an address.
+type Port struct {
+	// Protocol is TCP, UDP or SCTP.
+	Protocol string
+	Number   uint16
+}
+
+// Tenant is one Service on an address.
+type Tenant struct {
 	Service loadbalancer.ServiceKey
 	UID     loadbalancer.ServiceUID
-	// Releasing: nobody holds it any more, but a node may still answer for it.
-	Releasing bool
+	Ports   []Port
+	// Backends is empty under externalTrafficPolicy Cluster, a digest of the selector
+	// under Local; sharers must agree on it.
+	Backends string
+}
+
+// Holding is who holds an address, and how.
+type Holding struct {
+	State State
+	// SharingKey is what a Service must say to join; empty: nobody may.
+	SharingKey string
+	// Tenants that have the address, or had it last. At least one.
+	Tenants []Tenant
+}
+
+// Names reports whether a Service is a tenant.
+func (h Holding) Names(uid loadbalancer.ServiceUID) bool {
+	return slices.ContainsFunc(h.Tenants, func(t Tenant) bool { return t.UID == uid })
+}
+
+// first returns the first tenant's key, for messages.
+func (h Holding) first() loadbalancer.ServiceKey {
+	if len(h.Tenants) == 0 {
+		return loadbalancer.ServiceKey{}
+	}
+	return h.Tenants[0].Service
 }
 
 // Ledger is the book of taken addresses: held by a claim (or about to be), reserved
 // because they are a node's own, or wanted because a Service without any claim shows
 // them in its status. Not safe for concurrent use.
 type Ledger struct {
-	held     map[netip.Addr]Holder
+	held     map[netip.Addr]Holding
 	reserved map[netip.Addr]string
 	wanted   map[netip.Addr]map[loadbalancer.ServiceUID]loadbalancer.ServiceKey
 	blocked  Ranges
@@ -29,7 +73,7 @@ type Ledger struct {
 // NewLedger returns an empty book.
 func NewLedger() *Ledger {
 	return &Ledger{
-		held:     make(map[netip.Addr]Holder),
+		held:     make(map[netip.Addr]Holding),
 		reserved: make(map[netip.Addr]string),
 		wanted:   make(map[netip.Addr]map[loadbalancer.ServiceUID]loadbalancer.ServiceKey),
 	}
@@ -47,7 +91,7 @@ func (l *Ledger) update(a netip.Addr) {
 }
 
 // Hold books an address for a holder and replaces the last one.
-func (l *Ledger) Hold(a netip.Addr, h Holder) {
+func (l *Ledger) Hold(a netip.Addr, h Holding) {
 	l.held[a] = h
 	l.update(a)
 }
@@ -58,8 +102,8 @@ func (l *Ledger) Release(a netip.Addr) {
 	l.update(a)
 }
 
-// Holder returns who holds an address.
-func (l *Ledger) Holder(a netip.Addr) (Holder, bool) {
+// Holding returns who holds an address.
+func (l *Ledger) Holding(a netip.Addr) (Holding, bool) {
 	h, ok := l.held[a]
 	return h, ok
 }

@@ -135,7 +135,11 @@ func TestAllocationIsSafe(t *testing.T) {
 				if len(req.Addresses) == 1 && req.Addresses[0].Is4() == g.Addr.Is4() && req.Addresses[0] != g.Addr {
 					t.Fatalf("%s asked for, %s given", req.Addresses[0], g.Addr)
 				}
-				l.Hold(g.Addr, pool.Holder{Service: key(uid), UID: req.UID, Releasing: rapid.Bool().Draw(t, "releasing")})
+				h := heldBy(uid)
+				if rapid.Bool().Draw(t, "releasing") {
+					h.State = pool.Releasing
+				}
+				l.Hold(g.Addr, h)
 				held[g.Addr] = uid
 			}
 		}
@@ -151,7 +155,7 @@ func TestAllocationHasNoHistory(t *testing.T) {
 		extra := rapid.SliceOf(drawAddr()).Draw(t, "taken for a while")
 		hold := func(l *pool.Ledger, as []netip.Addr) {
 			for _, a := range as {
-				l.Hold(a, pool.Holder{UID: "x"})
+				l.Hold(a, heldBy("x"))
 			}
 		}
 		plain, odd := pool.NewLedger(), pool.NewLedger()

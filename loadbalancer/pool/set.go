@@ -34,9 +34,13 @@ type Spec struct {
 	// Created ranks overlapping pools: the older one is used.
 	Created loadbalancer.Since
 	// Addresses are prefixes and ranges, not parsed yet.
-	Addresses     []string
+	Addresses []string
+	// Excluded are never handed out, in the spelling of Addresses.
+	Excluded      []string
 	AutoAssign    bool
 	AvoidBuggyIPs bool
+	// Disabled pools give nothing more.
+	Disabled bool
 	// Allocation restricts automatic assignment; nil serves every Service.
 	Allocation *Allocation
 	// Fault is what conversion found wrong, nil when nothing; such a pool is not used.

@@ -44,6 +44,29 @@ const (
 	InvalidAnnotation Reason = "InvalidAnnotation"
 	// ConflictingRequests: two ways of asking contradict each other.
 	ConflictingRequests Reason = "ConflictingRequests"
+	// PoolDisabled: the pool asked for gives no more addresses.
+	PoolDisabled Reason = "PoolDisabled"
+	// PoolNotAllowed: the pool asked for, or of the address asked for, does not serve
+	// this Service (serviceAllocation).
+	PoolNotAllowed Reason = "PoolNotAllowed"
+	// AddressExcluded: the address asked for is excluded by its pool, or lies in a pod
+	// or Service range.
+	AddressExcluded Reason = "AddressExcluded"
+	// AddressRetained: the address asked for is kept for a Service of another name.
+	AddressRetained Reason = "AddressRetained"
+	// SharingKeyMismatch: the address asked for is another Service's, and their sharing
+	// keys differ.
+	SharingKeyMismatch Reason = "SharingKeyMismatch"
+	// PortInUse: a Service that shares the address has the same port and protocol.
+	PortInUse Reason = "PortInUse"
+	// BackendsDiffer: sharers must all have externalTrafficPolicy Cluster, or all Local
+	// with one selector.
+	BackendsDiffer Reason = "BackendsDiffer"
+	// ExternalIPNotGranted: the ExternalIPPolicy does not allow an address of
+	// spec.externalIPs. It is neither claimed nor announced.
+	ExternalIPNotGranted Reason = "ExternalIPNotGranted"
+	// ExternalIPInUse: an address of spec.externalIPs belongs to another Service.
+	ExternalIPInUse Reason = "ExternalIPInUse"
 	// ConflictingAnnotations: a knob differs between annotation prefixes; the first prefix won.
 	ConflictingAnnotations Reason = "ConflictingAnnotations"
 )
@@ -73,6 +96,20 @@ const (
 	InvalidAddresses Reason = "InvalidAddresses"
 	// Overlap: a pool overlaps an older pool.
 	Overlap Reason = "Overlap"
+	// Disabled: the pool gives no more addresses; Services keep what they hold.
+	Disabled Reason = "Disabled"
+	// OverlapsPodRange: a pool overlaps the addresses of pods.
+	OverlapsPodRange Reason = "OverlapsPodRange"
+	// OverlapsServiceRange: a pool overlaps the cluster's Service range.
+	OverlapsServiceRange Reason = "OverlapsServiceRange"
+	// OverlapsNode: addresses of a pool are nodes', gateways' or the API server's own.
+	OverlapsNode Reason = "OverlapsNode"
+	// NoConflict: every address of a pool may be handed out.
+	NoConflict Reason = "NoConflict"
+	// FieldNotSupported: a metallb.io object has fields that this release does not read.
+	FieldNotSupported Reason = "FieldNotSupported"
+	// KindNotSupported: this release does not read metallb.io objects of this kind.
+	KindNotSupported Reason = "KindNotSupported"
 	// InvalidSelector: a label selector cannot be understood.
 	InvalidSelector Reason = "InvalidSelector"
 	// UnknownPool: an advertisement names a pool that does not exist.

@@ -2,6 +2,8 @@
 
 package v1alpha1
 
+import "time"
+
 // Service annotations. Each knob is read under the prefixes of [AnnotationPrefixes]
 // in that order: the first one present wins, and a differing value under a later
 // prefix is reported once by an event (reason ConflictingAnnotations).
@@ -14,7 +16,8 @@ const (
 	PrefixMetalLBLegacy = "metallb.universe.tf/"
 
 	// KnobAddresses asks for particular addresses: a comma separated list, at most
-	// one per IP family. Example: "172.20.255.210". Synonyms: loadBalancerIPs.
+	// [MaxAddressesPerFamily] per IP family. Example: "172.20.255.210". Synonyms:
+	// loadBalancerIPs.
 	// An address that no pool holds, or that another Service holds, is an error on
 	// the Service, never replaced by another address.
 	KnobAddresses = "addresses"
@@ -27,10 +30,40 @@ const (
 	// KnobPoolMetalLB is KnobPool under MetalLB's prefixes.
 	KnobPoolMetalLB = "address-pool"
 
+	// KnobSharingKey lets Services share addresses: those with the same value may, where
+	// no port and protocol clashes and, under externalTrafficPolicy Local, where they
+	// select the same pods. Synonyms: allow-shared-ip.
+	KnobSharingKey = "sharing-key"
+	// KnobSharingKeyMetalLB is KnobSharingKey under MetalLB's prefixes.
+	KnobSharingKeyMetalLB = "allow-shared-ip"
+
+	// AnnotationAddressCount asks for that many addresses per IP family, 1 (default) to
+	// [MaxAddressesPerFamily]. Addresses named count towards it.
+	AnnotationAddressCount = PrefixFairlead + "address-count"
+	// AnnotationReclaimPolicy overrides the pool's reclaimPolicy: "Delete" or "Retain".
+	AnnotationReclaimPolicy = PrefixFairlead + "reclaim-policy"
+	// AnnotationAdvertisements limits the advertisements that announce the Service's
+	// addresses to these, a comma separated list of names, of those that select them.
+	AnnotationAdvertisements = PrefixFairlead + "advertisements"
+
 	// AnnotationTargetType says what the load balancer sends to: "pod" (default,
 	// straight to ready pods) or "node-port" (to the node port of every node).
 	AnnotationTargetType = PrefixFairlead + "target-type"
 )
+
+// MaxAddressesPerFamily bounds the addresses of one Service, per IP family.
+const MaxAddressesPerFamily = 8
+
+// DefaultRetainFor is how long a retained address is kept when its pool does not say.
+const DefaultRetainFor = 24 * time.Hour
+
+// FinalizerService is on Services with Fairlead's load balancer class. The stock service
+// controller strips its own finalizer from Services that have a class, so theirs is another.
+const FinalizerService = PrefixFairlead + "load-balancer"
+
+// DefaultLoadBalancerClass is the spec.loadBalancerClass that Fairlead serves unless its
+// configuration names another.
+const DefaultLoadBalancerClass = PrefixFairlead + "lb"
 
 // Labels and annotations on Fairlead's own objects.
 const (

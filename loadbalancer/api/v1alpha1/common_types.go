@@ -55,6 +55,13 @@ type ServiceReference struct {
 	// +kubebuilder:validation:MaxItems=256
 	// +listType=atomic
 	Ports []Port `json:"ports,omitempty"`
+	// Backends tells what traffic of this Service may reach on the announcing node, for
+	// sharing: empty under externalTrafficPolicy Cluster (any node reaches any pod), a
+	// digest of the Service's selector under Local. Sharers must agree on it, or one
+	// node could not serve them all.
+	// +kubebuilder:validation:MaxLength=64
+	// +optional
+	Backends string `json:"backends,omitempty"`
 }
 
 // Condition types.
@@ -65,4 +72,7 @@ const (
 	ConditionAllocated = "Allocated"
 	// ConditionAnnounced says whether a node announces the LoadBalancer's addresses.
 	ConditionAnnounced = "Announced"
+	// ConditionConflict says that a pool has addresses that it never hands out, because
+	// a node, a pod range or a Service range has them.
+	ConditionConflict = "Conflict"
 )

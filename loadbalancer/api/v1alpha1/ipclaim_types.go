@@ -4,8 +4,9 @@ package v1alpha1
 
 import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-// ClaimPhase is the life of a claim: Bound, then Releasing, then gone.
-// +kubebuilder:validation:Enum=Bound;Releasing
+// ClaimPhase is the life of a claim: Bound, then Retained where that was asked for (and
+// Bound again when a Service of the same name comes back), then Releasing, then gone.
+// +kubebuilder:validation:Enum=Bound;Releasing;Retained
 type ClaimPhase string
 
 const (
@@ -14,6 +15,9 @@ const (
 	// ClaimReleasing means that nobody holds the address any more but a node may
 	// still answer for it, so that it is not allocatable yet.
 	ClaimReleasing ClaimPhase = "Releasing"
+	// ClaimRetained means that nobody holds the address, that no node may answer for it,
+	// and that it is kept for a Service of the namespace and name of one in services.
+	ClaimRetained ClaimPhase = "Retained"
 )
 
 // IPClaim is the allocation of one address: creating it is the transaction, because
@@ -31,6 +35,8 @@ const (
 // +kubebuilder:printcolumn:name="Phase",type=string,JSONPath=`.spec.phase`
 // +kubebuilder:printcolumn:name="Node",type=string,JSONPath=`.status.owner.node`
 // +kubebuilder:printcolumn:name="Epoch",type=integer,priority=1,JSONPath=`.status.owner.epoch`
+// +kubebuilder:printcolumn:name="Sharing Key",type=string,priority=1,JSONPath=`.spec.sharingKey`
+// +kubebuilder:printcolumn:name="Retained Until",type=string,priority=1,JSONPath=`.spec.retainUntil`
 // +kubebuilder:printcolumn:name="Successors",type=string,priority=1,JSONPath=`.spec.successors`
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
 type IPClaim struct {
@@ -59,7 +65,11 @@ type IPClaimSpec struct {
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=45
 	Group string `json:"group"`
-	// Services that hold the address; while Releasing, those that held it last.
+	// SharingKey is what Services must say to join this address; empty: nobody may.
+	// +kubebuilder:validation:MaxLength=253
+	// +optional
+	SharingKey string `json:"sharingKey,omitempty"`
+	// Services that hold the address; while Releasing or Retained, those that held it last.
 	// +kubebuilder:validation:MinItems=1
 	// +kubebuilder:validation:MaxItems=256
 	// +listType=map
@@ -79,6 +89,14 @@ type IPClaimSpec struct {
 	// ReleasingSince is when the claim became Releasing.
 	// +optional
 	ReleasingSince *metav1.Time `json:"releasingSince,omitempty"`
+	// RetainFor is how long the address is kept for a namesake of its last Service once
+	// that one has ended; absent: not at all. Written while Bound, so that it holds too
+	// when the Service is gone before anybody could ask it.
+	// +optional
+	RetainFor *metav1.Duration `json:"retainFor,omitempty"`
+	// RetainUntil is the deadline of a Retained claim.
+	// +optional
+	RetainUntil *metav1.Time `json:"retainUntil,omitempty"`
 }
 
 // IPClaimStatus is written by the owning node agent only.

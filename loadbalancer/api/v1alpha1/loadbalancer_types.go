@@ -36,8 +36,8 @@ const (
 	TrafficPolicyLocal TrafficPolicy = "Local"
 )
 
-// LoadBalancer is the record of one Service of type LoadBalancer: what it got, how it
-// is forwarded and announced, and why not. It has the Service's name and namespace and
+// LoadBalancer is the record of one Service of type LoadBalancer, or with external IPs
+// that lie in a pool: what it got, how it is forwarded and announced, and why not. It has the Service's name and namespace and
 // is owned by it. It holds references only, never lists of nodes or pods, so that a
 // node joining the cluster rewrites nothing.
 //
@@ -46,6 +46,7 @@ const (
 // +kubebuilder:resource:scope=Namespaced,categories=fairlead
 // +kubebuilder:printcolumn:name="Addresses",type=string,JSONPath=`.spec.addresses[*].address`
 // +kubebuilder:printcolumn:name="Pool",type=string,JSONPath=`.spec.addresses[0].pool`
+// +kubebuilder:printcolumn:name="Rule",type=string,priority=1,JSONPath=`.spec.addresses[*].rule`
 // +kubebuilder:printcolumn:name="Targets",type=string,JSONPath=`.spec.targetType`
 // +kubebuilder:printcolumn:name="Policy",type=string,JSONPath=`.spec.externalTrafficPolicy`
 // +kubebuilder:printcolumn:name="Node",type=string,JSONPath=`.status.owner.node`
@@ -68,7 +69,8 @@ type LoadBalancerSpec struct {
 	// +kubebuilder:validation:Type=string
 	// +kubebuilder:validation:MaxLength=64
 	ServiceUID types.UID `json:"serviceUID"`
-	// Addresses that the Service holds, one per IP family, in the order of its ipFamilies.
+	// Addresses that the Service holds: as many per IP family as it asks for, in the order
+	// of its ipFamilies, then those of its spec.externalIPs that lie in a pool.
 	// +kubebuilder:validation:MaxItems=16
 	// +optional
 	// +listType=map
@@ -103,7 +105,37 @@ type LoadBalancerAddress struct {
 	// Claim is the name of the IPClaim that holds the address.
 	// +kubebuilder:validation:MaxLength=45
 	Claim string `json:"claim"`
+	// Rule is why this address: the rule that chose it when the Service got it.
+	// +optional
+	Rule AllocationRule `json:"rule,omitempty"`
 }
+
+// AllocationRule is the answer to "why this address?": the rule that chose it. The
+// rules and their order are those of docs/reference/allocation.md.
+// +kubebuilder:validation:Enum=Requested;Shown;Retained;Shared;Pool;ServiceAllocation;AutoAssign;ExternalIP
+type AllocationRule string
+
+const (
+	// RuleRequested: the Service asks for this very address.
+	RuleRequested AllocationRule = "Requested"
+	// RuleShown: the Service's status showed it already and it was free: it comes from
+	// another load balancer or from a backup.
+	RuleShown AllocationRule = "Shown"
+	// RuleRetained: it was kept for a Service of this namespace and name.
+	RuleRetained AllocationRule = "Retained"
+	// RuleShared: a Service with the same sharing key has it.
+	RuleShared AllocationRule = "Shared"
+	// RulePool: lowest free address of the pool asked for.
+	RulePool AllocationRule = "Pool"
+	// RuleServiceAllocation: lowest free address of a pool whose serviceAllocation
+	// matches the Service.
+	RuleServiceAllocation AllocationRule = "ServiceAllocation"
+	// RuleAutoAssign: lowest free address of a pool for everybody.
+	RuleAutoAssign AllocationRule = "AutoAssign"
+	// RuleExternalIP: spec.externalIPs names it and a grant allows it. Such addresses do
+	// not appear in the Service's status.
+	RuleExternalIP AllocationRule = "ExternalIP"
+)
 
 // AdvertisementReference names one advertisement.
 type AdvertisementReference struct {

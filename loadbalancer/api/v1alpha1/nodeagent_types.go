@@ -43,6 +43,13 @@ type NodeAgentStatus struct {
 	// +optional
 	// +listType=atomic
 	DefaultRouteAddresses []string `json:"defaultRouteAddresses,omitempty"`
+	// Gateways are the next hops of the node's default routes, without zones. No Service
+	// ever gets one.
+	// +kubebuilder:validation:MaxItems=16
+	// +kubebuilder:validation:items:MaxLength=45
+	// +optional
+	// +listType=set
+	Gateways []string `json:"gateways,omitempty"`
 	// Interfaces that can announce.
 	// +kubebuilder:validation:MaxItems=256
 	// +optional

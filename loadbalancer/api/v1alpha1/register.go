@@ -29,6 +29,7 @@ func AddToScheme(s *runtime.Scheme) error {
 		&IPClaim{}, &IPClaimList{},
 		&LoadBalancer{}, &LoadBalancerList{},
 		&NodeAgent{}, &NodeAgentList{},
+		&ExternalIPPolicy{}, &ExternalIPPolicyList{},
 	)
 	metav1.AddToGroupVersion(s, gv)
 	return nil

@@ -369,7 +369,7 @@ func TestNodeAddressIsNotGiven(t *testing.T) {
 	if v.AssignedIPv4 != 1 || v.AvailableIPv4 != 5 {
 		t.Errorf("pool counts %d assigned, %d available", v.AssignedIPv4, v.AvailableIPv4)
 	}
-	if h, held := l.store.Holder(netip.MustParseAddr("192.0.2.2")); !held || h.UID != "web-uid" {
+	if h, held := l.store.Holding(netip.MustParseAddr("192.0.2.2")); !held || !h.Names("web-uid") {
 		t.Errorf("holder %v", h)
 	}
 }

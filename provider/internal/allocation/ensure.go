@@ -82,8 +82,8 @@ func (a *Allocator) setHeld(svc *corev1.Service, req *pool.Request) {
 
 // mayHold reports whether nobody else has the address, nor had it until just now.
 func (a *Allocator) mayHold(svc *corev1.Service, addr netip.Addr) bool {
-	h, held := a.store.Holder(addr)
-	return !held || !h.Releasing && h.UID == loadbalancer.ServiceUID(svc.UID)
+	h, held := a.store.Holding(addr)
+	return !held || h.State == pool.Bound && h.Names(loadbalancer.ServiceUID(svc.UID))
 }
 
 // record returns the Service's own record, nil when there is none.

@@ -28,13 +28,8 @@ func (s *Store) ObserveClaim(c *v1alpha1.IPClaim) {
 	s.claims[c.Name] = c
 	a, err := v1alpha1.ParseClaimName(c.Name)
 	if err == nil {
-		h := pool.Holder{Releasing: c.Spec.Phase == v1alpha1.ClaimReleasing}
-		if len(c.Spec.Services) > 0 {
-			first := c.Spec.Services[0]
-			h.UID, h.Service = loadbalancer.ServiceUID(first.UID), serviceKey(first)
-		}
 		delete(s.inflight, a)
-		s.ledger.Hold(a, h)
+		s.ledger.Hold(a, convert.Holding(c))
 	}
 	for _, ref := range c.Spec.Services {
 		if s.byUID[ref.UID] == nil {

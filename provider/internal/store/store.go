@@ -161,11 +161,11 @@ func (s *Store) Service(key loadbalancer.ServiceKey) *corev1.Service {
 	return s.services[key]
 }
 
-// Holder returns who holds an address, or is about to.
-func (s *Store) Holder(a netip.Addr) (pool.Holder, bool) {
+// Holding returns who holds an address, or is about to.
+func (s *Store) Holding(a netip.Addr) (pool.Holding, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.ledger.Holder(a)
+	return s.ledger.Holding(a)
 }
 
 // Allocate decides a Service's addresses and books the new ones, so that nobody else
@@ -180,8 +180,8 @@ func (s *Store) Allocate(req *pool.Request) ([]pool.Assignment, *pool.Error) {
 		return nil, err
 	}
 	for _, g := range got {
-		if _, held := s.ledger.Holder(g.Addr); !held {
-			s.ledger.Hold(g.Addr, pool.Holder{Service: req.Service, UID: req.UID})
+		if _, held := s.ledger.Holding(g.Addr); !held {
+			s.ledger.Hold(g.Addr, pool.Holding{SharingKey: req.SharingKey, Tenants: []pool.Tenant{req.Tenant()}})
 			s.inflight[g.Addr] = types.UID(req.UID)
 		}
 	}

@@ -119,7 +119,7 @@ func TestAllocateBooks(t *testing.T) {
 	}
 	s.ObserveClaim(claim("1", func(c *v1alpha1.IPClaim) { c.Spec.Services[0].UID = "two" }))
 	s.Cancel("two")
-	if _, held := s.Holder(mustAddr(t, "192.0.2.1")); !held {
+	if _, held := s.Holding(mustAddr(t, "192.0.2.1")); !held {
 		t.Error("Cancel freed an address that has its claim")
 	}
 }
@@ -227,7 +227,7 @@ func TestLateNewsRaisesNoDead(t *testing.T) {
 	}
 	s.ForgetClaim(claim("14", func(c *v1alpha1.IPClaim) { c.UID = "c2" }))
 	s.ObserveClaim(claim("11", nil))
-	if _, held := s.Holder(netip.MustParseAddr("192.0.2.1")); held {
+	if _, held := s.Holding(netip.MustParseAddr("192.0.2.1")); held {
 		t.Error("an older claim came back after a newer one's end, and its address is lost")
 	}
 	r := &v1alpha1.LoadBalancer{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "web", UID: "r", ResourceVersion: "5"}}
