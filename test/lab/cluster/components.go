@@ -51,7 +51,7 @@ func controlPlane(p paths, plan *Plan) []host.Process {
 			"--service-account-private-key-file=" + p.key("sa.key"), "--root-ca-file=" + p.key("ca.crt"),
 			"--cluster-signing-cert-file=" + p.key("ca.crt"), "--cluster-signing-key-file=" + p.key("ca.key"),
 			"--cloud-provider=external", "--allocate-node-cidrs=true",
-			"--cluster-cidr=" + podCIDR, "--node-cidr-mask-size=24", "--service-cluster-ip-range=" + serviceCIDR,
+			"--cluster-cidr=" + podCIDR, "--node-cidr-mask-size=24", "--service-cluster-ip-range=" + serviceCIDRs,
 		}},
 		{Name: "scheduler", After: []string{ready}, Argv: []string{
 			p.tool("kube-scheduler"), "--kubeconfig=" + p.key("scheduler.kubeconfig"),
@@ -74,7 +74,7 @@ func apiserver(p paths, addr netip.Addr) []string {
 		"--proxy-client-cert-file=" + p.key("front-proxy.crt"), "--proxy-client-key-file=" + p.key("front-proxy.key"),
 		"--service-account-issuer=https://kubernetes.default.svc.cluster.local",
 		"--service-account-key-file=" + p.key("sa.pub"), "--service-account-signing-key-file=" + p.key("sa.key"),
-		"--service-cluster-ip-range=" + serviceCIDR, "--authorization-mode=Node,RBAC",
+		"--service-cluster-ip-range=" + serviceCIDRs, "--authorization-mode=Node,RBAC",
 		"--enable-admission-plugins=NodeRestriction", "--allow-privileged=true",
 	}
 }

@@ -33,9 +33,10 @@ const MaxNodes = 64
 
 // Networks of the lab, as in the tutorial that it re-enacts.
 const (
-	podCIDR     = "10.10.0.0/16"
-	serviceCIDR = "10.200.1.0/24"
-	// kubernetesService is the first address of serviceCIDR.
+	podCIDR = "10.10.0.0/16"
+	// serviceCIDRs: Services may be dual stack, though nodes and pods have IPv4 only.
+	serviceCIDRs = "10.200.1.0/24,fd00:10:200:1::/112"
+	// kubernetesService is the first address of serviceCIDRs.
 	kubernetesService = "10.200.1.1"
 	// clusterDNS is where a cluster's name server would be.
 	clusterDNS = "10.200.1.10"
