@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"strings"
 
@@ -15,6 +16,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/fairlead-lb/fairlead/loadbalancer/api/v1alpha1"
+	"github.com/fairlead-lb/fairlead/loadbalancer/convert"
 )
 
 // MirrorMode says whether metallb.io objects are read.
@@ -58,6 +60,10 @@ type Config struct {
 	Nodes NodesConfig `json:"nodes"`
 	// MetalLB says what to do with metallb.io objects.
 	MetalLB MetalLBConfig `json:"metallb"`
+	// Services says which Services are Fairlead's.
+	Services ServicesConfig `json:"services"`
+	// Cluster tells what the API does not.
+	Cluster ClusterConfig `json:"cluster"`
 }
 
 // NodesConfig is about Nodes.
@@ -74,6 +80,24 @@ type MetalLBConfig struct {
 	Mirror MirrorMode `json:"mirror"`
 	// Namespace whose objects count. Default metallb-system.
 	Namespace string `json:"namespace"`
+}
+
+// ServicesConfig is about Services of type LoadBalancer.
+type ServicesConfig struct {
+	// Class is the spec.loadBalancerClass that is served. Default fairlead.dev/lb.
+	Class string `json:"class"`
+	// Classless serves Services without a class too. False leaves them to another
+	// load balancer. Default true.
+	Classless *bool `json:"classless"`
+}
+
+// ClusterConfig is about the cluster's own addresses: no Service gets one. What Nodes
+// (spec.podCIDRs) and ServiceCIDRs say counts by itself.
+type ClusterConfig struct {
+	// PodRanges are prefixes that pods have addresses of.
+	PodRanges []string `json:"podRanges"`
+	// ServiceRanges are prefixes that cluster IPs come from.
+	ServiceRanges []string `json:"serviceRanges"`
 }
 
 // ReadConfig reads a --cloud-config file; "" and an empty file mean the defaults.
@@ -156,6 +180,23 @@ func (c *Config) validate() []error {
 			errs = append(errs, fmt.Errorf("metallb.namespace is %q: %s", ns, fault))
 		}
 	}
+	if class := c.Services.Class; class != "" {
+		for _, fault := range validation.IsQualifiedName(class) {
+			errs = append(errs, fmt.Errorf("services.class is %q: %s", class, fault))
+		}
+	}
+	errs = append(errs, checkRanges("cluster.podRanges", c.Cluster.PodRanges)...)
+	return append(errs, checkRanges("cluster.serviceRanges", c.Cluster.ServiceRanges)...)
+}
+
+func checkRanges(field string, ranges []string) []error {
+	var errs []error
+	for i, text := range ranges {
+		p, err := netip.ParsePrefix(text)
+		if err != nil || p != p.Masked() || p.Addr().Is4In6() {
+			errs = append(errs, fmt.Errorf("%s[%d] is %q, want a CIDR prefix such as 10.244.0.0/16", field, i, text))
+		}
+	}
 	return errs
 }
 
@@ -171,4 +212,16 @@ func (c *Config) setDefaults() {
 	if c.MetalLB.Namespace == "" {
 		c.MetalLB.Namespace = "metallb-system"
 	}
+	if c.Services.Class == "" {
+		c.Services.Class = v1alpha1.DefaultLoadBalancerClass
+	}
+	if c.Services.Classless == nil {
+		classless := true
+		c.Services.Classless = &classless
+	}
+}
+
+// classes returns which Services are Fairlead's; defaults must be set.
+func (c *Config) classes() convert.Classes {
+	return convert.Classes{Class: c.Services.Class, Classless: *c.Services.Classless}
 }
