@@ -18,6 +18,7 @@ import (
 	"k8s.io/client-go/tools/record"
 
 	"github.com/fairlead-lb/fairlead/loadbalancer/api/v1alpha1"
+	"github.com/fairlead-lb/fairlead/loadbalancer/convert"
 	"github.com/fairlead-lb/fairlead/provider/internal/announcement/fakeapi"
 	"github.com/fairlead-lb/fairlead/provider/internal/claims"
 )
@@ -61,6 +62,7 @@ func start(t *testing.T, prepare func(w *world)) *world {
 		GetRecord: func(ctx context.Context, ns, name string) (*v1alpha1.LoadBalancer, error) {
 			return w.records.In(ns).Get(ctx, name, metav1.GetOptions{})
 		},
+		Classes:  convert.Classes{Class: v1alpha1.DefaultLoadBalancerClass, Classless: true},
 		Recorder: w.events,
 		Informers: claims.Informers{
 			Claims: w.claims.Informer(), Records: w.records.Informer(), NodeAgents: w.agents.Informer(),
@@ -125,10 +127,26 @@ func claim(phase v1alpha1.ClaimPhase, owner string, services ...string) *v1alpha
 }
 
 func service(name string, ingress ...string) *corev1.Service {
-	s := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name, UID: types.UID("uid-" + name)}}
+	s := &corev1.Service{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name, UID: types.UID("uid-" + name)},
+		Spec:       corev1.ServiceSpec{Type: corev1.ServiceTypeLoadBalancer},
+	}
 	for _, ip := range ingress {
 		s.Status.LoadBalancer.Ingress = append(s.Status.LoadBalancer.Ingress, corev1.LoadBalancerIngress{IP: ip})
 	}
+	return s
+}
+
+// namesake is a Service with the name of svc1 that came after it.
+func namesake() *corev1.Service {
+	s := service("svc1", address)
+	s.UID = "another"
+	return s
+}
+
+func external(name string, ips ...string) *corev1.Service {
+	s := service(name)
+	s.Spec.Type, s.Spec.ExternalIPs = corev1.ServiceTypeClusterIP, ips
 	return s
 }
 
@@ -313,13 +331,93 @@ func TestCollect(t *testing.T) {
 			prepare: func(w *world) { w.records.Put(w.t, recordOf("svc1")) },
 		},
 		{
-			name:  "a namesake took the Service's place",
+			name:  "a namesake took the Service's place and may take the address over",
+			after: 59 * time.Second, want: v1alpha1.ClaimBound, left: []string{"svc1"},
+			prepare: func(w *world) { w.services.Put(w.t, namesake()) },
+		},
+		{
+			name:  "a namesake took the Service's place and never took the address over",
+			after: 61 * time.Second, want: v1alpha1.ClaimReleasing, left: []string{"svc1"},
+			prepare: func(w *world) { w.services.Put(w.t, namesake()) },
+		},
+		{
+			name:  "a namesake that another controller serves",
 			after: 500 * time.Millisecond, want: v1alpha1.ClaimReleasing, left: []string{"svc1"},
 			prepare: func(w *world) {
-				s := service("svc1", address)
-				s.UID = "another"
+				s := namesake()
+				s.Spec.LoadBalancerClass = new("example.com/other")
 				w.services.Put(w.t, s)
 			},
+		},
+		{
+			name:  "a namesake that is being deleted",
+			after: 500 * time.Millisecond, want: v1alpha1.ClaimReleasing, left: []string{"svc1"},
+			prepare: func(w *world) {
+				s := namesake()
+				now := metav1.Now()
+				s.DeletionTimestamp, s.Finalizers = &now, []string{"example.com/f"}
+				w.services.Put(w.t, s)
+			},
+		},
+		{
+			name:  "the Service is of another type now, with its record and status forgotten, and may be released yet",
+			after: 59 * time.Second, want: v1alpha1.ClaimBound, left: []string{"svc1"},
+			prepare: func(w *world) {
+				s := service("svc1", address)
+				s.Spec.Type = corev1.ServiceTypeClusterIP
+				w.services.Put(w.t, s)
+				w.records.Put(w.t, recordOf("svc1"))
+			},
+		},
+		{
+			name:  "the Service is of another class now, with its record and status forgotten",
+			after: 61 * time.Second, want: v1alpha1.ClaimReleasing, left: []string{"svc1"},
+			prepare: func(w *world) {
+				s := service("svc1", address)
+				s.Spec.LoadBalancerClass = new("example.com/other")
+				w.services.Put(w.t, s)
+				w.records.Put(w.t, recordOf("svc1"))
+			},
+		},
+		{
+			name:  "the Service is of our class",
+			after: time.Hour, want: v1alpha1.ClaimBound, left: []string{"svc1"},
+			prepare: func(w *world) {
+				s := service("svc1", address)
+				s.Spec.LoadBalancerClass = new(v1alpha1.DefaultLoadBalancerClass)
+				w.services.Put(w.t, s)
+			},
+		},
+		{
+			name:  "the Service is being deleted, and its release is allocation's",
+			after: time.Hour, want: v1alpha1.ClaimBound, left: []string{"svc1"},
+			prepare: func(w *world) {
+				s := service("svc1", address)
+				now := metav1.Now()
+				s.DeletionTimestamp, s.Finalizers = &now, []string{"example.com/f"}
+				w.services.Put(w.t, s)
+			},
+		},
+		{
+			name:  "an external IP of a ClusterIP Service",
+			after: time.Hour, want: v1alpha1.ClaimBound, left: []string{"svc1"},
+			prepare: func(w *world) {
+				w.services.Put(w.t, external("svc1", address))
+				w.records.Put(w.t, recordOf("svc1"))
+			},
+		},
+		{
+			name:  "an external IP that left the spec but not the record",
+			after: 61 * time.Second, want: v1alpha1.ClaimReleasing, left: []string{"svc1"},
+			prepare: func(w *world) {
+				w.services.Put(w.t, external("svc1", "198.51.100.1"))
+				w.records.Put(w.t, recordOf("svc1"))
+			},
+		},
+		{
+			name:  "an external IP in the spec that no record has",
+			after: 61 * time.Second, want: v1alpha1.ClaimReleasing, left: []string{"svc1"},
+			prepare: func(w *world) { w.services.Put(w.t, external("svc1", address)) },
 		},
 		{
 			name:  "the cache lags behind the server",

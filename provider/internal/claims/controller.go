@@ -14,17 +14,16 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/record"
-	"k8s.io/client-go/util/workqueue"
 	"k8s.io/klog/v2"
 
 	"github.com/fairlead-lb/fairlead/loadbalancer/api/v1alpha1"
+	"github.com/fairlead-lb/fairlead/loadbalancer/convert"
+	"github.com/fairlead-lb/fairlead/provider/internal/worker"
 )
 
 const (
 	// workers run independent claims side by side.
 	workers = 4
-	// maxRetryDelay bounds the back-off of a failing write.
-	maxRetryDelay = 30 * time.Second
 
 	serviceIndex = "claims/service"
 	ownerIndex   = "claims/owner"
@@ -52,6 +51,9 @@ type Options struct {
 	// claim is taken away a cache's word is not enough.
 	GetService func(ctx context.Context, namespace, name string) (*corev1.Service, error)
 	GetRecord  func(ctx context.Context, namespace, name string) (*v1alpha1.LoadBalancer, error)
+	// Classes says which Services are served; others hold addresses of their
+	// spec.externalIPs only.
+	Classes convert.Classes
 	// Recorder emits events on claims.
 	Recorder  record.EventRecorder
 	Informers Informers
@@ -60,12 +62,14 @@ type Options struct {
 // Controller is made with New.
 type Controller struct {
 	opts   Options
-	queue  workqueue.TypedRateLimitingInterface[string] // claim names
+	queue  *worker.Queue[string] // claim names
 	synced []cache.InformerSynced
 
 	mu sync.Mutex
-	// unboundSince and reported are guarded by mu and hold only claims that exist.
-	unboundSince map[types.UID]time.Time
+	// leavingSince and reported are guarded by mu and hold only claims that exist.
+	// leavingSince says, per claim, since when each of its Services has looked as if it
+	// no longer needed it.
+	leavingSince map[types.UID]map[types.UID]time.Time
 	reported     map[types.UID]bool
 }
 
@@ -79,6 +83,7 @@ type Controller struct {
 //		GetRecord: func(ctx context.Context, ns, name string) (*v1alpha1.LoadBalancer, error) {
 //			return c.LoadBalancers(ns).Get(ctx, name, metav1.GetOptions{})
 //		},
+//		Classes:   convert.Classes{Class: class, Classless: true},
 //		Recorder:  recorder,
 //		Informers: claims.Informers{…},
 //	})
@@ -89,11 +94,9 @@ func New(opts Options) (*Controller, error) {
 		return nil, fmt.Errorf("claims controller: %w", err)
 	}
 	c := &Controller{
-		opts: opts,
-		queue: workqueue.NewTypedRateLimitingQueueWithConfig(
-			workqueue.NewTypedItemExponentialFailureRateLimiter[string](50*time.Millisecond, maxRetryDelay),
-			workqueue.TypedRateLimitingQueueConfig[string]{Name: "ip-claim"}),
-		unboundSince: map[types.UID]time.Time{},
+		opts:         opts,
+		queue:        worker.New[string]("ip-claim"),
+		leavingSince: map[types.UID]map[types.UID]time.Time{},
 		reported:     map[types.UID]bool{},
 	}
 	if err := c.hook(); err != nil {
@@ -109,6 +112,9 @@ func (o *Options) validate() error {
 			return errors.New("an informer is missing")
 		}
 	}
+	if o.Classes.Class == "" {
+		return errors.New("the load balancer class is missing")
+	}
 	if o.Claims == nil || o.GetService == nil || o.GetRecord == nil || o.Recorder == nil {
 		return errors.New("a client or the recorder is missing")
 	}
@@ -117,43 +123,7 @@ func (o *Options) validate() error {
 
 // Run works until ctx is done. It waits for the caches first.
 func (c *Controller) Run(ctx context.Context) error {
-	logger := klog.FromContext(ctx).WithName("ip-claim")
-	ctx = klog.NewContext(ctx, logger)
-	defer c.queue.ShutDown()
-	if !cache.WaitForCacheSync(ctx.Done(), c.synced...) {
-		return nil // ctx is done: a shutdown before the caches were there is no fault
-	}
-	logger.Info("Claims controller started")
-	var wg sync.WaitGroup
-	for range workers {
-		wg.Go(func() {
-			for c.next(ctx) {
-			}
-		})
-	}
-	<-ctx.Done()
-	c.queue.ShutDown()
-	wg.Wait()
+	ctx = klog.NewContext(ctx, klog.FromContext(ctx).WithName("ip-claim"))
+	c.queue.Run(ctx, workers, c.synced, c.sync)
 	return nil
-}
-
-func (c *Controller) next(ctx context.Context) bool {
-	name, shutdown := c.queue.Get()
-	if shutdown {
-		return false
-	}
-	defer c.queue.Done(name)
-	wait, err := c.sync(ctx, name)
-	if err != nil {
-		if ctx.Err() == nil {
-			klog.FromContext(ctx).Error(err, "Claim sync failed, will retry", "claim", name)
-		}
-		c.queue.AddRateLimited(name)
-		return true
-	}
-	c.queue.Forget(name)
-	if wait > 0 {
-		c.queue.AddAfter(name, wait)
-	}
-	return true
 }

@@ -57,7 +57,7 @@ func (c *Controller) claimChanged(obj any) {
 	if _, found, err := c.opts.Informers.Claims.GetStore().GetByKey(claim.Name); err == nil && !found {
 		c.mu.Lock()
 		defer c.mu.Unlock()
-		delete(c.unboundSince, claim.UID)
+		delete(c.leavingSince, claim.UID)
 		delete(c.reported, claim.UID)
 	}
 }

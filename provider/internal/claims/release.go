@@ -93,10 +93,16 @@ func (c *Controller) sync(ctx context.Context, name string) (time.Duration, erro
 	if claim == nil || claim.DeletionTimestamp != nil {
 		return 0, nil
 	}
-	if claim.Spec.Phase == v1alpha1.ClaimReleasing {
+	switch claim.Spec.Phase {
+	case v1alpha1.ClaimBound:
+		return c.collect(ctx, claim)
+	case v1alpha1.ClaimRetained:
+		return c.retain(ctx, claim)
+	case v1alpha1.ClaimReleasing:
 		return c.release(ctx, claim)
+	default:
+		return 0, nil // of a later release, which knows what to do with it
 	}
-	return c.collect(ctx, claim)
 }
 
 // release deletes a claim whose address nobody can answer for any more.

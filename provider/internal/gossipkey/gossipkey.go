@@ -30,10 +30,10 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/record"
-	"k8s.io/client-go/util/workqueue"
 	"k8s.io/klog/v2"
 
 	"github.com/fairlead-lb/fairlead/loadbalancer/reason"
+	"github.com/fairlead-lb/fairlead/provider/internal/worker"
 )
 
 const (
@@ -43,8 +43,6 @@ const (
 	DataKey = "keys"
 	// KeySize in bytes: AES-256.
 	KeySize = 32
-
-	maxRetryDelay = 30 * time.Second
 )
 
 // Options are the controller's inputs. Rand is optional, all else is required.
@@ -61,7 +59,7 @@ type Options struct {
 type Controller struct {
 	opts     Options
 	informer cache.SharedIndexInformer
-	queue    workqueue.TypedRateLimitingInterface[string]
+	queue    *worker.Queue[string]
 	// last is the data of the Secret when it was last seen, nil before; only the
 	// worker touches it.
 	last map[string][]byte
@@ -85,9 +83,7 @@ func New(opts Options) (*Controller, error) {
 			func(o *metav1.ListOptions) {
 				o.FieldSelector = fields.OneTermEqualSelector(metav1.ObjectNameField, SecretName).String()
 			}),
-		queue: workqueue.NewTypedRateLimitingQueueWithConfig(
-			workqueue.NewTypedItemExponentialFailureRateLimiter[string](50*time.Millisecond, maxRetryDelay),
-			workqueue.TypedRateLimitingQueueConfig[string]{Name: "gossip-key"}),
+		queue: worker.New[string]("gossip-key"),
 	}
 	mark := func(any) { c.queue.Add(SecretName) }
 	if _, err := c.informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
@@ -101,50 +97,24 @@ func New(opts Options) (*Controller, error) {
 // Run works until ctx is done.
 func (c *Controller) Run(ctx context.Context) error {
 	ctx = klog.NewContext(ctx, klog.FromContext(ctx).WithName("gossip-key"))
-	defer c.queue.ShutDown()
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	wg.Go(func() { c.informer.RunWithContext(ctx) })
-	if !cache.WaitForCacheSync(ctx.Done(), c.informer.HasSynced) {
-		return nil // ctx is done
-	}
-	c.queue.Add(SecretName)
-	wg.Go(func() {
-		<-ctx.Done()
-		c.queue.ShutDown()
-	})
-	for c.next(ctx) {
-	}
+	c.queue.Add(SecretName) // no event tells that it is missing
+	c.queue.Run(ctx, 1, []cache.InformerSynced{c.informer.HasSynced}, c.sync)
 	return nil
 }
 
-func (c *Controller) next(ctx context.Context) bool {
-	name, shutdown := c.queue.Get()
-	if shutdown {
-		return false
-	}
-	defer c.queue.Done(name)
-	if err := c.sync(ctx); err != nil {
-		if ctx.Err() == nil {
-			klog.FromContext(ctx).Error(err, "Gossip key sync failed, will retry")
-		}
-		c.queue.AddRateLimited(name)
-		return true
-	}
-	c.queue.Forget(name)
-	return true
-}
-
-func (c *Controller) sync(ctx context.Context) error {
+func (c *Controller) sync(ctx context.Context, _ string) (time.Duration, error) {
 	obj, found, err := c.informer.GetStore().GetByKey(c.opts.Namespace + "/" + SecretName)
 	if err != nil {
-		return fmt.Errorf("look up Secret: %w", err)
+		return 0, fmt.Errorf("look up Secret: %w", err)
 	}
 	if secret, ok := obj.(*corev1.Secret); found && ok {
 		c.check(ctx, secret)
-		return nil
+		return 0, nil
 	}
-	return c.create(ctx)
+	return 0, c.create(ctx)
 }
 
 // check looks at the content of an existing Secret and complains once if agents will
