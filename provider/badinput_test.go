@@ -174,7 +174,7 @@ func faultOf(t *testing.T, r poolRow) *pool.Error {
 	older := pool.Spec{Name: "older", Addresses: []string{"203.0.113.0/24"}, Created: -1 << 62}
 	bad := convert.Pool(&v1alpha1.IPAddressPool{ObjectMeta: metav1.ObjectMeta{Name: "bad"}, Spec: r.spec})
 	bad.Created = 0
-	fault := pool.Compile([]pool.Spec{older, bad}).Fault("bad")
+	fault := pool.Compile([]pool.Spec{older, bad}, nil).Fault("bad")
 	if fault == nil {
 		t.Fatalf("pool %s is fine", r.input)
 	}

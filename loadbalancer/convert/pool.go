@@ -21,6 +21,8 @@ func Pool(p *v1alpha1.IPAddressPool) pool.Spec {
 		Name:          p.Name,
 		Created:       loadbalancer.SinceTime(p.CreationTimestamp.Time),
 		Addresses:     p.Spec.Addresses,
+		Excluded:      p.Spec.ExcludedAddresses,
+		Disabled:      p.Spec.Disabled,
 		AutoAssign:    p.Spec.AutoAssign == nil || *p.Spec.AutoAssign,
 		AvoidBuggyIPs: p.Spec.AvoidBuggyIPs,
 	}

@@ -3,7 +3,11 @@
 package convert
 
 import (
+	"cmp"
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -13,7 +17,6 @@ import (
 	"github.com/fairlead-lb/fairlead/loadbalancer"
 	"github.com/fairlead-lb/fairlead/loadbalancer/api/v1alpha1"
 	"github.com/fairlead-lb/fairlead/loadbalancer/pool"
-	"github.com/fairlead-lb/fairlead/loadbalancer/reason"
 )
 
 // ServiceRequest is a Service read for the controller.
@@ -23,8 +26,14 @@ type ServiceRequest struct {
 	Pool pool.Request
 	// Ports of the Service.
 	Ports []v1alpha1.Port
-	// TargetType asked for, pod when unset.
+	// TargetType asked for, empty when the pool's default counts.
 	TargetType v1alpha1.TargetType
+	// Reclaim is the policy asked for, empty when the pool's counts.
+	Reclaim v1alpha1.ReclaimPolicy
+	// Advertisements asked for by name, none when the pool's default counts.
+	Advertisements []string
+	// ExternalIPs are the addresses of spec.externalIPs, each once.
+	ExternalIPs []netip.Addr
 	// TrafficPolicy of the Service.
 	TrafficPolicy v1alpha1.TrafficPolicy
 	// Warnings are faults that did not stop the request: one Warning event each.
@@ -72,19 +81,59 @@ func Service(svc *corev1.Service) (*ServiceRequest, *pool.Error) {
 			Families:  families(svc),
 			AnyFamily: svc.Spec.IPFamilyPolicy != nil && *svc.Spec.IPFamilyPolicy == corev1.IPFamilyPolicyPreferDualStack,
 			Preferred: StatusAddresses(svc),
+			Ports:     poolPorts(svc),
+			Backends:  Backends(svc),
 		},
 		Ports:         Ports(svc),
 		TrafficPolicy: TrafficPolicy(svc),
-		TargetType:    v1alpha1.TargetPod,
-	}
-	if err := r.readTargetType(svc); err != nil {
-		return nil, err
+		ExternalIPs:   ExternalIPs(svc),
 	}
 	r.Pool.Pool, _ = r.knob(svc, poolKeys())
-	if err := r.readAddresses(svc); err != nil {
-		return nil, err
+	for _, read := range []func(*corev1.Service) *pool.Error{
+		r.readTargetType, r.readReclaim, r.readAdvertisements, r.readSharingKey, r.readAddresses, r.readCount,
+	} {
+		if err := read(svc); err != nil {
+			return nil, err
+		}
 	}
 	return r, nil
+}
+
+// Tenant returns a Service as it stands on an address.
+func Tenant(svc *corev1.Service) pool.Tenant {
+	return pool.Tenant{Service: Key(svc), UID: loadbalancer.ServiceUID(svc.UID), Ports: poolPorts(svc), Backends: Backends(svc)}
+}
+
+// Backends tells what traffic of a Service may reach on the announcing node: empty
+// under externalTrafficPolicy Cluster (any node reaches any pod), a digest of the
+// selector under Local, and the Service's own UID under Local without a selector,
+// because its endpoints are then nobody else's.
+func Backends(svc *corev1.Service) string {
+	switch {
+	case TrafficPolicy(svc) == v1alpha1.TrafficPolicyCluster:
+		return ""
+	case len(svc.Spec.Selector) == 0:
+		return string(svc.UID)
+	}
+	var canonical strings.Builder
+	for _, k := range slices.Sorted(maps.Keys(svc.Spec.Selector)) {
+		// Quoted, so that no two selectors read the same.
+		fmt.Fprintf(&canonical, "%q=%q,", k, svc.Spec.Selector[k])
+	}
+	sum := sha256.Sum256([]byte(canonical.String()))
+	return hex.EncodeToString(sum[:8])
+}
+
+// ExternalIPs returns the addresses of spec.externalIPs, each once and in their order.
+func ExternalIPs(svc *corev1.Service) []netip.Addr {
+	var out []netip.Addr
+	for _, text := range svc.Spec.ExternalIPs {
+		a, err := netip.ParseAddr(text)
+		if err == nil && a.Zone() == "" && !a.Is4In6() && !slices.Contains(out, a) {
+			out = append(out, a)
+		}
+	}
+	return out
 }
 
 // TrafficPolicy returns a Service's externalTrafficPolicy as the records hold it.
@@ -93,95 +142,6 @@ func TrafficPolicy(svc *corev1.Service) v1alpha1.TrafficPolicy {
 		return v1alpha1.TrafficPolicyLocal
 	}
 	return v1alpha1.TrafficPolicyCluster
-}
-
-func addressKeys() []string {
-	return []string{
-		v1alpha1.PrefixFairlead + v1alpha1.KnobAddresses,
-		v1alpha1.PrefixMetalLB + v1alpha1.KnobAddressesMetalLB,
-		v1alpha1.PrefixMetalLBLegacy + v1alpha1.KnobAddressesMetalLB,
-	}
-}
-
-func poolKeys() []string {
-	return []string{
-		v1alpha1.PrefixFairlead + v1alpha1.KnobPool,
-		v1alpha1.PrefixMetalLB + v1alpha1.KnobPoolMetalLB,
-		v1alpha1.PrefixMetalLBLegacy + v1alpha1.KnobPoolMetalLB,
-	}
-}
-
-// knob returns the value under the first key that is set, and that key. A blank
-// value counts as unset: templates leave such behind. A differing value under a
-// later key is a warning.
-func (r *ServiceRequest) knob(svc *corev1.Service, keys []string) (value, key string) {
-	for _, k := range keys {
-		v := strings.TrimSpace(svc.Annotations[k])
-		switch {
-		case v == "" || v == value:
-		case key == "":
-			value, key = v, k
-		default:
-			r.Warnings = append(r.Warnings, pool.Error{Reason: reason.ConflictingAnnotations, Message: fmt.Sprintf(
-				"annotation %s: %q is ignored, because %s: %q comes first; remove one of them", k, v, key, value)})
-		}
-	}
-	return value, key
-}
-
-func (r *ServiceRequest) readTargetType(svc *corev1.Service) *pool.Error {
-	switch v := strings.TrimSpace(svc.Annotations[v1alpha1.AnnotationTargetType]); v {
-	case "", string(v1alpha1.TargetPod):
-	case string(v1alpha1.TargetNodePort):
-		r.TargetType = v1alpha1.TargetNodePort
-	default:
-		return &pool.Error{Reason: reason.InvalidAnnotation, Message: fmt.Sprintf(
-			"annotation %s: %q is neither pod nor node-port; write one of them", v1alpha1.AnnotationTargetType, v)}
-	}
-	return nil
-}
-
-// readAddresses reads the annotation, then spec.loadBalancerIP, the last way of asking.
-func (r *ServiceRequest) readAddresses(svc *corev1.Service) *pool.Error {
-	value, key := r.knob(svc, addressKeys())
-	if key != "" {
-		addrs, err := parseAddresses(value)
-		if err != nil {
-			return &pool.Error{Reason: reason.InvalidAnnotation, Message: fmt.Sprintf("annotation %s: %v", key, err)}
-		}
-		r.Pool.Addresses = addrs
-	}
-	if svc.Spec.LoadBalancerIP == "" {
-		return nil
-	}
-	addrs, err := parseAddresses(svc.Spec.LoadBalancerIP)
-	switch {
-	case err != nil:
-		return &pool.Error{Reason: reason.InvalidAnnotation, Message: fmt.Sprintf("spec.loadBalancerIP: %v", err)}
-	case key == "":
-		r.Pool.Addresses = addrs
-	case !slices.Contains(r.Pool.Addresses, addrs[0]):
-		return &pool.Error{Reason: reason.ConflictingRequests, Message: fmt.Sprintf(
-			"annotation %s: %q and spec.loadBalancerIP: %q ask for different addresses; drop one of the two", key, value, svc.Spec.LoadBalancerIP)}
-	}
-	return nil
-}
-
-// parseAddresses reads a comma separated list with at most one address per family.
-func parseAddresses(s string) ([]netip.Addr, error) {
-	var out []netip.Addr
-	for text := range strings.SplitSeq(s, ",") {
-		text = strings.TrimSpace(text)
-		a, err := netip.ParseAddr(text)
-		if err != nil || a.Zone() != "" || a.Is4In6() {
-			return nil, fmt.Errorf("%q is not an IP address; write a comma separated list such as 192.0.2.10", text)
-		}
-		if slices.ContainsFunc(out, func(o netip.Addr) bool { return o.Is4() == a.Is4() }) {
-			return nil, fmt.Errorf("%q has more than one %s address; ask for one per IP family", s, pool.FamilyOf(a))
-		}
-		out = append(out, a)
-	}
-	return out, nil
 }
 
 // families returns the IP families of a Service; a Service from before dual stack
@@ -220,6 +180,15 @@ func Ports(svc *corev1.Service) []v1alpha1.Port {
 	out := make([]v1alpha1.Port, 0, len(svc.Spec.Ports))
 	for _, p := range svc.Spec.Ports {
 		out = append(out, v1alpha1.Port{Name: p.Name, Protocol: string(p.Protocol), Port: p.Port, NodePort: p.NodePort})
+	}
+	return out
+}
+
+func poolPorts(svc *corev1.Service) []pool.Port {
+	out := make([]pool.Port, 0, len(svc.Spec.Ports))
+	for _, p := range svc.Spec.Ports {
+		protocol := cmp.Or(string(p.Protocol), string(corev1.ProtocolTCP))
+		out = append(out, pool.Port{Protocol: protocol, Number: uint16(p.Port)}) //nolint:gosec // 1 to 65535 by validation
 	}
 	return out
 }

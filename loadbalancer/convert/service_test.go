@@ -72,9 +72,6 @@ func TestServiceAsks(t *testing.T) {
 			for _, a := range got.Pool.Addresses {
 				addrs = append(addrs, a.String())
 			}
-			if tt.target == "" {
-				tt.target = v1alpha1.TargetPod
-			}
 			if diff := cmp.Diff(tt.addrs, addrs); diff != "" || got.Pool.Pool != tt.pool || got.TargetType != tt.target || len(got.Warnings) != tt.warnings {
 				t.Errorf("asks for %v of %q as %s with %d warnings (-want +got):\n%s", addrs, got.Pool.Pool, got.TargetType, len(got.Warnings), diff)
 			}
@@ -107,9 +104,10 @@ func TestServiceNeeds(t *testing.T) {
 		Pool: pool.Request{
 			Service: convert.Key(svc), UID: "u", Labels: svc.Labels, Families: []pool.Family{pool.IPv6, pool.IPv4}, AnyFamily: true,
 			Preferred: []netip.Addr{netip.MustParseAddr("192.0.2.1")},
+			Ports:     []pool.Port{{Protocol: "UDP", Number: 53}}, Backends: "u",
 		},
 		Ports:      []v1alpha1.Port{{Name: "dns", Protocol: "UDP", Port: 53, NodePort: 30053}},
-		TargetType: v1alpha1.TargetPod, TrafficPolicy: v1alpha1.TrafficPolicyLocal,
+		TrafficPolicy: v1alpha1.TrafficPolicyLocal,
 	}
 	if diff := cmp.Diff(want, got, cmpopts.EquateComparable(netip.Addr{})); diff != "" {
 		t.Errorf("request (-want +got):\n%s", diff)

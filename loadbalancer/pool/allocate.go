@@ -154,7 +154,7 @@ func allocateAddress(s *Set, l *Ledger, req *Request, a netip.Addr) (Assignment,
 func taken(l *Ledger, req *Request, a netip.Addr) *Error {
 	if node, ok := l.reserved[a]; ok {
 		return &Error{reason.AddressReserved, fmt.Sprintf(
-			"address %s was asked for, but it is node %s's own; ask for another", a, node)}
+			"address %s was asked for, but it is the address of %s; ask for another", a, node)}
 	}
 	if h, ok := l.held[a]; ok {
 		switch {

@@ -219,7 +219,7 @@ func TestAllocate(t *testing.T) {
 			if tt.ledger == nil {
 				tt.ledger = pool.NewLedger()
 			}
-			got, err := pool.Allocate(pool.Compile(tt.pools), tt.ledger, &tt.req)
+			got, err := pool.Allocate(pool.Compile(tt.pools, nil), tt.ledger, &tt.req)
 			if err != nil {
 				if err.Reason != tt.reason || err.Message == "" {
 					t.Errorf("Allocate = %s %q, want reason %q", err.Reason, err.Message, tt.reason)
@@ -247,7 +247,7 @@ func TestCompileFaults(t *testing.T) {
 	bad := auto("bad", "192.0.2.9-192.0.2.1", "x")
 	fault := auto("fault", "203.0.113.1/32")
 	fault.Fault = &pool.Error{Reason: reason.InvalidSelector, Message: "m"}
-	s := pool.Compile([]pool.Spec{younger, older, twin, first, bad, fault, auto("none")})
+	s := pool.Compile([]pool.Spec{younger, older, twin, first, bad, fault, auto("none")}, nil)
 	want := map[string]reason.Reason{
 		"older": "", "a-younger": reason.Overlap, "twin": "", "z-twin": reason.Overlap,
 		"bad": reason.InvalidAddresses, "fault": reason.InvalidSelector, "none": reason.InvalidAddresses,
@@ -281,7 +281,7 @@ func TestUsable(t *testing.T) {
 		{spec: auto("a", "2001:db8::ffff-2001:db8::1:0000"), v6: 2},
 	}
 	for _, tt := range tests {
-		p, ok := pool.Compile([]pool.Spec{tt.spec}).ByName("a")
+		p, ok := pool.Compile([]pool.Spec{tt.spec}, nil).ByName("a")
 		if !ok {
 			t.Fatalf("pool %v is not valid", tt.spec.Addresses)
 		}
@@ -295,7 +295,7 @@ func TestUsable(t *testing.T) {
 // used ones.
 func TestFillLargePool(t *testing.T) {
 	t.Parallel()
-	s := pool.Compile([]pool.Spec{auto("a", "10.0.0.0/16")})
+	s := pool.Compile([]pool.Spec{auto("a", "10.0.0.0/16")}, nil)
 	l := pool.NewLedger()
 	var last netip.Addr
 	for range 1 << 16 {

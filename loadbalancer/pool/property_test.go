@@ -97,7 +97,7 @@ func TestAllocationIsSafe(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		specs := drawSpecs().Draw(t, "pools")
-		set, l := pool.Compile(specs), pool.NewLedger()
+		set, l := pool.Compile(specs, nil), pool.NewLedger()
 		reserved := make(map[netip.Addr]string)
 		for range rapid.IntRange(0, 4).Draw(t, "reserved") {
 			reserved[drawAddr().Draw(t, "node address")] = "n"
@@ -166,8 +166,8 @@ func TestAllocationHasNoHistory(t *testing.T) {
 		}
 		hold(odd, rapid.Permutation(taken).Draw(t, "order"))
 		req := pool.Request{Service: key("w"), UID: "w", Families: []pool.Family{pool.IPv4, pool.IPv6}, AnyFamily: true}
-		a, errA := pool.Allocate(pool.Compile(specs), plain, &req)
-		b, errB := pool.Allocate(pool.Compile(rapid.Permutation(specs).Draw(t, "pool order")), odd, &req)
+		a, errA := pool.Allocate(pool.Compile(specs, nil), plain, &req)
+		b, errB := pool.Allocate(pool.Compile(rapid.Permutation(specs).Draw(t, "pool order"), nil), odd, &req)
 		if diff := cmp.Diff(fmt.Sprint(a, errA), fmt.Sprint(b, errB)); diff != "" {
 			t.Fatal(diff)
 		}

@@ -74,6 +74,7 @@ type Pool struct {
 	name       string
 	auto       bool
 	avoidBuggy bool
+	disabled   bool
 	alloc      *Allocation
 	// intervals are sorted, disjoint and do not touch.
 	intervals []Interval
@@ -144,7 +145,7 @@ type Set struct {
 // Compile parses pools and finds overlaps. Of two pools that overlap the younger is
 // not used (the later name when they are of one age); addresses given twice in one
 // pool count once.
-func Compile(specs []Spec) *Set {
+func Compile(specs []Spec, ranges []ClusterRange) *Set {
 	s := &Set{faults: make(map[string]*Error)}
 	byAge := slices.SortedFunc(slices.Values(specs), func(a, b Spec) int {
 		return cmp.Or(cmp.Compare(a.Created, b.Created), cmp.Compare(a.Name, b.Name))
@@ -168,7 +169,7 @@ func compile(spec Spec) (*Pool, *Error) {
 	if spec.Fault != nil {
 		return nil, spec.Fault
 	}
-	p := &Pool{name: spec.Name, auto: spec.AutoAssign, avoidBuggy: spec.AvoidBuggyIPs, alloc: spec.Allocation}
+	p := &Pool{name: spec.Name, auto: spec.AutoAssign, avoidBuggy: spec.AvoidBuggyIPs, disabled: spec.Disabled, alloc: spec.Allocation}
 	var bad []string
 	for _, text := range spec.Addresses {
 		iv, err := ParseInterval(text)
@@ -264,4 +265,17 @@ func rank(priority int) int {
 		return math.MaxInt
 	}
 	return priority
+}
+
+// Conflict returns why a pool that is in use never hands out some of its addresses: a
+// younger cluster range has them. nil when there is no such range.
+func (s *Set) Conflict(name string) *Error { return nil }
+
+// RangeConflicts returns the cluster ranges that overlap an older pool, sorted.
+func (s *Set) RangeConflicts() []RangeConflict { return nil }
+
+// Disabled reports whether a valid pool gives no more addresses.
+func (s *Set) Disabled(name string) bool {
+	p, ok := s.ByName(name)
+	return ok && p.disabled
 }

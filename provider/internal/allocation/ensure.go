@@ -3,6 +3,7 @@
 package allocation
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -199,7 +200,7 @@ func (w *writer) undo(ctx context.Context) error {
 func (w *writer) record(ctx context.Context, req *convert.ServiceRequest) (*v1alpha1.LoadBalancer, error) {
 	known := w.a.store.Record(convert.Key(w.svc))
 	spec := v1alpha1.LoadBalancerSpec{
-		ServiceUID: w.svc.UID, Addresses: w.addrs, Ports: req.Ports, TargetType: req.TargetType,
+		ServiceUID: w.svc.UID, Addresses: w.addrs, Ports: req.Ports, TargetType: cmp.Or(req.TargetType, v1alpha1.TargetPod),
 		ExternalTrafficPolicy: req.TrafficPolicy, Forwarding: v1alpha1.ForwardingKubeProxy,
 	}
 	if known != nil && known.Spec.ServiceUID == w.svc.UID && equality.Semantic.DeepEqual(known.Spec.Addresses, w.addrs) {

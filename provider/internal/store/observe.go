@@ -231,7 +231,7 @@ func (s *Store) compile() {
 	for _, p := range s.pools {
 		specs = append(specs, convert.Pool(p))
 	}
-	s.set = pool.Compile(specs)
+	s.set = pool.Compile(specs, nil)
 }
 
 // ObserveNamespace takes in a namespace's labels.

@@ -104,7 +104,7 @@ func New(api API) *Store {
 		records:    make(map[loadbalancer.ServiceKey]*v1alpha1.LoadBalancer),
 		services:   make(map[loadbalancer.ServiceKey]*corev1.Service),
 		pools:      make(map[string]*v1alpha1.IPAddressPool),
-		set:        pool.Compile(nil),
+		set:        pool.Compile(nil, nil),
 		ledger:     pool.NewLedger(),
 		inflight:   make(map[netip.Addr]types.UID),
 		wanted:     make(map[types.UID][]netip.Addr),
@@ -230,7 +230,7 @@ func (s *Store) Pools() []PoolView {
 }
 
 func (s *Store) count(p *pool.Pool, f pool.Family) (assigned, available int64) {
-	held, unavailable := s.ledger.Held(p, f)
+	held, unavailable := s.ledger.Count(p, f)
 	return held, p.Usable(f) - unavailable
 }
 
