@@ -48,6 +48,8 @@ func (o Ownership) Beats(p Ownership) bool {
 
 // Claim is one allocated address as a node agent sees it.
 type Claim struct {
+	// Name of the claim, which is also the group of it alone.
+	Name  Group
 	Addr  netip.Addr
 	Group Group
 	// Services that hold the address.

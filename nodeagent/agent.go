@@ -30,7 +30,7 @@ import (
 // kernelView is what the agent needs of the kernel.
 type kernelView interface {
 	Links() ([]kernel.Link, error)
-	DefaultRouteAddrs() ([]netip.Addr, error)
+	DefaultRoutes() (kernel.DefaultRoutes, error)
 	Watch(ctx context.Context, notify func()) error
 }
 
@@ -169,13 +169,13 @@ func (a *Agent) lead(ctx, work context.Context, g *errgroup.Group) error {
 // reportRoutes tells the node's own addresses before anything else works: the
 // controller may need them to make the Node usable.
 func (a *Agent) reportRoutes(ctx context.Context) {
-	s := v1alpha1.NodeAgentStatus{Version: a.version, BootID: strconv.FormatUint(a.boot, 36)}
-	routes, err := a.d.kernel.DefaultRouteAddrs()
+	routes, err := a.d.kernel.DefaultRoutes()
 	if err != nil {
 		klog.FromContext(ctx).Error(err, "Cannot read the default routes")
 	}
-	for _, r := range routes {
-		s.DefaultRouteAddresses = append(s.DefaultRouteAddresses, r.String())
+	s := v1alpha1.NodeAgentStatus{
+		Version: a.version, BootID: strconv.FormatUint(a.boot, 36), DefaultRouteAddresses: texts(routes.Addrs),
+		Gateways: texts(routes.Gateways[:min(len(routes.Gateways), maxGateways)]),
 	}
 	a.report.Set(s, status.Health{Reason: reason.Syncing, Message: "the agent reads the cluster's objects"})
 }
@@ -194,8 +194,8 @@ func (a *Agent) gossipAddr(ctx context.Context) (netip.Addr, bool) {
 		if ips := a.objects.Objects(ctx).Nodes[a.name()].InternalIPs; len(ips) > 0 {
 			return ips[0], true
 		}
-		if routes, err := a.d.kernel.DefaultRouteAddrs(); err == nil && len(routes) > 0 {
-			return routes[0], true
+		if routes, err := a.d.kernel.DefaultRoutes(); err == nil && len(routes.Addrs) > 0 {
+			return routes.Addrs[0], true
 		}
 		klog.FromContext(ctx).Info("Waiting for an address of this node")
 		select {

@@ -14,7 +14,6 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/fairlead-lb/fairlead/loadbalancer"
-	"github.com/fairlead-lb/fairlead/loadbalancer/placement"
 	"github.com/fairlead-lb/fairlead/loadbalancer/plan"
 	"github.com/fairlead-lb/fairlead/loadbalancer/reason"
 	"github.com/fairlead-lb/fairlead/nodeagent/internal/intake"
@@ -35,16 +34,6 @@ const (
 	clearTimeout = 3 * time.Second
 )
 
-// holding is a group that this node announces.
-type holding struct {
-	epoch    uint64
-	since    time.Time
-	addrs    []netip.Addr
-	announce []plan.Announcement
-	// withdrawing is since when the node may not announce it, zero while it may.
-	withdrawing time.Time
-}
-
 // loop is the state of the owner loop; only its goroutine touches it.
 type loop struct {
 	a      *Agent
@@ -52,10 +41,10 @@ type loop struct {
 	// addr is where the gossip listens.
 	addr netip.Addr
 
-	held    map[loadbalancer.Group]*holding
+	held    holdings
 	highest map[loadbalancer.Group]uint64
 	links   []kernel.Link
-	routes  []string
+	routes  kernel.DefaultRoutes
 	quorum  *quorum
 
 	leaving   bool
@@ -69,7 +58,7 @@ type loop struct {
 func newLoop(a *Agent, gs gossip) *loop {
 	return &loop{
 		a: a, gossip: gs, quorum: newQuorum(),
-		held: make(map[loadbalancer.Group]*holding), highest: make(map[loadbalancer.Group]uint64),
+		held: make(holdings), highest: make(map[loadbalancer.Group]uint64),
 	}
 }
 
@@ -128,12 +117,7 @@ func (l *loop) beat(now time.Time) bool {
 	if held && !now.Before(l.holdUntil) {
 		return true
 	}
-	for _, h := range l.held {
-		if !h.withdrawing.IsZero() && now.Sub(h.withdrawing) >= linger {
-			return true
-		}
-	}
-	return now.Sub(l.lastPlan) >= resync
+	return l.held.overdue(now) || now.Sub(l.lastPlan) >= resync
 }
 
 // round plans and applies once.
@@ -173,27 +157,21 @@ func (l *loop) refreshLinks(ctx context.Context, now time.Time) {
 			l.links = append(l.links, k)
 		}
 	}
-	routes, err := l.a.d.kernel.DefaultRouteAddrs()
+	routes, err := l.a.d.kernel.DefaultRoutes()
 	if err != nil {
 		klog.FromContext(ctx).Error(err, "Cannot read the default routes, keeping the old ones")
 		return
 	}
-	l.routes = l.routes[:0:0]
-	for _, r := range routes {
-		l.routes = append(l.routes, r.String())
-	}
+	l.routes = routes
 }
 
 // self is this node as a member.
 func (l *loop) self() plan.Member {
-	m := plan.Member{Known: true, Leaving: l.leaving, Claims: make(map[loadbalancer.Group]uint64, len(l.held))}
+	m := plan.Member{Known: true, Leaving: l.leaving, Gateways: l.routes.Gateways, Claims: l.held.claims()}
 	for _, k := range l.links {
 		if !l.a.arp.Failed(k.Name) {
 			m.Interfaces = append(m.Interfaces, loadbalancer.Interface{Name: k.Name, Prefixes: k.Prefixes})
 		}
-	}
-	for g, h := range l.held {
-		m.Claims[g] = h.epoch
 	}
 	return m
 }
@@ -220,11 +198,13 @@ func (l *loop) snapshot(now time.Time, objs intake.Objects, view member.View) pl
 	return s
 }
 
-// learnEpochs keeps the highest epoch of every group that has a claim.
+// learnEpochs keeps the highest epoch of every claim and group that there is.
 func (l *loop) learnEpochs(claims []loadbalancer.Claim, members map[loadbalancer.NodeName]plan.Member) {
 	present := make(map[loadbalancer.Group]uint64, len(claims))
 	for _, c := range claims {
-		present[c.Group] = max(present[c.Group], l.highest[c.Group], c.Persisted.Epoch)
+		for _, n := range []loadbalancer.Group{c.Name, c.Group} {
+			present[n] = max(present[n], l.highest[n], c.Persisted.Epoch)
+		}
 	}
 	for _, m := range members {
 		for g, e := range m.Claims {
@@ -236,58 +216,11 @@ func (l *loop) learnEpochs(claims []loadbalancer.Claim, members map[loadbalancer
 	l.highest = present
 }
 
-// decide turns verdicts into holdings.
-func (l *loop) decide(ctx context.Context, now time.Time, state plan.NodeState) {
-	for g, st := range state.Groups {
-		switch st.Action {
-		case placement.Keep:
-			h := l.held[g]
-			h.addrs, h.announce, h.withdrawing = st.Addrs, st.Announce, time.Time{}
-		case placement.TakeOver:
-			l.held[g] = &holding{epoch: st.Owner.Epoch, since: now, addrs: st.Addrs, announce: st.Announce}
-			l.a.metrics.TookOver()
-			klog.FromContext(ctx).Info("Announcing", "group", g, "epoch", st.Owner.Epoch, "addresses", st.Addrs)
-		case placement.Yield:
-			l.release(ctx, g, st.Reason)
-		case placement.Withdraw:
-			h := l.held[g]
-			if h.withdrawing.IsZero() {
-				h.withdrawing = now
-			}
-			if now.Sub(h.withdrawing) >= linger {
-				l.release(ctx, g, st.Reason)
-			}
-		case placement.Wait:
-		}
-	}
-	for g := range l.held {
-		if _, ok := state.Groups[g]; !ok {
-			l.release(ctx, g, reason.Released)
-		}
-	}
-}
-
-func (l *loop) release(ctx context.Context, g loadbalancer.Group, why reason.Reason) {
-	h, ok := l.held[g]
-	if !ok {
-		return
-	}
-	delete(l.held, g)
-	l.a.metrics.Released(why)
-	klog.FromContext(ctx).Info("No longer announcing", "group", g, "epoch", h.epoch, "reason", why)
-}
-
 // apply makes the network and the gossip match the holdings. The network comes first.
 func (l *loop) apply() {
-	want := make(map[plan.Announcement]uint64)
-	for _, h := range l.held {
-		for _, a := range h.announce {
-			want[a] = h.epoch
-		}
-	}
-	l.a.arp.Apply(l.links, want)
+	l.a.arp.Apply(l.links, l.held.announcements())
 	self := l.self()
-	l.gossip.Publish(member.State{Leaving: self.Leaving, Interfaces: self.Interfaces, Claims: self.Claims})
+	l.gossip.Publish(member.State{Leaving: self.Leaving, Interfaces: self.Interfaces, Gateways: self.Gateways, Claims: self.Claims})
 }
 
 // peers are the other nodes' addresses, of the family that this node gossips on if
@@ -321,12 +254,9 @@ func (l *loop) healthOf(view member.View, guard reason.Reason) status.Health {
 // leave lets peers take over while this node still answers, withdraws, and takes its
 // name off what nobody took over.
 func (l *loop) leave(ctx context.Context, ticker *time.Ticker) {
-	klog.FromContext(ctx).Info("Leaving", "groups", len(l.held))
+	klog.FromContext(ctx).Info("Leaving", "addresses", len(l.held))
 	l.leaving = true
-	var names []string
-	for _, h := range l.held {
-		names = append(names, claimNames(h.addrs)...)
-	}
+	names := claimNames(l.held.addrs())
 	l.round(ctx, time.Now())
 	for len(l.held) > 0 && ctx.Err() == nil {
 		l.wait(ctx, ticker)

@@ -7,6 +7,8 @@ import (
 	"errors"
 	"maps"
 	"net/netip"
+	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -52,13 +54,15 @@ type simNode struct {
 	kill   context.CancelFunc
 	done   chan error
 
-	mu    sync.Mutex
-	ip    netip.Addr
-	state member.State
-	told  bool
-	links []kernel.Link
-	wires []*simWire
-	off   bool
+	mu       sync.Mutex
+	ip       netip.Addr
+	state    member.State
+	told     bool
+	links    []kernel.Link
+	gateways []netip.Addr
+	frozen   *intake.Objects // what the agent's copies show while its watches hang
+	wires    []*simWire
+	off      bool
 }
 
 // simulate runs a script with agents on nodes named a, b and so on.
@@ -215,13 +219,75 @@ func (s *sim) bind(addr string, policy loadbalancer.TrafficPolicy, successors ..
 		Addrs: []netip.Addr{netip.MustParseAddr(addr)}, Advertisements: []string{"ad"},
 	}
 	s.mu.Unlock()
+	name := v1alpha1.ClaimName(netip.MustParseAddr(addr))
 	s.claims.Put(&v1alpha1.IPClaim{
-		ObjectMeta: metav1.ObjectMeta{Name: addr},
+		ObjectMeta: metav1.ObjectMeta{Name: name},
 		Spec: v1alpha1.IPClaimSpec{
-			Address: addr, Group: addr, Phase: v1alpha1.ClaimBound, Successors: successors,
+			Address: addr, Group: name, Phase: v1alpha1.ClaimBound, Successors: successors,
 			Services: []v1alpha1.ServiceReference{{UID: uid}},
 		},
 	})
+}
+
+// share lets a Service have more addresses: those of its own claim and of others. The
+// claims' groups are set by [sim.group].
+func (s *sim) share(service string, addrs ...string) {
+	uid := loadbalancer.ServiceUID("uid-" + service)
+	s.mu.Lock()
+	r := s.records[uid]
+	r.Addrs = nil
+	for _, a := range addrs {
+		r.Addrs = append(r.Addrs, netip.MustParseAddr(a))
+	}
+	s.records[uid] = r
+	s.mu.Unlock()
+	for _, a := range addrs {
+		s.edit(v1alpha1.ClaimName(netip.MustParseAddr(a)), func(c *v1alpha1.IPClaim) {
+			ref := v1alpha1.ServiceReference{UID: types.UID(uid)}
+			if !slices.ContainsFunc(c.Spec.Services, func(r v1alpha1.ServiceReference) bool { return r.UID == ref.UID }) {
+				c.Spec.Services = append(c.Spec.Services, ref)
+			}
+		})
+	}
+}
+
+// group sets the group of claims, one after the other as the controller does.
+func (s *sim) group(name string, addrs ...string) {
+	for _, a := range addrs {
+		s.edit(a, func(c *v1alpha1.IPClaim) { c.Spec.Group = name })
+		synctest.Wait()
+	}
+}
+
+// freeze keeps a node's local copies as they are, as if its watches hung; thaw ends it.
+func (s *sim) freeze(name loadbalancer.NodeName) {
+	objs := s.nodes[name].Objects(s.t.Context())
+	n := s.nodes[name]
+	n.mu.Lock()
+	n.frozen = &objs
+	n.mu.Unlock()
+}
+
+func (s *sim) thaw(name loadbalancer.NodeName) {
+	n := s.nodes[name]
+	n.mu.Lock()
+	n.frozen = nil
+	n.mu.Unlock()
+	s.markAll()
+}
+
+// watch asks for an address every 5 ms for d and returns who answered, each
+// change once: "b" is one node without a gap, "b,bc,c" a handover without one.
+func (s *sim) watch(addr string, d time.Duration) string {
+	var seen []string
+	for end := time.Now().Add(d); time.Now().Before(end); {
+		who := s.who(addr)
+		if len(seen) == 0 || seen[len(seen)-1] != who {
+			seen = append(seen, who)
+		}
+		s.wait(5 * time.Millisecond)
+	}
+	return strings.Join(seen, ",")
 }
 
 func (s *sim) edit(name string, change func(c *v1alpha1.IPClaim)) {
@@ -252,6 +318,12 @@ func (n *simNode) NodeUID(loadbalancer.NodeName) types.UID { return "" }
 func (n *simNode) Claim(name string) (*v1alpha1.IPClaim, bool) { return n.s.claims.Peek(name) }
 
 func (n *simNode) Objects(context.Context) intake.Objects {
+	n.mu.Lock()
+	frozen := n.frozen
+	n.mu.Unlock()
+	if frozen != nil {
+		return *frozen
+	}
 	out := intake.Objects{
 		Advertisements: map[string]loadbalancer.Advertisement{"ad": {Name: "ad", AllNodes: true}},
 		Nodes:          map[loadbalancer.NodeName]loadbalancer.Node{},
@@ -290,7 +362,8 @@ func (n *simNode) View() member.View {
 		}
 		other.mu.Lock()
 		v.Members[name] = plan.Member{
-			Known: other.told, Leaving: other.state.Leaving, Interfaces: other.state.Interfaces, Claims: other.state.Claims,
+			Known: other.told, Leaving: other.state.Leaving, Interfaces: other.state.Interfaces,
+			Gateways: other.state.Gateways, Claims: other.state.Claims,
 		}
 		other.mu.Unlock()
 	}
@@ -299,7 +372,8 @@ func (n *simNode) View() member.View {
 
 func (n *simNode) Publish(st member.State) {
 	n.mu.Lock()
-	changed := !n.told || n.state.Leaving != st.Leaving || !maps.Equal(n.state.Claims, st.Claims) || len(n.state.Interfaces) != len(st.Interfaces)
+	changed := !n.told || n.state.Leaving != st.Leaving || !maps.Equal(n.state.Claims, st.Claims) || len(n.state.Interfaces) != len(st.Interfaces) ||
+		!slices.Equal(n.state.Gateways, st.Gateways)
 	n.state, n.told = st, true
 	n.mu.Unlock()
 	if changed {
@@ -317,7 +391,11 @@ func (n *simNode) Links() ([]kernel.Link, error) {
 	return n.links, nil
 }
 
-func (n *simNode) DefaultRouteAddrs() ([]netip.Addr, error) { return nil, nil }
+func (n *simNode) DefaultRoutes() (kernel.DefaultRoutes, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return kernel.DefaultRoutes{Gateways: n.gateways}, nil
+}
 
 func (n *simNode) Watch(ctx context.Context, _ func()) error { <-ctx.Done(); return nil }
 
@@ -327,6 +405,14 @@ func (n *simNode) readdress(a netip.Addr) {
 	n.ip = a
 	n.mu.Unlock()
 	n.s.markAll()
+}
+
+// plug gives the node another link.
+func (n *simNode) plug(p netip.Prefix) {
+	n.mu.Lock()
+	n.links = append(slices.Clone(n.links), kernel.Link{Name: "eth1", Index: 3, MAC: kernel.MAC{2, 0, 0, 0, 1, n.name[0]}, Prefixes: []netip.Prefix{p}})
+	n.mu.Unlock()
+	mark(n.agent.linksDirty)
 }
 
 func (n *simNode) unplug() {

@@ -20,10 +20,7 @@ import (
 // tell passes the outcome of a round to the API's writers and the metrics.
 func (l *loop) tell(objs intake.Objects, state plan.NodeState, view member.View, h status.Health) {
 	l.a.owners.Set(l.wantedOwners(objs.Claims, state, view.Settled))
-	announced := 0
-	for _, held := range l.held {
-		announced += len(held.addrs)
-	}
+	announced := len(l.held)
 	members := len(view.Members) + 1
 	l.a.metrics.Now(announced, members)
 	l.a.report.Set(l.agentStatus(announced, members, view.KeyIDs), h)
@@ -34,23 +31,22 @@ func (l *loop) tell(objs intake.Objects, state plan.NodeState, view member.View,
 // another node took over, that node overwrites it.
 func (l *loop) wantedOwners(claims []loadbalancer.Claim, state plan.NodeState, settled bool) map[string]status.Want {
 	out := make(map[string]status.Want)
-	for _, h := range l.held {
+	for a, h := range l.held {
 		if !h.withdrawing.IsZero() {
 			continue
 		}
-		for _, name := range claimNames(h.addrs) {
-			out[name] = status.Want{Owner: v1alpha1.Owner{
-				Node: l.a.o.NodeName, Epoch: epochToAPI(h.epoch), Since: metav1.NewTime(h.since),
-			}}
-		}
+		out[v1alpha1.ClaimName(a)] = status.Want{Owner: v1alpha1.Owner{
+			Node: l.a.o.NodeName, Epoch: epochToAPI(h.epoch), Since: metav1.NewTime(h.since),
+		}}
 	}
 	for _, c := range claims {
 		name := v1alpha1.ClaimName(c.Addr)
 		if _, held := out[name]; held || c.Persisted.Node != l.a.name() || !settled {
 			continue
 		}
-		_, withdrawing := l.held[c.Group]
-		if c.Releasing || (!withdrawing && state.Groups[c.Group].Owner.Node == "") {
+		_, withdrawing := l.held[c.Addr]
+		g := state.Groups[c.Group]
+		if c.Releasing || (!withdrawing && (g.Owner.Node == "" || g.Silent[c.Addr] != "")) {
 			out[name] = status.Want{Clear: true}
 		}
 	}
@@ -68,9 +64,22 @@ func claimNames(addrs []netip.Addr) []string {
 // epochToAPI converts an epoch; no group is taken over 2^63 times.
 func epochToAPI(e uint64) int64 { return int64(min(e, math.MaxInt64)) }
 
+// maxGateways is what NodeAgent.status.gateways holds.
+const maxGateways = 16
+
+// texts is nil of no addresses, as what comes back from the API server is.
+func texts(addrs []netip.Addr) []string {
+	var out []string
+	for _, a := range addrs {
+		out = append(out, a.String())
+	}
+	return out
+}
+
 func (l *loop) agentStatus(announced, members int, keyIDs []string) v1alpha1.NodeAgentStatus {
 	s := v1alpha1.NodeAgentStatus{
-		Version: l.a.version, BootID: strconv.FormatUint(l.a.boot, 36), DefaultRouteAddresses: l.routes,
+		Version: l.a.version, BootID: strconv.FormatUint(l.a.boot, 36), DefaultRouteAddresses: texts(l.routes.Addrs),
+		Gateways:           texts(l.routes.Gateways[:min(len(l.routes.Gateways), maxGateways)]),
 		AnnouncedAddresses: int32(min(announced, math.MaxInt32)),                                               //nolint:gosec // bounded
 		Gossip:             v1alpha1.GossipStatus{Members: int32(min(members, math.MaxInt32)), KeyIDs: keyIDs}, //nolint:gosec // bounded
 	}

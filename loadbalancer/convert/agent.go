@@ -15,7 +15,8 @@ import (
 )
 
 // Claim converts an IPClaim. The address is the one in its name, which is the key of
-// the allocation; a spec that says otherwise is an error.
+// the allocation; a spec that says otherwise is an error. Claims of any phase but Bound,
+// those of later releases included, count as releasing: no node answers for them.
 func Claim(in *v1alpha1.IPClaim) (loadbalancer.Claim, error) {
 	addr, err := v1alpha1.ParseClaimName(in.Name)
 	if err != nil {
@@ -25,7 +26,7 @@ func Claim(in *v1alpha1.IPClaim) (loadbalancer.Claim, error) {
 		return loadbalancer.Claim{}, fmt.Errorf("claim %s: spec.address is %q", in.Name, in.Spec.Address)
 	}
 	out := loadbalancer.Claim{
-		Addr: addr, Group: loadbalancer.Group(in.Spec.Group),
+		Name: loadbalancer.Group(in.Name), Addr: addr, Group: loadbalancer.Group(in.Spec.Group),
 		Persisted: Ownership(in.Status.Owner),
 		Releasing: in.Spec.Phase != v1alpha1.ClaimBound || in.DeletionTimestamp != nil,
 	}

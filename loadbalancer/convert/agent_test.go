@@ -35,7 +35,7 @@ func TestClaim(t *testing.T) {
 		}
 	}
 	want := loadbalancer.Claim{
-		Addr: netip.MustParseAddr("192.0.2.1"), Group: "192.0.2.1", Services: []loadbalancer.ServiceUID{"u"},
+		Name: "192.0.2.1", Addr: netip.MustParseAddr("192.0.2.1"), Group: "192.0.2.1", Services: []loadbalancer.ServiceUID{"u"},
 		Successors: []loadbalancer.NodeName{"a", "b"}, Persisted: loadbalancer.Ownership{Node: "a", Epoch: 3},
 	}
 	tests := map[string]struct {
@@ -45,7 +45,9 @@ func TestClaim(t *testing.T) {
 	}{
 		"as it is":         {},
 		"releasing":        {change: func(c *v1alpha1.IPClaim) { c.Spec.Phase = v1alpha1.ClaimReleasing }, want: func(c *loadbalancer.Claim) { c.Releasing = true }},
-		"unknown phase":    {change: func(c *v1alpha1.IPClaim) { c.Spec.Phase = "Retained" }, want: func(c *loadbalancer.Claim) { c.Releasing = true }},
+		"retained":         {change: func(c *v1alpha1.IPClaim) { c.Spec.Phase = v1alpha1.ClaimRetained }, want: func(c *loadbalancer.Claim) { c.Releasing = true }},
+		"no phase":         {change: func(c *v1alpha1.IPClaim) { c.Spec.Phase = "" }, want: func(c *loadbalancer.Claim) { c.Releasing = true }},
+		"unknown phase":    {change: func(c *v1alpha1.IPClaim) { c.Spec.Phase = "Later" }, want: func(c *loadbalancer.Claim) { c.Releasing = true }},
 		"being deleted":    {change: func(c *v1alpha1.IPClaim) { c.DeletionTimestamp = &metav1.Time{} }, want: func(c *loadbalancer.Claim) { c.Releasing = true }},
 		"no group":         {change: func(c *v1alpha1.IPClaim) { c.Spec.Group = "" }},
 		"no owner":         {change: func(c *v1alpha1.IPClaim) { c.Status.Owner = nil }, want: func(c *loadbalancer.Claim) { c.Persisted = loadbalancer.Ownership{} }},
@@ -99,6 +101,25 @@ func TestRecord(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, got, values()); diff != "" {
 		t.Errorf("Record (-want +got):\n%s", diff)
+	}
+}
+
+// The record of a Service without a load balancer part is one like any other.
+func TestRecordOfExternalIPs(t *testing.T) {
+	t.Parallel()
+	got, err := convert.Record(&v1alpha1.LoadBalancer{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "d", Name: "svc"},
+		Spec: v1alpha1.LoadBalancerSpec{
+			ServiceUID: "u", Addresses: []v1alpha1.LoadBalancerAddress{{Address: "192.0.2.1", Rule: v1alpha1.RuleExternalIP}},
+			Advertisements: []v1alpha1.AdvertisementReference{{Kind: "L2Advertisement", Name: "ad"}},
+		},
+	})
+	want := loadbalancer.Record{
+		UID: "u", Service: loadbalancer.ServiceKey{Namespace: "d", Name: "svc"},
+		Addrs: []netip.Addr{netip.MustParseAddr("192.0.2.1")}, Advertisements: []string{"ad"},
+	}
+	if diff := cmp.Diff(want, got, values()); diff != "" || err != nil {
+		t.Errorf("Record (%v, -want +got):\n%s", err, diff)
 	}
 }
 

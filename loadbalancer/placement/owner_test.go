@@ -138,6 +138,18 @@ func TestOwner(t *testing.T) {
 			placement.View{Self: "a", Claims: []loadbalancer.Ownership{own("a", 3)}, Persisted: own("b", 4), Live: live("a")},
 			placement.Verdict{Owner: own("a", 3), Action: placement.Keep},
 		},
+		"of several claims of a node in one group the best counts": {
+			placement.View{
+				Self: "b", Claims: []loadbalancer.Ownership{own("b", 2), own("a", 4), own("b", 5), own("a", 3)}, Highest: 5, Live: live("a", "b"),
+			},
+			placement.Verdict{Owner: own("b", 5), Action: placement.Keep},
+		},
+		"two groups that became one: the lower epoch yields, whatever else the node claims": {
+			placement.View{
+				Self: "a", Claims: []loadbalancer.Ownership{own("b", 2), own("a", 4), own("b", 5), own("a", 3)}, Highest: 5, Live: live("a", "b"),
+			},
+			placement.Verdict{Owner: own("b", 5), Action: placement.Yield, Reason: reason.NotOwner},
+		},
 		"nobody may": {
 			placement.View{Self: "a", Live: liveBut(reason.NoInterface, "a")},
 			placement.Verdict{Action: placement.Wait, Reason: reason.NoInterface},
@@ -169,6 +181,11 @@ func world(t *rapid.T) (placement.View, []loadbalancer.NodeName) {
 			c := loadbalancer.Ownership{Node: name, Epoch: rapid.Uint64Range(1, 5).Draw(t, "epoch")}
 			v.Claims = append(v.Claims, c)
 			v.Highest = max(v.Highest, c.Epoch)
+			if rapid.Bool().Draw(t, "twice") { // the group was two
+				c.Epoch = rapid.Uint64Range(1, 5).Draw(t, "epochOfTheOther")
+				v.Claims = append(v.Claims, c)
+				v.Highest = max(v.Highest, c.Epoch)
+			}
 		}
 	}
 	if rapid.Bool().Draw(t, "persisted") {
@@ -225,7 +242,7 @@ func TestOwnerSettles(t *testing.T) {
 		guarded := rapid.Bool().Draw(t, "guarded")
 		held := map[loadbalancer.NodeName]uint64{}
 		for _, c := range v.Claims {
-			held[c.Node] = c.Epoch
+			held[c.Node] = max(held[c.Node], c.Epoch)
 		}
 		var prev string
 		for round := range 6 {

@@ -34,7 +34,7 @@ func BenchmarkFor500Nodes1000Services(b *testing.B) {
 		a := netip.AddrFrom4([4]byte{10, 0, byte(100 + i/250), byte(i % 250)})
 		g, uid := loadbalancer.Group(a.String()), loadbalancer.ServiceUID(a.String())
 		s.Claims = append(s.Claims, loadbalancer.Claim{
-			Addr: a, Group: g, Services: []loadbalancer.ServiceUID{uid}, Successors: []loadbalancer.NodeName{name(i % nodes)},
+			Name: g, Addr: a, Group: g, Services: []loadbalancer.ServiceUID{uid}, Successors: []loadbalancer.NodeName{name(i % nodes)},
 		})
 		s.Records[uid] = loadbalancer.Record{UID: uid, Addrs: []netip.Addr{a}, Advertisements: []string{"ad"}}
 		s.Members[name(i%nodes)].Claims[g] = 1

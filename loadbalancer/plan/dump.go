@@ -28,6 +28,14 @@ func (s NodeState) String() string {
 		for _, a := range st.Announce {
 			fmt.Fprintf(&b, " %s%%%s", a.Addr, a.Interface)
 		}
+		for _, a := range st.Claims {
+			if why := st.Silent[a]; why != "" {
+				fmt.Fprintf(&b, " %s!%s", a, why)
+			}
+		}
+		if len(st.Orphans) > 0 {
+			fmt.Fprintf(&b, " until taken: %v", st.Orphans)
+		}
 		b.WriteByte('\n')
 	}
 	return b.String()

@@ -3,6 +3,7 @@
 package plan
 
 import (
+	"cmp"
 	"net/netip"
 	"slices"
 
@@ -29,8 +30,8 @@ func For(s Snapshot) NodeState {
 	return out
 }
 
-// reservedAddrs are the nodes' own addresses, which nobody may announce: as a virtual
-// address they would cut the node that has them off.
+// reservedAddrs are the nodes' own addresses and their gateways', which nobody may
+// announce: as a virtual address they would cut off the node that has them, or all.
 func reservedAddrs(s Snapshot) map[netip.Addr]struct{} {
 	out := make(map[netip.Addr]struct{})
 	for _, n := range s.Nodes {
@@ -43,6 +44,9 @@ func reservedAddrs(s Snapshot) map[netip.Addr]struct{} {
 			for _, p := range i.Prefixes {
 				out[p.Addr()] = struct{}{}
 			}
+		}
+		for _, a := range m.Gateways {
+			out[a] = struct{}{}
 		}
 	}
 	return out
@@ -66,60 +70,177 @@ type candidate struct {
 	why reason.Reason
 }
 
-// target is what of a group layer 2 announces, and under which rules.
+// target is an address that layer 2 announces.
 type target struct {
 	addr netip.Addr
-	ads  []loadbalancer.Advertisement
+	// wishes are the advertisements of each Service that has the address and any.
+	wishes [][]loadbalancer.Advertisement
 }
 
 // group decides on one group. Claims are those of the group by address.
 func (p *planner) group(g loadbalancer.Group, claims []loadbalancer.Claim) GroupState {
-	targets, services, why := p.targets(claims)
-	st := GroupState{}
-	for _, t := range targets {
+	t := p.targets(claims)
+	if len(t.list) > 1 {
+		p.leaveOut(&t)
+	}
+	st := GroupState{Silent: t.silent}
+	for _, c := range claims {
+		st.Claims = append(st.Claims, c.Addr)
+	}
+	for _, t := range t.list {
 		st.Addrs = append(st.Addrs, t.addr)
 	}
-	local, keepOnly := p.localServices(services)
-	v := placement.View{
-		Self: p.s.Self, Group: g, Highest: p.s.Highest[g], KeepOnly: keepOnly, Live: p.live,
+	members := boundClaims(claims)
+	v := p.view(g, members, &t)
+	st.Verdict = placement.Owner(v)
+	if t.why == reason.Released && st.Action == placement.Withdraw {
+		// Make-before-break is for addresses that have a future.
+		st.Action = placement.Yield
 	}
+	if st.Action == placement.Yield && t.why != reason.Released {
+		st.Orphans = p.orphans(members)
+	}
+	for _, t := range t.list {
+		for _, i := range interfacesFor(p.s.Self, p.s.Members[p.s.Self].Interfaces, t) {
+			st.Announce = append(st.Announce, Announcement{Interface: i, Addr: t.addr})
+		}
+	}
+	return st
+}
+
+// boundClaims are the claims that a group's owner follows from: those with a future, or
+// all if none has one.
+func boundClaims(claims []loadbalancer.Claim) []loadbalancer.Claim {
+	bound := make([]loadbalancer.Claim, 0, len(claims))
 	for _, c := range claims {
+		if !c.Releasing {
+			bound = append(bound, c)
+		}
+	}
+	if len(bound) == 0 {
+		return claims
+	}
+	return bound
+}
+
+// view is what the owner of a group depends on. What nodes claim of any of its members
+// counts for the group: it may have had another name a moment ago, or been several.
+func (p *planner) view(g loadbalancer.Group, members []loadbalancer.Claim, t *targets) placement.View {
+	local, keepOnly := p.localServices(t.services)
+	v := placement.View{Self: p.s.Self, Group: g, Highest: p.s.Highest[g], KeepOnly: keepOnly, Live: p.live}
+	names := []loadbalancer.Group{g}
+	for _, c := range members {
 		if c.Persisted.Beats(v.Persisted) {
 			v.Persisted = c.Persisted
 		}
 		if len(v.Successors) == 0 {
 			v.Successors = c.Successors
 		}
+		if c.Name != g {
+			names = append(names, c.Name)
+			v.Highest = max(v.Highest, p.s.Highest[c.Name])
+		}
 	}
 	persisted, known := p.s.Nodes[v.Persisted.Node]
 	v.PersistedGone = !known || !persisted.Ready
 	clear(p.live)
+	nobody := true
 	for i := range p.candidates {
 		c := &p.candidates[i]
-		switch {
-		case why != "":
-			v.Live[c.name] = why
-		case c.why != "":
-			v.Live[c.name] = c.why
-		default:
-			v.Live[c.name] = c.mayAnnounce(targets, local, keepOnly)
+		why := cmp.Or(t.why, c.why)
+		if why == "" {
+			why = c.mayAnnounce(t.list, local, keepOnly)
 		}
-		if e := c.claims[g]; e > 0 {
-			v.Claims = append(v.Claims, loadbalancer.Ownership{Node: c.name, Epoch: e})
+		v.Live[c.name] = why
+		nobody = nobody && why != ""
+		for _, n := range names {
+			if e := c.claims[n]; e > 0 {
+				v.Claims = append(v.Claims, loadbalancer.Ownership{Node: c.name, Epoch: e})
+			}
+		}
+	}
+	if nobody && t.why == "" && p.disputed(t.list) {
+		for n, why := range v.Live {
+			if why == reason.NodeNotSelected || why == reason.NoInterface {
+				v.Live[n] = reason.NoCommonNode
+			}
 		}
 	}
 	v.Guard = p.guard(v)
-	st.Verdict = placement.Owner(v)
-	if why == reason.Released && st.Action == placement.Withdraw {
-		// Make-before-break is for addresses that have a future.
-		st.Action = placement.Yield
-	}
-	for _, t := range targets {
-		for _, i := range interfacesFor(p.s.Self, p.s.Members[p.s.Self].Interfaces, t) {
-			st.Announce = append(st.Announce, Announcement{Interface: i, Addr: t.addr})
+	return v
+}
+
+// leaveOut silences the addresses of a group that no live node could announce, whatever
+// became of the others, so that they do not stop those. If that is all of them, they stay.
+func (p *planner) leaveOut(t *targets) {
+	var list []target
+	for _, one := range t.list {
+		if p.anyCandidate(func(c *candidate) bool { return c.mayAnnounce([]target{one}, nil, true) == "" }) {
+			list = append(list, one)
 		}
 	}
-	return st
+	if len(list) == 0 || len(list) == len(t.list) {
+		return
+	}
+	for _, one := range t.list {
+		if slices.ContainsFunc(list, func(o target) bool { return o.addr == one.addr }) {
+			continue
+		}
+		switch {
+		case p.disputed([]target{one}):
+			t.silence(one.addr, reason.NoCommonNode)
+		case p.anyCandidate(func(c *candidate) bool { return c.selected(one) }):
+			t.silence(one.addr, reason.NoInterface)
+		default:
+			t.silence(one.addr, reason.NodeNotSelected)
+		}
+	}
+	t.list = list
+}
+
+// anyCandidate says whether f holds for a node that may announce anything at all.
+func (p *planner) anyCandidate(f func(c *candidate) bool) bool {
+	for i := range p.candidates {
+		if p.candidates[i].why == "" && f(&p.candidates[i]) {
+			return true
+		}
+	}
+	return false
+}
+
+// disputed says whether every wish has a node that could fulfil it alone: then it is only
+// together that they cannot be fulfilled.
+func (p *planner) disputed(ts []target) bool {
+	wishes := 0
+	for _, t := range ts {
+		for _, w := range t.wishes {
+			wishes++
+			alone := []target{{addr: t.addr, wishes: [][]loadbalancer.Advertisement{w}}}
+			if !p.anyCandidate(func(c *candidate) bool { return c.mayAnnounce(alone, nil, true) == "" }) {
+				return false
+			}
+		}
+	}
+	return wishes > 1
+}
+
+// orphans are the claims of this node, ascending by address, that the better claim does
+// not cover: nobody else has taken just these addresses yet.
+func (p *planner) orphans(members []loadbalancer.Claim) []netip.Addr {
+	var out []netip.Addr
+	for _, c := range members {
+		own := loadbalancer.Ownership{Node: p.s.Self, Epoch: p.s.Members[p.s.Self].Claims[c.Name]}
+		if own.Epoch == 0 || c.Persisted.Node != p.s.Self && c.Persisted.Beats(own) {
+			continue
+		}
+		if !slices.ContainsFunc(p.candidates, func(o candidate) bool {
+			return o.name != p.s.Self && o.claims[c.Name] > 0 &&
+				loadbalancer.Ownership{Node: o.name, Epoch: o.claims[c.Name]}.Beats(own)
+		}) {
+			out = append(out, c.Addr)
+		}
+	}
+	return out
 }
 
 func (p *planner) guard(v placement.View) reason.Reason {
@@ -132,51 +253,97 @@ func (p *planner) guard(v placement.View) reason.Reason {
 	return ""
 }
 
+// targets is what of a group layer 2 announces.
+type targets struct {
+	list []target
+	// services that have any of these addresses, advertised or not.
+	services []loadbalancer.Record
+	// silent are the addresses of the group that are not in the list, and why.
+	silent map[netip.Addr]reason.Reason
+	// why the list is empty, "" when it is not.
+	why reason.Reason
+}
+
+func (t *targets) silence(a netip.Addr, why reason.Reason) {
+	if t.silent == nil {
+		t.silent = make(map[netip.Addr]reason.Reason)
+	}
+	t.silent[a] = why
+}
+
 // targets picks the claims that layer 2 announces and joins them with the records of
-// their Services. why is the reason when there is none.
-func (p *planner) targets(claims []loadbalancer.Claim) (ts []target, services []loadbalancer.Record, why reason.Reason) {
-	why = reason.Released
+// their Services. A Service without an advertisement has nothing to say: those that
+// share its address are announced all the same.
+func (p *planner) targets(claims []loadbalancer.Claim) targets {
+	var out targets
 	seen := map[loadbalancer.ServiceUID]bool{}
 	for _, c := range claims {
-		if c.Releasing {
-			continue
-		}
-		if !c.Addr.Is4() {
-			if why == reason.Released {
-				why = reason.FamilyNotAnnounced
-			}
-			continue
-		}
-		if _, bad := p.reserved[c.Addr]; bad {
-			why = reason.AddressReserved
-			continue
-		}
 		t := target{addr: c.Addr}
-		for _, uid := range c.Services {
-			r, ok := p.s.Records[uid]
-			if !ok || !slices.Contains(r.Addrs, c.Addr) {
-				continue
+		why := p.unannounceable(c)
+		for _, r := range p.recordsOf(c) {
+			if why != "" {
+				break
 			}
-			if !seen[uid] {
-				seen[uid] = true
-				services = append(services, r)
+			if !seen[r.UID] {
+				seen[r.UID] = true
+				out.services = append(out.services, r)
 			}
-			for _, name := range r.Advertisements {
-				if ad, ok := p.s.Advertisements[name]; ok {
-					t.ads = append(t.ads, ad)
-				}
+			if ads := p.advertisements(r); len(ads) > 0 {
+				t.wishes = append(t.wishes, ads)
 			}
 		}
-		if len(t.ads) == 0 {
+		if why == "" && len(t.wishes) == 0 {
 			why = reason.NoAdvertisement
+		}
+		if why == "" {
+			out.list = append(out.list, t)
 			continue
 		}
-		ts = append(ts, t)
+		out.silence(c.Addr, why)
+		if out.why == "" || out.why == reason.Released || (out.why == reason.FamilyNotAnnounced && why != reason.Released) {
+			out.why = why
+		}
 	}
-	if len(ts) > 0 {
-		why = ""
+	if len(out.list) > 0 {
+		out.why = ""
 	}
-	return ts, services, why
+	return out
+}
+
+// unannounceable says why a claim's address is never announced, "" when it may be.
+func (p *planner) unannounceable(c loadbalancer.Claim) reason.Reason {
+	_, bad := p.reserved[c.Addr]
+	switch {
+	case c.Releasing:
+		return reason.Released
+	case !c.Addr.Is4():
+		return reason.FamilyNotAnnounced
+	case bad:
+		return reason.AddressReserved
+	default:
+		return ""
+	}
+}
+
+// recordsOf are the records of a claim's Services that name its address.
+func (p *planner) recordsOf(c loadbalancer.Claim) []loadbalancer.Record {
+	var out []loadbalancer.Record
+	for _, uid := range c.Services {
+		if r, ok := p.s.Records[uid]; ok && slices.Contains(r.Addrs, c.Addr) {
+			out = append(out, r)
+		}
+	}
+	return out
+}
+
+func (p *planner) advertisements(r loadbalancer.Record) []loadbalancer.Advertisement {
+	var out []loadbalancer.Advertisement
+	for _, name := range r.Advertisements {
+		if ad, ok := p.s.Advertisements[name]; ok {
+			out = append(out, ad)
+		}
+	}
+	return out
 }
 
 // localServices returns the endpoints of the Services with the Local policy, and
@@ -213,13 +380,14 @@ func (p *planner) mayServe(name loadbalancer.NodeName, m Member) reason.Reason {
 	}
 }
 
-// mayAnnounce says why a node may not announce the targets, "" when it may.
+// mayAnnounce says why a node may not announce the targets, "" when it may: it has to
+// fulfil every wish for every address, and to serve every Service with the Local policy.
 func (c *candidate) mayAnnounce(ts []target, local []loadbalancer.Endpoints, keepOnly bool) reason.Reason {
 	for _, t := range ts {
-		if !slices.ContainsFunc(t.ads, func(a loadbalancer.Advertisement) bool { return a.Selects(c.name) }) {
+		if !c.selected(t) {
 			return reason.NodeNotSelected
 		}
-		if !slices.ContainsFunc(c.ifaces, func(i loadbalancer.Interface) bool { return announcesOn(c.name, i, t) }) {
+		if !slices.ContainsFunc(c.ifaces, func(i loadbalancer.Interface) bool { return fulfils(c.name, i, t) }) {
 			return reason.NoInterface
 		}
 	}
@@ -234,30 +402,51 @@ func (c *candidate) mayAnnounce(ts []target, local []loadbalancer.Endpoints, kee
 	return ""
 }
 
+// selected says whether all Services of a target want it announced by this node.
+func (c *candidate) selected(t target) bool {
+	for _, w := range t.wishes {
+		if !slices.ContainsFunc(w, func(a loadbalancer.Advertisement) bool { return a.Selects(c.name) }) {
+			return false
+		}
+	}
+	return true
+}
+
 // interfacesFor returns the interfaces on which a node announces a target, in the
 // order of the node's interfaces.
 func interfacesFor(name loadbalancer.NodeName, ifaces []loadbalancer.Interface, t target) []string {
 	var out []string
 	for _, i := range ifaces {
-		if announcesOn(name, i, t) {
+		if fulfils(name, i, t) {
 			out = append(out, i.Name)
 		}
 	}
 	return out
 }
 
-// announcesOn says whether a node announces a target on an interface: one that an
-// advertisement for this node names, or one in the address's subnet if an
-// advertisement names none.
-func announcesOn(name loadbalancer.NodeName, i loadbalancer.Interface, t target) bool {
-	return slices.ContainsFunc(t.ads, func(a loadbalancer.Advertisement) bool {
+// fulfils says whether a node announces a target on an interface: where all its
+// Services want it.
+func fulfils(name loadbalancer.NodeName, i loadbalancer.Interface, t target) bool {
+	for _, w := range t.wishes {
+		if !announcesOn(name, i, t.addr, w) {
+			return false
+		}
+	}
+	return true
+}
+
+// announcesOn says whether a Service with these advertisements wants an address
+// announced on an interface of a node: one that an advertisement for this node names,
+// or one in the address's subnet if an advertisement names none.
+func announcesOn(name loadbalancer.NodeName, i loadbalancer.Interface, addr netip.Addr, ads []loadbalancer.Advertisement) bool {
+	return slices.ContainsFunc(ads, func(a loadbalancer.Advertisement) bool {
 		if !a.Selects(name) {
 			return false
 		}
 		if len(a.Interfaces) > 0 {
 			return slices.Contains(a.Interfaces, i.Name)
 		}
-		return inSubnet(i, t.addr)
+		return inSubnet(i, addr)
 	})
 }
 

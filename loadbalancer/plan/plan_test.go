@@ -35,7 +35,7 @@ func base() plan.Snapshot {
 	s := plan.Snapshot{
 		Self: "a",
 		Claims: []loadbalancer.Claim{{
-			Addr: addr("10.0.0.200"), Group: "10.0.0.200", Services: []loadbalancer.ServiceUID{"u1"},
+			Name: "10.0.0.200", Addr: addr("10.0.0.200"), Group: "10.0.0.200", Services: []loadbalancer.ServiceUID{"u1"},
 			Successors: []loadbalancer.NodeName{"b", "a"},
 		}},
 		Records: map[loadbalancer.ServiceUID]loadbalancer.Record{"u1": {
@@ -90,6 +90,29 @@ func local(s plan.Snapshot, serving bool, names ...loadbalancer.NodeName) {
 	s.Endpoints[loadbalancer.ServiceKey{Namespace: "d", Name: "svc"}] = loadbalancer.Endpoints{Any: serving, Nodes: nodeSet(names...)}
 }
 
+// second adds a Service with an address below the first's, in a group of its own.
+func second(s *plan.Snapshot, ads ...string) {
+	s.Claims = append(s.Claims, loadbalancer.Claim{
+		Name: "10.0.0.100", Addr: addr("10.0.0.100"), Group: "10.0.0.100", Services: []loadbalancer.ServiceUID{"u2"},
+		Successors: []loadbalancer.NodeName{"a", "c"},
+	})
+	s.Records["u2"] = loadbalancer.Record{
+		UID: "u2", Service: loadbalancer.ServiceKey{Namespace: "d", Name: "two"}, Addrs: []netip.Addr{addr("10.0.0.100")}, Advertisements: ads,
+	}
+}
+
+// merge lets both Services share both addresses, in one group.
+func merge(s *plan.Snapshot) {
+	both := []netip.Addr{addr("10.0.0.200"), addr("10.0.0.100")}
+	for i := range s.Claims {
+		s.Claims[i].Services, s.Claims[i].Group = []loadbalancer.ServiceUID{"u1", "u2"}, "10.0.0.100"
+	}
+	for uid, r := range s.Records {
+		r.Addrs = both
+		s.Records[uid] = r
+	}
+}
+
 // scenarios change the base. The golden file of each holds every node's plan.
 func scenarios() map[string]func(s *plan.Snapshot) {
 	return map[string]func(s *plan.Snapshot){
@@ -133,10 +156,10 @@ func scenarios() map[string]func(s *plan.Snapshot) {
 		"releasing":           func(s *plan.Snapshot) { claims(*s, "a", 3); s.Claims[0].Releasing = true },
 		"foreign-service-uid": func(s *plan.Snapshot) { s.Claims[0].Services = []loadbalancer.ServiceUID{"other"} },
 		"ipv6-only": func(s *plan.Snapshot) {
-			s.Claims[0].Addr = addr("fd00::1")
+			s.Claims[0].Addr, s.Claims[0].Name = addr("fd00::1"), "fd00-1"
 		},
 		"dual-stack": func(s *plan.Snapshot) {
-			s.Claims = append(s.Claims, loadbalancer.Claim{Addr: addr("fd00::1"), Group: "10.0.0.200", Services: []loadbalancer.ServiceUID{"u1"}})
+			s.Claims = append(s.Claims, loadbalancer.Claim{Name: "fd00-1", Addr: addr("fd00::1"), Group: "10.0.0.200", Services: []loadbalancer.ServiceUID{"u1"}})
 			record(*s, func(r *loadbalancer.Record) { r.Addrs = append(r.Addrs, addr("fd00::1")) })
 		},
 		"local":                     func(s *plan.Snapshot) { local(*s, true, "c") },
@@ -147,7 +170,98 @@ func scenarios() map[string]func(s *plan.Snapshot) {
 		"minority":                  func(s *plan.Snapshot) { s.Guard = reason.Minority },
 		"hold-new-claim":            func(s *plan.Snapshot) { s.Hold = true },
 		"hold-dead-owner":           func(s *plan.Snapshot) { s.Hold = true; s.Highest["10.0.0.200"] = 4 },
-		"conflict":                  func(s *plan.Snapshot) { claims(*s, "a", 3); claims(*s, "b", 3); claims(*s, "c", 2) },
+		"external-ip": func(s *plan.Snapshot) { // and a node's own beside it
+			second(s, "ad")
+			s.Claims[1].Addr, s.Claims[1].Name, s.Claims[1].Group = addr("10.0.0.3"), "10.0.0.3", "10.0.0.200"
+			record(*s, func(r *loadbalancer.Record) { r.Addrs = append(r.Addrs, addr("10.0.0.3")) })
+			s.Claims[1].Services = []loadbalancer.ServiceUID{"u1"}
+		},
+		"gateway": func(s *plan.Snapshot) {
+			member(*s, "c", func(m *plan.Member) { m.Gateways = []netip.Addr{addr("10.0.0.200"), addr("fe80::1")} })
+		},
+		"sharers":            func(s *plan.Snapshot) { second(s, "ad"); merge(s) },
+		"sharer-unannounced": func(s *plan.Snapshot) { second(s); merge(s) },
+		"sharer-releasing": func(s *plan.Snapshot) { // the address that named the group goes
+			second(s, "ad")
+			merge(s)
+			member(*s, "b", func(m *plan.Member) { m.Claims["10.0.0.100"], m.Claims["10.0.0.200"] = 3, 3 })
+			s.Claims[1].Releasing = true
+		},
+		"sharers-on-different-nodes": func(s *plan.Snapshot) {
+			s.Advertisements["ad"] = loadbalancer.Advertisement{Name: "ad", Nodes: nodeSet("a", "b")}
+			s.Advertisements["other"] = loadbalancer.Advertisement{Name: "other", Nodes: nodeSet("c")}
+			second(s, "other")
+			merge(s)
+			claims(*s, "a", 3)
+		},
+		"sharers-on-different-interfaces": func(s *plan.Snapshot) {
+			s.Advertisements["other"] = loadbalancer.Advertisement{Name: "other", AllNodes: true, Interfaces: []string{"eth1"}}
+			second(s, "other")
+			merge(s)
+		},
+		"sharers-on-one-common-interface": func(s *plan.Snapshot) {
+			s.Advertisements["ad"] = loadbalancer.Advertisement{Name: "ad", AllNodes: true, Interfaces: []string{"eth0", "eth1"}}
+			s.Advertisements["other"] = loadbalancer.Advertisement{Name: "other", Nodes: nodeSet("c"), Interfaces: []string{"eth1"}}
+			second(s, "other")
+			merge(s)
+		},
+		"addresses-on-different-nodes": func(s *plan.Snapshot) { // of one Service, by a node that lacks one subnet
+			second(s)
+			merge(s)
+			s.Claims[1].Addr, s.Claims[1].Name = addr("192.168.1.7"), "192.168.1.7"
+			record(*s, func(r *loadbalancer.Record) { r.Addrs[1] = addr("192.168.1.7") })
+			for n, i := range map[loadbalancer.NodeName]int{"a": 0, "b": 1, "c": 1} {
+				member(*s, n, func(m *plan.Member) { m.Interfaces = m.Interfaces[i : i+1] })
+			}
+		},
+		"address-out-of-every-subnet": func(s *plan.Snapshot) { // does not stop the other
+			second(s)
+			merge(s)
+			s.Claims[1].Addr, s.Claims[1].Name = addr("203.0.113.7"), "203.0.113.7"
+			record(*s, func(r *loadbalancer.Record) { r.Addrs[1] = addr("203.0.113.7") })
+		},
+		"sharers-of-one-address-of-two-disagree": func(s *plan.Snapshot) { // the other address goes on
+			s.Advertisements["ad"] = loadbalancer.Advertisement{Name: "ad", Nodes: nodeSet("a", "b")}
+			s.Advertisements["other"] = loadbalancer.Advertisement{Name: "other", Nodes: nodeSet("c")}
+			second(s, "other")
+			merge(s)
+			two := s.Records["u2"]
+			two.Addrs = two.Addrs[1:]
+			s.Records["u2"] = two
+		},
+		"sharers-local": func(s *plan.Snapshot) {
+			second(s, "ad")
+			merge(s)
+			local(*s, true, "a", "c")
+			two := s.Records["u2"]
+			two.Policy = loadbalancer.Local
+			s.Records["u2"] = two
+			s.Endpoints[two.Service] = loadbalancer.Endpoints{Any: true, Nodes: nodeSet("b", "c")}
+		},
+		"group-renamed": func(s *plan.Snapshot) { claims(*s, "c", 3); second(s, "ad"); merge(s) },
+		"group-renamed-since-the-owner-wrote": func(s *plan.Snapshot) {
+			second(s, "ad")
+			merge(s)
+			s.Claims[0].Persisted = loadbalancer.Ownership{Node: "c", Epoch: 4}
+			s.Highest["10.0.0.200"] = 6
+		},
+		"group-split": func(s *plan.Snapshot) {
+			second(s, "ad")
+			member(*s, "b", func(m *plan.Member) { m.Claims["10.0.0.100"], m.Claims["10.0.0.200"] = 3, 3 })
+		},
+		"groups-merged": func(s *plan.Snapshot) { // a goes on with .100 until b claims it
+			second(s, "ad")
+			member(*s, "a", func(m *plan.Member) { m.Claims["10.0.0.100"] = 3 })
+			claims(*s, "b", 5)
+			merge(s)
+		},
+		"groups-merged-by-an-agent-of-an-earlier-version": func(s *plan.Snapshot) { // which names the group only
+			second(s, "ad")
+			member(*s, "a", func(m *plan.Member) { m.Claims["10.0.0.100"], m.Claims["10.0.0.200"] = 3, 3 })
+			member(*s, "c", func(m *plan.Member) { m.Claims["10.0.0.100"] = 5 })
+			merge(s)
+		},
+		"conflict": func(s *plan.Snapshot) { claims(*s, "a", 3); claims(*s, "b", 3); claims(*s, "c", 2) },
 	}
 }
 

@@ -18,7 +18,10 @@ type Member struct {
 	Leaving bool
 	// Interfaces that can announce.
 	Interfaces []loadbalancer.Interface
-	// Claims are the groups that the member announces, with their epochs.
+	// Gateways are the next hops of the node's default routes.
+	Gateways []netip.Addr
+	// Claims are what the member announces, with epochs: the names of claims, and those of
+	// their groups, which is all that an agent of an earlier version tells.
 	Claims map[loadbalancer.Group]uint64
 }
 
@@ -38,7 +41,7 @@ type Snapshot struct {
 	Endpoints map[loadbalancer.ServiceKey]loadbalancer.Endpoints
 	// Members are the live node agents, this one included.
 	Members map[loadbalancer.NodeName]Member
-	// Highest epoch that was ever heard of, by group.
+	// Highest epoch that was ever heard of, by name of claim and of group.
 	Highest map[loadbalancer.Group]uint64
 	// Guard is why nothing may be taken over now, empty when it may.
 	Guard reason.Reason
@@ -56,8 +59,16 @@ type Announcement struct {
 // GroupState is the decision on one group.
 type GroupState struct {
 	placement.Verdict
+	// Claims are the addresses of all the group's claims, ascending.
+	Claims []netip.Addr
 	// Addrs of the group that layer 2 announces, ascending.
 	Addrs []netip.Addr
+	// Silent are the others, and why.
+	Silent map[netip.Addr]reason.Reason
+	// Orphans are addresses that this node announces and yields, but that the better claim
+	// does not name yet: two groups have just become one. The node goes on with them until
+	// it does, or for a moment.
+	Orphans []netip.Addr
 	// Announce is where this node announces them if it is the owner.
 	Announce []Announcement
 }

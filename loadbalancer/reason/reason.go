@@ -80,6 +80,9 @@ const (
 	// NoEligibleNode: no node may announce: selectors, exclusion label, or no interface
 	// in the address's subnet.
 	NoEligibleNode Reason = "NoEligibleNode"
+	// NoCommonNode: addresses that one node must announce together, because Services
+	// share them or have several, are advertised from different nodes or interfaces.
+	NoCommonNode Reason = "NoCommonNode"
 	// NoEndpoints: no pod is ready to serve.
 	NoEndpoints Reason = "NoEndpoints"
 	// WaitingForAgent: an eligible node has not answered yet.

@@ -12,6 +12,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"os/exec"
 	"syscall"
@@ -176,6 +177,26 @@ func AddRoute(tb testing.TB, name, prefix string) {
 	}
 	if err := netlink.RouteAdd(&netlink.Route{LinkIndex: link(tb, name).Attrs().Index, Dst: dst}); err != nil {
 		tb.Fatalf("add a route to %s: %v", prefix, err)
+	}
+}
+
+// AddRouteVia routes a prefix through a link and gateways, which need not answer.
+func AddRouteVia(tb testing.TB, name, prefix string, metric int, gateways ...string) {
+	tb.Helper()
+	dst, err := netlink.ParseIPNet(prefix)
+	if err != nil {
+		tb.Fatalf("parse %q: %v", prefix, err)
+	}
+	r := &netlink.Route{LinkIndex: link(tb, name).Attrs().Index, Dst: dst, Priority: metric}
+	for _, gw := range gateways {
+		hop := &netlink.NexthopInfo{LinkIndex: r.LinkIndex, Gw: netip.MustParseAddr(gw).AsSlice(), Flags: int(netlink.FLAG_ONLINK)}
+		r.MultiPath = append(r.MultiPath, hop)
+	}
+	if len(gateways) == 1 {
+		r.Gw, r.Flags, r.MultiPath = r.MultiPath[0].Gw, r.MultiPath[0].Flags, nil
+	}
+	if err := netlink.RouteAdd(r); err != nil {
+		tb.Fatalf("add a route to %s via %v: %v", prefix, gateways, err)
 	}
 }
 

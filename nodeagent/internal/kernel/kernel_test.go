@@ -6,7 +6,7 @@ package kernel_test
 
 import (
 	"context"
-	"net/netip"
+	"fmt"
 	"os"
 	"testing"
 	"time"
@@ -70,19 +70,23 @@ func prefixes(l kernel.Link) []string {
 	return out
 }
 
-func TestDefaultRouteAddrs(t *testing.T) {
+func TestDefaultRoutes(t *testing.T) {
 	k := open(t)
 	netns.AddVeth(t, "dr0", "192.0.2.1/24", "dr1", "198.51.100.1/24")
-	if got, err := k.DefaultRouteAddrs(); err != nil || len(got) != 0 {
+	netns.AddAddr(t, "dr1", "fd00:1::1/64")
+	if got, err := k.DefaultRoutes(); err != nil || len(got.Addrs)+len(got.Gateways) != 0 {
 		t.Fatalf("without a default route: %v, %v", got, err)
 	}
 	netns.AddRoute(t, "dr1", "0.0.0.0/0")
-	got, err := k.DefaultRouteAddrs()
+	netns.AddRouteVia(t, "dr0", "0.0.0.0/0", 10, "192.0.2.254")
+	netns.AddRouteVia(t, "dr0", "203.0.113.0/24", 0, "192.0.2.253")
+	netns.AddRouteVia(t, "dr1", "::/0", 0, "fe80::1", "fe80::2")
+	got, err := k.DefaultRoutes()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := netip.MustParseAddr("198.51.100.1"); len(got) != 1 || got[0] != want {
-		t.Errorf("got %v, want [%s]", got, want)
+	if want := "{[198.51.100.1 fd00:1::1] [192.0.2.254 fe80::1 fe80::2]}"; fmt.Sprint(got) != want {
+		t.Errorf("got %v, want %s", got, want)
 	}
 }
 

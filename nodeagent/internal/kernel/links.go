@@ -109,58 +109,6 @@ func prefixOf(a *netlink.Addr) (netip.Prefix, bool) {
 	return netip.PrefixFrom(addr.Unmap(), ones), true
 }
 
-// DefaultRouteAddrs returns the node's own address on the link of its default route,
-// at most one per family, IPv4 first: the route's preferred source, else the link's
-// first global address.
-func (k *Kernel) DefaultRouteAddrs() ([]netip.Addr, error) {
-	var out []netip.Addr
-	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
-		routes, err := retry(func() ([]netlink.Route, error) { return k.h.RouteList(nil, family) })
-		if err != nil {
-			return nil, fmt.Errorf("list routes: %w", err)
-		}
-		slices.SortStableFunc(routes, func(a, b netlink.Route) int { return a.Priority - b.Priority })
-		for i := range routes {
-			if a, ok := k.sourceOf(&routes[i], family); ok {
-				out = append(out, a)
-				break
-			}
-		}
-	}
-	return out, nil
-}
-
-func (k *Kernel) sourceOf(r *netlink.Route, family int) (netip.Addr, bool) {
-	if !isDefault(r) {
-		return netip.Addr{}, false
-	}
-	if a, ok := netip.AddrFromSlice(r.Src); ok {
-		return a.Unmap(), true
-	}
-	link, err := k.h.LinkByIndex(r.LinkIndex)
-	if err != nil {
-		return netip.Addr{}, false
-	}
-	addrs, err := k.h.AddrList(link, family)
-	if err != nil {
-		return netip.Addr{}, false
-	}
-	for i := range addrs {
-		if p, ok := prefixOf(&addrs[i]); ok && addrs[i].Scope == unix.RT_SCOPE_UNIVERSE {
-			return p.Addr(), true
-		}
-	}
-	return netip.Addr{}, false
-}
-
-func isDefault(r *netlink.Route) bool {
-	if r.Dst == nil {
-		return true
-	}
-	ones, _ := r.Dst.Mask.Size()
-	return ones == 0
-}
-
 // Watch calls notify after every change of links, addresses and default routes until
 // ctx ends; notify must not block. Other routes come and go by the thousand on nodes
 // that speak BGP. It returns an error when the kernel stops telling, for

@@ -334,7 +334,7 @@ func (l *Layer) publishLocked() {
 		}
 		v.Members[n] = plan.Member{
 			Known: p.facts.Seq > 0, Leaving: p.facts.Leaving,
-			Interfaces: p.facts.interfaces(), Claims: p.live(),
+			Interfaces: p.facts.interfaces(), Gateways: p.facts.Gateways, Claims: p.live(),
 		}
 	}
 	l.view.Store(v)

@@ -17,7 +17,10 @@ type State struct {
 	Leaving bool
 	// Interfaces that can announce.
 	Interfaces []loadbalancer.Interface
-	// Claims are the groups that the node announces, with their epochs (never 0).
+	// Gateways are the next hops of the node's default routes.
+	Gateways []netip.Addr
+	// Claims are the names of the claims that the node announces and of their groups,
+	// with their epochs (never 0).
 	Claims map[loadbalancer.Group]uint64
 }
 
@@ -39,9 +42,10 @@ type message struct {
 }
 
 type facts struct {
-	Seq        uint64   `json:"s"`
-	Leaving    bool     `json:"l,omitempty"`
-	Interfaces []ifaces `json:"i,omitempty"`
+	Seq        uint64       `json:"s"`
+	Leaving    bool         `json:"l,omitempty"`
+	Interfaces []ifaces     `json:"i,omitempty"`
+	Gateways   []netip.Addr `json:"g,omitempty"`
 }
 
 type ifaces struct {
@@ -49,7 +53,7 @@ type ifaces struct {
 	Prefixes []netip.Prefix `json:"p,omitempty"`
 }
 
-// claim with epoch 0 says that the group was given up.
+// claim with epoch 0 says that the claim or group was given up.
 type claim struct {
 	Group string `json:"g"`
 	Epoch uint64 `json:"e,omitempty"`
@@ -85,7 +89,7 @@ func decode(b []byte) (message, error) {
 }
 
 func factsOf(s State, seq uint64) *facts {
-	f := &facts{Seq: seq, Leaving: s.Leaving}
+	f := &facts{Seq: seq, Leaving: s.Leaving, Gateways: s.Gateways}
 	for _, i := range s.Interfaces {
 		f.Interfaces = append(f.Interfaces, ifaces{Name: i.Name, Prefixes: i.Prefixes})
 	}
@@ -101,7 +105,7 @@ func (f *facts) interfaces() []loadbalancer.Interface {
 }
 
 func sameFacts(a, b State) bool {
-	return a.Leaving == b.Leaving && slices.EqualFunc(a.Interfaces, b.Interfaces, func(x, y loadbalancer.Interface) bool {
+	return a.Leaving == b.Leaving && slices.Equal(a.Gateways, b.Gateways) && slices.EqualFunc(a.Interfaces, b.Interfaces, func(x, y loadbalancer.Interface) bool {
 		return x.Name == y.Name && slices.Equal(x.Prefixes, y.Prefixes)
 	})
 }

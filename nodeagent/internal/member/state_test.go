@@ -30,6 +30,9 @@ func drawState(t *rapid.T) State {
 	if rapid.Bool().Draw(t, "interface") {
 		s.Interfaces = []loadbalancer.Interface{{Name: "eth0", Prefixes: []netip.Prefix{netip.MustParsePrefix("192.0.2.1/24")}}}
 	}
+	if rapid.Bool().Draw(t, "gateway") {
+		s.Gateways = []netip.Addr{netip.MustParseAddr("192.0.2.254")}
+	}
 	return s
 }
 
@@ -72,8 +75,8 @@ func TestPeersConverge(t *testing.T) {
 			}
 			p.merge(m)
 		}
-		got := State{Leaving: p.facts.Leaving, Interfaces: p.facts.interfaces(), Claims: p.live()}
-		if diff := cmp.Diff(last, got, cmpopts.EquateEmpty(), cmpopts.EquateComparable(netip.Prefix{})); diff != "" {
+		got := State{Leaving: p.facts.Leaving, Interfaces: p.facts.interfaces(), Gateways: p.facts.Gateways, Claims: p.live()}
+		if diff := cmp.Diff(last, got, cmpopts.EquateEmpty(), cmpopts.EquateComparable(netip.Prefix{}, netip.Addr{})); diff != "" {
 			t.Fatalf("after %d messages (-want +got):\n%s", len(msgs), diff)
 		}
 	})

@@ -27,14 +27,14 @@ func New(reg prometheus.Registerer, version string) (*Metrics, error) {
 	m := &Metrics{
 		announced:  gauge("announced_addresses", "Addresses that this node announces now."),
 		members:    gauge("gossip_members", "Live members of the gossip, this node included."),
-		takeovers:  counter("takeovers_total", "Address groups that this node took over."),
+		takeovers:  counter("takeovers_total", "Addresses that this node took over."),
 		conflicts:  counter("owner_conflicts_total", "Times another host was seen to claim an address that this node announces."),
 		requests:   counter("arp_requests_total", "ARP requests received for announced addresses."),
 		replies:    counter("arp_replies_total", "ARP replies sent."),
 		gratuitous: counter("gratuitous_total", "Gratuitous ARP frames sent."),
 		releases: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Namespace: "fairlead", Subsystem: "agent", Name: "releases_total",
-			Help: "Address groups that this node stopped announcing, by reason.",
+			Help: "Addresses that this node stopped announcing, by reason.",
 		}, []string{"reason"}),
 	}
 	build := prometheus.NewGauge(prometheus.GaugeOpts{
@@ -73,10 +73,10 @@ func (m *Metrics) Gratuitous() { m.gratuitous.Inc() }
 // Conflict counts a foreign claim to an announced address.
 func (m *Metrics) Conflict() { m.conflicts.Inc() }
 
-// TookOver counts a group taken over.
+// TookOver counts an address taken over.
 func (m *Metrics) TookOver() { m.takeovers.Inc() }
 
-// Released counts a group given up.
+// Released counts an address given up.
 func (m *Metrics) Released(r reason.Reason) { m.releases.WithLabelValues(r.String()).Inc() }
 
 // Now sets the gauges.

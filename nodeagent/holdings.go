@@ -1,0 +1,160 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package nodeagent
+
+import (
+	"context"
+	"maps"
+	"net/netip"
+	"slices"
+	"time"
+
+	"k8s.io/klog/v2"
+
+	"github.com/fairlead-lb/fairlead/loadbalancer"
+	"github.com/fairlead-lb/fairlead/loadbalancer/api/v1alpha1"
+	"github.com/fairlead-lb/fairlead/loadbalancer/placement"
+	"github.com/fairlead-lb/fairlead/loadbalancer/plan"
+	"github.com/fairlead-lb/fairlead/loadbalancer/reason"
+)
+
+// holding is an address that this node announces.
+type holding struct {
+	// group that it belongs to, as of the last round in which this node was the owner.
+	group loadbalancer.Group
+	epoch uint64
+	// term is the epoch under which this node began to announce: what the neighbours were
+	// told. A group that takes another address in may go on under a higher epoch.
+	term  uint64
+	since time.Time
+	// interfaces that it is announced on.
+	interfaces []string
+	// withdrawing is since when the node may not announce it, zero while it may.
+	withdrawing time.Time
+}
+
+// holdings are the addresses that this node announces. They are kept by address and not
+// by group, because groups get other names, merge and split while addresses stay.
+type holdings map[netip.Addr]*holding
+
+// decide turns verdicts into holdings.
+func (l *loop) decide(ctx context.Context, now time.Time, state plan.NodeState) {
+	planned := make(map[netip.Addr]struct{}, len(l.held))
+	for g, st := range state.Groups {
+		for _, a := range st.Claims {
+			planned[a] = struct{}{}
+		}
+		switch st.Action {
+		case placement.Keep, placement.TakeOver:
+			l.hold(ctx, now, g, st)
+		case placement.Yield, placement.Withdraw:
+			l.giveUp(ctx, now, st)
+		case placement.Wait:
+			// Nothing of the group is held.
+		}
+	}
+	for a := range l.held {
+		if _, ok := planned[a]; !ok {
+			l.release(ctx, a, reason.Released)
+		}
+	}
+}
+
+// hold announces a group of which this node is the owner.
+func (l *loop) hold(ctx context.Context, now time.Time, g loadbalancer.Group, st plan.GroupState) {
+	var fresh []netip.Addr
+	for _, a := range st.Addrs {
+		h := l.held[a]
+		if h == nil || st.Action == placement.TakeOver {
+			h = &holding{term: st.Owner.Epoch, since: now}
+			l.held[a] = h
+			l.a.metrics.TookOver()
+			fresh = append(fresh, a)
+		}
+		h.group, h.epoch, h.withdrawing = g, st.Owner.Epoch, time.Time{}
+		h.interfaces = h.interfaces[:0:0]
+		for _, an := range st.Announce {
+			if an.Addr == a {
+				h.interfaces = append(h.interfaces, an.Interface)
+			}
+		}
+	}
+	for a, why := range st.Silent {
+		l.release(ctx, a, why)
+	}
+	if len(fresh) > 0 {
+		klog.FromContext(ctx).Info("Announcing", "group", g, "epoch", st.Owner.Epoch, "addresses", fresh)
+	}
+}
+
+// giveUp stops announcing a group: at once what somebody else has, the rest when
+// somebody has it, or soon.
+func (l *loop) giveUp(ctx context.Context, now time.Time, st plan.GroupState) {
+	for _, a := range st.Claims {
+		h := l.held[a]
+		if h == nil {
+			continue
+		}
+		if st.Action == placement.Yield && !slices.Contains(st.Orphans, a) {
+			l.release(ctx, a, st.Reason)
+			continue
+		}
+		if h.withdrawing.IsZero() {
+			h.withdrawing = now
+		}
+		if now.Sub(h.withdrawing) >= linger {
+			l.release(ctx, a, st.Reason)
+		}
+	}
+}
+
+func (l *loop) release(ctx context.Context, a netip.Addr, why reason.Reason) {
+	h, ok := l.held[a]
+	if !ok {
+		return
+	}
+	delete(l.held, a)
+	l.a.metrics.Released(why)
+	klog.FromContext(ctx).Info("No longer announcing", "address", a, "group", h.group, "epoch", h.epoch, "reason", why)
+}
+
+// announcements are what goes on the wire, with the term of each.
+func (hs holdings) announcements() map[plan.Announcement]uint64 {
+	out := make(map[plan.Announcement]uint64, len(hs))
+	for a, h := range hs {
+		for _, i := range h.interfaces {
+			out[plan.Announcement{Interface: i, Addr: a}] = h.term
+		}
+	}
+	return out
+}
+
+// claims are what the others are told: each address by the name of its claim, and the
+// names of the groups.
+func (hs holdings) claims() map[loadbalancer.Group]uint64 {
+	out := make(map[loadbalancer.Group]uint64, len(hs))
+	for _, h := range hs {
+		if h.withdrawing.IsZero() {
+			out[h.group] = max(out[h.group], h.epoch)
+		}
+	}
+	for a, h := range hs {
+		out[loadbalancer.Group(v1alpha1.ClaimName(a))] = h.epoch
+	}
+	return out
+}
+
+// addrs are the addresses held, ascending.
+func (hs holdings) addrs() []netip.Addr {
+	return slices.SortedFunc(maps.Keys(hs), netip.Addr.Compare)
+}
+
+// overdue says whether an address has been lingered on for long enough.
+func (hs holdings) overdue(now time.Time) bool {
+	for _, h := range hs {
+		if !h.withdrawing.IsZero() && now.Sub(h.withdrawing) >= linger {
+			return true
+		}
+	}
+	return false
+}
