@@ -18,6 +18,17 @@ import (
 	"github.com/fairlead-lb/fairlead/test/harness"
 )
 
+// TestAllocation shows what Services ask for and what comes of it.
+func TestAllocation(t *testing.T) {
+	together(t, map[string]func(t *testing.T){
+		"requested address":       requestedAddress,
+		"conflicting annotations": conflictingAnnotations,
+		"wiped status":            statusWiped,
+		"bad pools":               badPools,
+		"pool covers nodes":       poolCoversNodes,
+	})
+}
+
 // condition waits until a record's condition has a reason, and returns its status.
 func (s *scenario) condition(service, kind string, want reason.Reason) metav1.ConditionStatus {
 	s.t.Helper()
@@ -37,47 +48,8 @@ func (s *scenario) condition(service, kind string, want reason.Reason) metav1.Co
 	return status
 }
 
-func TestExhaustedPool(t *testing.T) {
-	s := newScenario(t, "exhausted", "172.20.251.10/32")
-	s.apply(s.serviceManifest("first", "", ""))
-	a := s.address("first")
-	s.apply(s.serviceManifest("second", "", ""))
-	if st := s.condition("second", v1alpha1.ConditionAllocated, reason.PoolExhausted); st != metav1.ConditionFalse {
-		t.Errorf("Allocated is %q, want False", st)
-	}
-	s.eventually(5*time.Second, func(ctx context.Context) error {
-		if n := s.events(ctx, "second")[reason.PoolExhausted.String()]; n != 1 {
-			return fmt.Errorf("%d events PoolExhausted, want 1", n)
-		}
-		return nil
-	})
-	svc, err := lab.Service(t.Context(), s.name, "second")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got := harness.Addresses(svc); len(got) != 0 {
-		t.Errorf("second has %v from a full pool", got)
-	}
-
-	s.kubectl("delete", "svc", "-n", s.name, "first")
-	took := s.eventually(10*time.Second, func(ctx context.Context) error {
-		got, err := lab.Address(ctx, s.name, "second")
-		if err == nil && got != a {
-			err = fmt.Errorf("second has %s, want %s", got, a)
-		}
-		return err
-	})
-	t.Logf("the freed address was assigned %s after the deletion", took)
-	// One second of it is the quarantine in which the old owner falls silent.
-	if limit := 3 * time.Second; took > limit {
-		t.Errorf("the freed address was assigned after %s, want at most %s", took, limit)
-	}
-	if n := s.events(t.Context(), "second")[reason.PoolExhausted.String()]; n != 1 {
-		t.Errorf("%d events PoolExhausted in all, want 1", n)
-	}
-}
-
-func TestRequestedAddress(t *testing.T) {
+// requestedAddress asks for addresses that can be had and for others.
+func requestedAddress(t *testing.T) {
 	s := newScenario(t, "requested", "172.20.251.20-172.20.251.29")
 	s.apply(s.serviceManifest("wanted", `fairlead.dev/addresses: "172.20.251.25"`, ""))
 	if a := s.address("wanted"); a != "172.20.251.25" {
@@ -93,7 +65,7 @@ func TestRequestedAddress(t *testing.T) {
 	}{
 		"taken":    {annotation: `fairlead.dev/addresses: "172.20.251.25"`, want: reason.AddressInUse},
 		"outside":  {annotation: `fairlead.dev/addresses: "172.20.250.1"`, want: reason.AddressNotInPool},
-		"nonsense": {annotation: `fairlead.dev/addresses: "172.20.251.400"`, want: reason.InvalidAnnotation},
+		"nonsense": {annotation: `metallb.io/loadBalancerIPs: "172.20.251.400"`, want: reason.InvalidAnnotation},
 		"nopool":   {annotation: `fairlead.dev/pool: "no-such-pool"`, want: reason.PoolNotFound},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -116,7 +88,8 @@ func TestRequestedAddress(t *testing.T) {
 	}
 }
 
-func TestConflictingAnnotations(t *testing.T) {
+// conflictingAnnotations asks in two ways.
+func conflictingAnnotations(t *testing.T) {
 	s := newScenario(t, "conflicting", "172.20.251.30-172.20.251.39")
 	s.apply(s.serviceManifest("two", `fairlead.dev/addresses: "172.20.251.35", metallb.io/loadBalancerIPs: "172.20.251.36"`, ""))
 	if a := s.address("two"); a != "172.20.251.35" {
@@ -134,7 +107,8 @@ func TestConflictingAnnotations(t *testing.T) {
 	}
 }
 
-func TestStatusWipedIsRepaired(t *testing.T) {
+// statusWiped removes an address from a status by hand.
+func statusWiped(t *testing.T) {
 	s := newScenario(t, "wiped", "172.20.251.40/32")
 	s.apply(s.serviceManifest("web", "", ""))
 	a := s.address("web")
@@ -149,29 +123,8 @@ func TestStatusWipedIsRepaired(t *testing.T) {
 	t.Logf("repaired after %s", took)
 }
 
-func TestTypeChange(t *testing.T) {
-	s := newScenario(t, "typechange", "172.20.251.50/32")
-	s.apply(s.serviceManifest("web", "", ""))
-	a := s.address("web")
-	s.owner(a)
-	s.kubectl("patch", "svc", "-n", s.name, "web", "-p", `{"spec":{"type":"ClusterIP"}}`)
-	s.eventually(10*time.Second, s.noClaims)
-	s.silent(a, 5*time.Second)
-	svc, err := lab.Service(t.Context(), s.name, "web")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got := harness.Addresses(svc); len(got) != 0 || len(svc.Finalizers) != 0 {
-		t.Errorf("as ClusterIP it has addresses %v and finalizers %v, want none", got, svc.Finalizers)
-	}
-	s.kubectl("patch", "svc", "-n", s.name, "web", "-p", `{"spec":{"type":"LoadBalancer"}}`)
-	if got := s.address("web"); got != a {
-		t.Errorf("as LoadBalancer again it has %s, want %s", got, a)
-	}
-	s.owner(a)
-}
-
-func TestBadPools(t *testing.T) {
+// badPools has pools that cannot be used.
+func badPools(t *testing.T) {
 	s := newScenario(t, "badpools", "172.20.251.60-172.20.251.69")
 	t.Run("overlap", func(t *testing.T) {
 		s.apply(poolManifest("badpools-younger", "172.20.251.65-172.20.251.75", "none"))
@@ -212,13 +165,15 @@ func (s *scenario) poolReason(pool string, status metav1.ConditionStatus, want r
 	})
 }
 
-// TestPoolCoversNodes has a pool with every node's own address and one more.
-func TestPoolCoversNodes(t *testing.T) {
+// poolCoversNodes has a pool with every node's own address and one more.
+func poolCoversNodes(t *testing.T) {
 	s := newScenario(t, "nodepool", "172.20.0.2-172.20.0.5, 192.168.10.101-192.168.10.103, 172.20.251.80/32")
 	s.apply(s.serviceManifest("web", "", ""))
 	if a := s.address("web"); a != "172.20.251.80" {
 		t.Errorf("web got %s, want 172.20.251.80, the only address that is no node's", a)
 	}
+	s.poolConflict(metav1.ConditionTrue, reason.OverlapsNode)
+	s.poolReason(s.name, metav1.ConditionTrue, reason.Valid)
 	s.apply(s.serviceManifest("asks", `fairlead.dev/addresses: "172.20.0.3"`, ""))
 	if st := s.condition("asks", v1alpha1.ConditionAllocated, reason.AddressReserved); st != metav1.ConditionFalse {
 		t.Errorf("Allocated is %q, want False", st)

@@ -23,8 +23,18 @@ import (
 // mypcAddress is the client's own address.
 const mypcAddress = "172.20.0.6"
 
-// TestLocalPolicy moves the only pod of a Service with externalTrafficPolicy Local.
-func TestLocalPolicy(t *testing.T) {
+// TestAnnouncing shows which node announces an address, and when none does.
+func TestAnnouncing(t *testing.T) {
+	together(t, map[string]func(t *testing.T){
+		"local policy":           localPolicy,
+		"local without endpoint": localWithoutEndpoints,
+		"node selectors":         nodeSelectors,
+		"no advertisement":       noAdvertisement,
+	})
+}
+
+// localPolicy moves the only pod of a Service with externalTrafficPolicy Local.
+func localPolicy(t *testing.T) {
 	s := newScenario(t, "local", "172.20.251.90-172.20.251.99")
 	s.apply(s.podManifest("web1", "worker3") + "---\n" + s.serviceManifest("web", "", "externalTrafficPolicy: Local"))
 	a := s.address("web")
@@ -47,8 +57,8 @@ func TestLocalPolicy(t *testing.T) {
 	}
 }
 
-// TestLocalWithoutEndpoints creates a Service with Local that never had a pod.
-func TestLocalWithoutEndpoints(t *testing.T) {
+// localWithoutEndpoints creates a Service with Local that never had a pod.
+func localWithoutEndpoints(t *testing.T) {
 	s := newScenario(t, "localnone", "172.20.251.100/32")
 	s.apply(s.serviceManifest("web", "", "externalTrafficPolicy: Local"))
 	a := s.address("web")
@@ -77,8 +87,8 @@ func TestExcludedNode(t *testing.T) {
 	s.answers(a)
 }
 
-// TestNodeSelectors limits an advertisement to one node.
-func TestNodeSelectors(t *testing.T) {
+// nodeSelectors limits an advertisement to one node.
+func nodeSelectors(t *testing.T) {
 	s := newScenario(t, "selected", "172.20.251.102/32")
 	s.kubectl("patch", "l2advertisement.fairlead.dev", s.name, "--type=merge",
 		"-p", `{"spec":{"nodeSelectors":[{"matchLabels":{"kubernetes.io/hostname":"worker2"}}]}}`)
@@ -92,8 +102,8 @@ func TestNodeSelectors(t *testing.T) {
 	}
 }
 
-// TestNoAdvertisement has a pool that nothing announces.
-func TestNoAdvertisement(t *testing.T) {
+// noAdvertisement has a pool that nothing announces.
+func noAdvertisement(t *testing.T) {
 	s := newScenario(t, "unadvertised", "172.20.251.103/32")
 	s.kubectl("delete", "l2advertisement.fairlead.dev", s.name)
 	s.apply(s.serviceManifest("web", "", ""))

@@ -6,6 +6,7 @@ package e2e
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"os"
 	"slices"
@@ -21,7 +22,16 @@ import (
 // lab is the cluster that all tests share, one after another.
 var lab *harness.Lab
 
+// sideBySide is how many scenarios of one test run at a time: they mostly wait, but each
+// look at the cluster is a kubectl, which costs a tenth of a second of a processor.
+const sideBySide = "5"
+
 func TestMain(m *testing.M) {
+	// A default: the flag -parallel still decides.
+	if err := flag.Set("test.parallel", sideBySide); err != nil {
+		_, _ = fmt.Fprintln(os.Stderr, "e2e:", err)
+		os.Exit(1)
+	}
 	err := withLab(func(l *harness.Lab) { lab = l }, m.Run)
 	if err != nil {
 		_, _ = fmt.Fprintln(os.Stderr, err)

@@ -27,22 +27,7 @@ func metallbPool(name, namespace, addresses string) string {
 // warned waits for one Warning event about a metallb.io pool.
 func (s *scenario) warned(namespace, pool string, want reason.Reason) {
 	s.t.Helper()
-	s.eventually(10*time.Second, func(ctx context.Context) error {
-		events, err := lab.Events(ctx, namespace, "IPAddressPool", pool)
-		if err != nil {
-			return err
-		}
-		n := 0
-		for i := range events {
-			if events[i].Reason == want.String() && events[i].Type == "Warning" {
-				n += occurrences(&events[i])
-			}
-		}
-		if n != 1 {
-			return fmt.Errorf("%d Warning events %s about %s/%s, want 1", n, want, namespace, pool)
-		}
-		return nil
-	})
+	s.toldIn(namespace, "IPAddressPool", pool, want)
 }
 
 func TestMirrorFollowsItsSource(t *testing.T) {
@@ -115,4 +100,20 @@ func TestMirrorBesideMetalLB(t *testing.T) {
 	s.kubectl("delete", "deployment", "-n", namespace, "controller")
 	gone = true
 	s.poolReason(pool, metav1.ConditionTrue, reason.Valid)
+}
+
+// TestMirrorTellsWhatItCannotCarry has objects of MetalLB's that this release does not
+// read, whole or in part.
+func TestMirrorTellsWhatItCannotCarry(t *testing.T) {
+	const namespace = "metallb-system"
+	s := newScenario(t, "mirrortells", "")
+	manifest := "apiVersion: metallb.io/v1beta1\nkind: BGPAdvertisement\nmetadata: {name: tells, namespace: " + namespace + "}\nspec: {}\n---\n" +
+		"apiVersion: metallb.io/v1beta1\nkind: Community\nmetadata: {name: tells, namespace: " + namespace + "}\nspec: {communities: [{name: a, value: '1:1'}]}\n"
+	t.Cleanup(func() {
+		cleanUp(t, "delete", "bgpadvertisements.metallb.io,communities.metallb.io", "-n", namespace, "tells", "--ignore-not-found")
+	})
+	s.apply(manifest)
+	for _, kind := range []string{"BGPAdvertisement", "Community"} {
+		s.toldIn(namespace, kind, "tells", reason.KindNotSupported)
+	}
 }

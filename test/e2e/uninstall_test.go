@@ -12,8 +12,74 @@ import (
 	"testing"
 	"time"
 
+	"github.com/fairlead-lb/fairlead/loadbalancer/api/v1alpha1"
 	"github.com/fairlead-lb/fairlead/test/harness"
 )
+
+// TestReinstall takes Fairlead away with all its objects and keeps the Services, then
+// installs it again with the claims exported before: each Service gets its address back,
+// though none shows it any more and lower ones are free.
+func TestReinstall(t *testing.T) {
+	ctx := t.Context()
+	const prefix = "172.20.249.17"
+	s := &scenario{t: t, name: "reinstall"}
+	pools := poolManifest(s.name, prefix+"0-"+prefix+"5", s.name) + "---\n" + adManifest(s.name)
+	s.apply("apiVersion: v1\nkind: Namespace\nmetadata: {name: reinstall}\n---\n" + pools + "---\n" + s.podManifest("web1", "control-plane"))
+	for i, name := range []string{"gone", "web", "classy"} {
+		svc := service{name: name}
+		if name == "classy" {
+			svc.spec = "loadBalancerClass: " + v1alpha1.DefaultLoadBalancerClass
+		}
+		s.create(svc)
+		s.has(name, fmt.Sprintf("%s%d", prefix, i))
+	}
+	web, classy := prefix+"1", prefix+"2"
+	s.create(service{name: "alt", annotations: `fairlead.dev/addresses: "` + prefix + `5"`})
+	s.has("alt", prefix+"5")
+	s.kubectl("delete", "svc", "-n", s.name, "gone", "--timeout=20s")
+	s.free(prefix + "0")
+	if err := lab.BuildPlugin(ctx); err != nil {
+		t.Fatal(err)
+	}
+	exported, err := lab.Plugin(ctx, "", "claims", "export")
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	res, err := lab.Script(ctx, "deploy/uninstall.sh", "--services", "keep")
+	if err != nil {
+		dump(ctx, t)
+		t.Fatalf("%v\n%s%s", err, res.Stdout, res.Stderr)
+	}
+	services, err := lab.Services(ctx, s.name)
+	if err != nil || len(services) != 3 {
+		t.Fatalf("%d Services are left, %v; want 3", len(services), err)
+	}
+	for i := range services {
+		if a := harness.Addresses(&services[i]); len(a)+len(services[i].Finalizers) != 0 {
+			t.Errorf("%s has addresses %v and finalizers %v, want none", services[i].Name, a, services[i].Finalizers)
+		}
+	}
+	s.silent(web, 5*time.Second)
+
+	if err := reinstall(ctx); err != nil {
+		dump(ctx, t)
+		t.Fatal(err)
+	}
+	if _, err := lab.Plugin(ctx, exported.Stdout, "claims", "import", "-f", "-"); err != nil {
+		t.Fatal(err)
+	}
+	// The annotation that asked for an address is gone too: the claim alone remembers.
+	s.patch("svc/alt", `{"metadata":{"annotations":null}}`)
+	s.apply(pools)
+	for name, a := range map[string]string{"web": web, "classy": classy, "alt": prefix + "5"} {
+		s.has(name, a)
+		s.rule(name, a, v1alpha1.RuleRetained)
+	}
+	s.owner(web)
+	s.answers(web)
+	s.clean("apiVersion: v1\nkind: Namespace\nmetadata: {name: reinstall}\n---\n" + pools)
+}
 
 // TestUninstall ends the package: it stands in the last file, and go test runs files in
 // the order of their names. First the agents leave, then everything goes.

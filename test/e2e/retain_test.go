@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build e2e
+
+package e2e
+
+import (
+	"testing"
+	"time"
+
+	"github.com/fairlead-lb/fairlead/loadbalancer/api/v1alpha1"
+	"github.com/fairlead-lb/fairlead/loadbalancer/reason"
+)
+
+// retained deletes and recreates a Service whose address is kept for it.
+func retained(t *testing.T) {
+	const a, b = "172.20.249.120", "172.20.249.121"
+	s := newScenario(t, "retained", a+"-"+b)
+	s.patchPool(`{"reclaimPolicy":"Retain","retainFor":"1h"}`)
+	s.apply(s.podManifest("web1", "control-plane"))
+	s.create(service{name: "web"})
+	s.has("web", a)
+	s.owner(a)
+	s.kubectl("delete", "svc", "-n", s.name, "web")
+	s.tenants(a, v1alpha1.ClaimRetained, "web")
+	s.silent(a, 5*time.Second)
+	s.create(
+		service{name: "other", annotations: "fairlead.dev/reclaim-policy: Delete"},
+		service{name: "asks", annotations: `fairlead.dev/addresses: "` + a + `"`},
+	)
+	s.has("other", b)
+	s.refused("asks", reason.AddressRetained, s.name+"/web")
+	s.create(service{name: "web"})
+	s.has("web", a)
+	s.rule("web", a, v1alpha1.RuleRetained)
+	s.owner(a)
+	s.answers(a)
+
+	// Who deletes the retained claim by hand frees the address early.
+	s.kubectl("delete", "svc", "-n", s.name, "web", "other")
+	s.tenants(a, v1alpha1.ClaimRetained, "web")
+	s.kubectl("delete", "ipclaim.fairlead.dev", a)
+	s.has("asks", a)
+	s.patch("svc/asks", `{"metadata":{"annotations":{"fairlead.dev/reclaim-policy":"Delete"}}}`)
+	s.free(b)
+	s.kubectl("wait", "ipclaim.fairlead.dev/"+a, "--for=jsonpath={.spec.retainFor}=", "--timeout=5s")
+}
+
+// deadline lets the time of a retained address pass.
+func deadline(t *testing.T) {
+	const a = "172.20.249.130"
+	s := newScenario(t, "deadline", a+"/32")
+	s.patchPool(`{"retainFor":"3s"}`)
+	s.create(service{name: "web", annotations: "fairlead.dev/reclaim-policy: Retain"})
+	s.has("web", a)
+	s.kubectl("delete", "svc", "-n", s.name, "web")
+	s.tenants(a, v1alpha1.ClaimRetained, "web")
+	s.create(service{name: "next"})
+	s.refused("next", reason.PoolExhausted)
+	took := s.has("next", a)
+	t.Logf("the address was free %s later", took)
+}

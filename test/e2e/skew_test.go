@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build e2e
+
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/fairlead-lb/fairlead/loadbalancer/api/v1alpha1"
+	"github.com/fairlead-lb/fairlead/test/harness"
+)
+
+// TestSkew runs the previous release's agents under today's controller, then the previous
+// controller over today's agents: what the previous release can do goes on working, nobody
+// loses an address, and today's controller puts right what the previous one forgot.
+func TestSkew(t *testing.T) {
+	dir := t.TempDir()
+	if err := lab.Previous(t.Context(), dir); err != nil {
+		t.Fatal(err)
+	}
+	const keeps, shared = "172.20.249.180", "172.20.249.181"
+	s := newScenario(t, "skew", "172.20.249.180-172.20.249.189")
+	t.Cleanup(func() {
+		// Whatever happened: the tests that follow are about this release.
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), 2*time.Minute)
+		defer cancel()
+		if _, err := lab.Kubectl(ctx, "apply", "--server-side", "--force-conflicts", "-k", "deploy/kustomize/overlays/lab"); err != nil {
+			t.Error(err)
+		}
+	})
+	const key = "fairlead.dev/sharing-key: k"
+	s.apply(s.podManifest("web1", "control-plane"))
+	s.create(
+		service{name: "keeps", annotations: `fairlead.dev/addresses: "` + keeps + `"`},
+		service{name: "one", annotations: key + `, fairlead.dev/addresses: "` + shared + `"`},
+	)
+	s.has("one", shared)
+	s.create(service{name: "two", annotations: key, ports: "{port: 8080, targetPort: 80}"})
+	s.unchanged(keeps, shared)
+
+	// The previous agents: two at a time, so that both releases gossip with each other.
+	s.kubectl("patch", "daemonset", "-n", harness.Namespace, "fairlead-node-agent",
+		"-p", `{"spec":{"updateStrategy":{"rollingUpdate":{"maxUnavailable":2}}}}`)
+	s.agents("fairlead.dev/fairlead-node-agent:" + harness.PreviousTag)
+	s.unchanged(keeps, shared)
+	s.life("old-agents", keeps)
+	s.create(
+		service{name: "three", annotations: "fairlead.dev/sharing-key: m, fairlead.dev/address-count: \"2\""},
+		service{name: "four", annotations: "fairlead.dev/sharing-key: m", ports: "{port: 8080, targetPort: 80}"},
+	)
+	s.has("three", "172.20.249.182", "172.20.249.183")
+	s.has("four", "172.20.249.182")
+	if first, second := s.owner("172.20.249.182"), s.owner("172.20.249.183"); first != second {
+		t.Errorf("%s and %s announce the addresses of one Service, want one node", first, second)
+	}
+	s.answers("172.20.249.182:8080")
+	s.kubectl("delete", "svc", "-n", s.name, "three")
+	s.answers("172.20.249.182:8080")
+	s.agents("fairlead.dev/fairlead-node-agent:dev")
+	s.unchanged(keeps, shared)
+	s.answers("172.20.249.182:8080")
+
+	// The previous controller, with the configuration that it knows.
+	s.controller(filepath.Join(dir, "previous"))
+	s.unchanged(keeps, shared)
+	s.life("old-controller", keeps)
+	s.kubectl("annotate", "svc", "-n", s.name, "one", "two", "keeps", "example.com/touched=1")
+	s.unchanged(keeps, shared)
+
+	// Back again: sharing works as before, also for one more.
+	s.controller("deploy/kustomize/overlays/lab")
+	s.unchanged(keeps, shared)
+	s.create(service{name: "five", annotations: key, ports: "{port: 9090, targetPort: 80}"})
+	s.has("five", shared)
+	claim := s.tenants(shared, v1alpha1.ClaimBound, "five", "one", "two")
+	if claim.Spec.SharingKey != "k" {
+		t.Errorf("the claim's sharing key is %q, want k", claim.Spec.SharingKey)
+	}
+	s.answers(shared + ":9090")
+	s.rule("keeps", keeps, v1alpha1.RuleRequested)
+}
+
+// unchanged checks that the Services from before have their addresses and answer.
+func (s *scenario) unchanged(keeps, shared string) {
+	s.t.Helper()
+	s.has("keeps", keeps)
+	s.has("one", shared)
+	s.has("two", shared)
+	s.owner(keeps)
+	s.owner(shared)
+	s.answers(keeps)
+	s.answers(shared)
+	s.answers(shared + ":8080")
+}
+
+// life is a Service that comes, is served and goes.
+func (s *scenario) life(name, not string) {
+	s.t.Helper()
+	s.create(service{name: name})
+	a := s.address(name)
+	if a == not {
+		s.t.Fatalf("%s has %s, which is another Service's", name, a)
+	}
+	s.owner(a)
+	s.answers(a)
+	s.kubectl("delete", "svc", "-n", s.name, name, "--timeout=20s")
+	s.free(a)
+	s.silent(a, 5*time.Second)
+}
+
+// agents gives every node's agent an image.
+func (s *scenario) agents(image string) {
+	s.t.Helper()
+	s.kubectl("set", "image", "-n", harness.Namespace, "daemonset/fairlead-node-agent", "*="+image)
+	s.kubectl("rollout", "status", "-n", harness.Namespace, "daemonset/fairlead-node-agent", "--timeout=90s")
+	s.wholeCluster()
+}
+
+// controller applies a kustomization and waits until all controllers are its, and one leads.
+func (s *scenario) controller(kustomization string) {
+	s.t.Helper()
+	before, err := lab.Leader(s.t.Context())
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.kubectl("apply", "--server-side", "--force-conflicts", "-k", kustomization)
+	s.kubectl("rollout", "status", "-n", harness.Namespace, "deployment/fairlead-controller", "--timeout=60s")
+	s.eventually(30*time.Second, func(ctx context.Context) error {
+		now, err := lab.Leader(ctx)
+		if err == nil && now.Identity == before.Identity {
+			err = fmt.Errorf("%s still leads", now.Identity)
+		}
+		return err
+	})
+}
