@@ -42,6 +42,7 @@ type ExternalIPGrant struct {
 	// Namespaces by name.
 	// +kubebuilder:validation:MinItems=1
 	// +kubebuilder:validation:MaxItems=64
+	// +kubebuilder:validation:items:MinLength=1
 	// +kubebuilder:validation:items:MaxLength=63
 	// +optional
 	// +listType=set

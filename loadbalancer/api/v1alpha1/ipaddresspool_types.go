@@ -77,7 +77,8 @@ type IPAddressPoolSpec struct {
 	ReclaimPolicy ReclaimPolicy `json:"reclaimPolicy,omitempty"`
 	// RetainFor is how long a retained address waits for a Service of the same
 	// namespace and name, as a duration (24h). Default 24h. It counts from the end of
-	// the last Service and means nothing under reclaimPolicy Delete.
+	// the last Service. Under reclaimPolicy Delete it serves those Services that ask for
+	// Retain by annotation.
 	// +kubebuilder:validation:XValidation:rule="duration(self) >= duration('1s') && duration(self) <= duration('8760h')",message="must be between 1s and 8760h"
 	// +optional
 	RetainFor *metav1.Duration `json:"retainFor,omitempty"`
@@ -104,6 +105,7 @@ type PoolDefaults struct {
 	// Advertisements is the default of the annotation fairlead.dev/advertisements: of
 	// the advertisements that select pool and Service only these, by name. None means all.
 	// +kubebuilder:validation:MaxItems=64
+	// +kubebuilder:validation:items:MinLength=1
 	// +kubebuilder:validation:items:MaxLength=253
 	// +optional
 	// +listType=set

@@ -28,6 +28,7 @@ const (
 // +kubebuilder:object:root=true
 // +kubebuilder:subresource:status
 // +kubebuilder:resource:scope=Cluster,categories=fairlead
+// +kubebuilder:validation:XValidation:rule="ip(self.spec.address).family() == 4 ? self.metadata.name == self.spec.address : (self.metadata.name.matches('^([0-9a-f]{4}-){7}[0-9a-f]{4}$') && ip(self.metadata.name.replace('-', ':')) == ip(self.spec.address))",message="the name of an IPClaim is its address; IPv6 as eight four-digit groups joined by '-'"
 // +kubebuilder:printcolumn:name="Address",type=string,JSONPath=`.spec.address`
 // +kubebuilder:printcolumn:name="Pool",type=string,JSONPath=`.spec.pool`
 // +kubebuilder:printcolumn:name="Namespace",type=string,JSONPath=`.spec.services[0].namespace`
@@ -51,6 +52,7 @@ type IPClaim struct {
 // IPClaimSpec says who holds the address.
 //
 // +kubebuilder:validation:XValidation:rule="self.address == oldSelf.address",message="address is immutable"
+// +kubebuilder:validation:XValidation:rule="self.phase != 'Retained' || has(self.retainUntil)",message="a Retained claim needs retainUntil: an address is not kept for ever"
 type IPClaimSpec struct {
 	// Address in canonical form (RFC 5952 for IPv6).
 	// +kubebuilder:validation:MaxLength=45

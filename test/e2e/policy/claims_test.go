@@ -92,7 +92,6 @@ func TestClaimsAreDeletedByTheControllerUnlessRetained(t *testing.T) {
 		{"a person frees what is still answered for", "Releasing", person(), "is Releasing, and only the Fairlead controller may delete it"},
 		{"a person frees what is retained", "Retained", person(), ""},
 		{"a person without permission", "Retained", named("bob"), "cannot delete resource"},
-		{"the operator's role frees what is retained", "Retained", named("op", "operators"), ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			m := claimManifest("203.0.113."+string(rune('2'))+string(rune('0'+i)), tt.phase)
