@@ -13,11 +13,11 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/record"
-	"k8s.io/client-go/util/workqueue"
 	"k8s.io/klog/v2"
 
 	"github.com/fairlead-lb/fairlead/loadbalancer"
 	"github.com/fairlead-lb/fairlead/loadbalancer/api/v1alpha1"
+	"github.com/fairlead-lb/fairlead/provider/internal/worker"
 )
 
 const (
@@ -34,8 +34,6 @@ const (
 	// worldDelay gathers changes of nodes, agents, pools and advertisements, which
 	// come in bursts and touch every group.
 	worldDelay = 200 * time.Millisecond
-	// maxRetryDelay bounds the back-off of a failing write.
-	maxRetryDelay = 30 * time.Second
 
 	groupIndex   = "announcement/group"
 	serviceIndex = "announcement/service"
@@ -83,10 +81,13 @@ type item struct {
 	name string
 }
 
+// String returns the item's name, for the log.
+func (i item) String() string { return i.name }
+
 // Controller is safe for concurrent use. Make it with New.
 type Controller struct {
 	opts  Options
-	queue workqueue.TypedRateLimitingInterface[item]
+	queue *worker.Queue[item]
 	// synced reports whether every event handler has seen the first list.
 	synced []cache.InformerSynced
 
@@ -119,10 +120,8 @@ func New(opts Options) (*Controller, error) {
 		return nil, fmt.Errorf("announcement controller: %w", err)
 	}
 	c := &Controller{
-		opts: opts,
-		queue: workqueue.NewTypedRateLimitingQueueWithConfig(
-			workqueue.NewTypedItemExponentialFailureRateLimiter[item](50*time.Millisecond, maxRetryDelay),
-			workqueue.TypedRateLimitingQueueConfig[item]{Name: "announcement"}),
+		opts:      opts,
+		queue:     worker.New[item]("announcement"),
 		ledger:    newLedger(),
 		failures:  map[loadbalancer.ServiceKey]failure{},
 		settled:   map[loadbalancer.ServiceKey]bool{},
@@ -153,52 +152,20 @@ func (o *Options) validate() error {
 
 // Run works until ctx is done. It waits for the caches first.
 func (c *Controller) Run(ctx context.Context) error {
-	logger := klog.FromContext(ctx).WithName("announcement")
-	ctx = klog.NewContext(ctx, logger)
-	defer c.queue.ShutDown()
-	if !cache.WaitForCacheSync(ctx.Done(), c.synced...) {
-		return nil // ctx is done: a shutdown before the caches were there is no fault
-	}
-	logger.Info("Announcement controller started")
-	var wg sync.WaitGroup
-	for range workers {
-		wg.Go(func() {
-			for c.next(ctx) {
-			}
-		})
-	}
-	<-ctx.Done()
-	c.queue.ShutDown()
-	wg.Wait()
+	ctx = klog.NewContext(ctx, klog.FromContext(ctx).WithName("announcement"))
+	c.queue.Run(ctx, workers, c.synced, c.sync)
 	return nil
 }
 
-func (c *Controller) next(ctx context.Context) bool {
-	it, shutdown := c.queue.Get()
-	if shutdown {
-		return false
-	}
-	defer c.queue.Done(it)
-	if err := c.sync(ctx, it); err != nil {
-		if ctx.Err() == nil {
-			klog.FromContext(ctx).Error(err, "Announcement sync failed, will retry", "item", it.name)
-		}
-		c.queue.AddRateLimited(it)
-		return true
-	}
-	c.queue.Forget(it)
-	return true
-}
-
-func (c *Controller) sync(ctx context.Context, it item) error {
+func (c *Controller) sync(ctx context.Context, it item) (time.Duration, error) {
 	switch it.kind {
 	case groupItem:
-		return c.syncGroup(ctx, loadbalancer.Group(it.name))
+		return 0, c.syncGroup(ctx, loadbalancer.Group(it.name))
 	case advertisementItem:
-		return c.syncAdvertisement(ctx, it.name)
+		return 0, c.syncAdvertisement(ctx, it.name)
 	case recordItem:
 		return c.syncRecord(ctx, it.name)
 	default:
-		return fmt.Errorf("unknown queue item kind %d", it.kind)
+		return 0, fmt.Errorf("unknown queue item kind %d", it.kind)
 	}
 }

@@ -10,6 +10,9 @@
 // server-side apply and on change only. It never allocates, never creates or deletes an
 // object, and never decides who announces: it proposes, agents decide.
 //
+// All claims of a group have one list: the nodes that can announce each of its addresses
+// as each Service that has it wants it, by the rule that agents follow (loadbalancer/plan).
+//
 // The provider constructs one [Controller] per process; the leader runs it. Allocation
 // calls [Controller.Propose], [Controller.AllocationFailed] and
 // [Controller.AllocationSucceeded] from any goroutine.

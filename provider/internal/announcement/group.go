@@ -21,12 +21,7 @@ import (
 // syncGroup corrects the successors of a group's claims.
 func (c *Controller) syncGroup(ctx context.Context, group loadbalancer.Group) error {
 	claims := c.claimsOf(group)
-	bound := claims[:0:0]
-	for _, claim := range claims {
-		if claim.Spec.Phase == v1alpha1.ClaimBound {
-			bound = append(bound, claim)
-		}
-	}
+	bound := boundOf(claims)
 	if len(bound) == 0 {
 		c.mu.Lock()
 		defer c.mu.Unlock()
@@ -36,7 +31,7 @@ func (c *Controller) syncGroup(ctx context.Context, group loadbalancer.Group) er
 		return nil
 	}
 	w := c.worlds.get()
-	wishes := c.wishesOf(bound, w)
+	wishes := c.wishesOf(bound, w, "")
 	if len(wishes) == 0 {
 		return nil // no record yet: the claim was created with our proposal
 	}
@@ -53,10 +48,22 @@ func (c *Controller) syncGroup(ctx context.Context, group loadbalancer.Group) er
 	return errors.Join(errs...)
 }
 
-// wishesOf collects what the Services that hold a group's claims want announced.
-func (c *Controller) wishesOf(claims []*v1alpha1.IPClaim, w *world) []wish4 {
-	var out []wish4
-	seen := map[types.UID]bool{}
+// boundOf returns the claims that somebody holds.
+func boundOf(claims []*v1alpha1.IPClaim) []*v1alpha1.IPClaim {
+	var bound []*v1alpha1.IPClaim
+	for _, claim := range claims {
+		if claim.Spec.Phase == v1alpha1.ClaimBound {
+			bound = append(bound, claim)
+		}
+	}
+	return bound
+}
+
+// wishesOf collects what the Services that hold a group's claims want announced, without
+// one of them.
+func (c *Controller) wishesOf(claims []*v1alpha1.IPClaim, w *world, without types.UID) []wish {
+	var out []wish
+	seen := map[types.UID]bool{without: true}
 	for _, claim := range claims {
 		for _, s := range claim.Spec.Services {
 			r := lookup[v1alpha1.LoadBalancer](c.opts.Informers.Records, s.Namespace+"/"+s.Name)
@@ -64,7 +71,7 @@ func (c *Controller) wishesOf(claims []*v1alpha1.IPClaim, w *world) []wish4 {
 				continue
 			}
 			seen[s.UID] = true
-			out = append(out, wishOf(w, r.Spec.Addresses, c.serviceLabels(r)))
+			out = append(out, wishOf(w, r.Spec.Addresses, c.serviceOf(r)))
 		}
 	}
 	return out

@@ -5,6 +5,7 @@ package announcement
 import (
 	"fmt"
 	"maps"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -77,15 +78,16 @@ func handle[T any](changed func(before, after *T)) cache.ResourceEventHandler {
 
 func (c *Controller) claimChanged(before, after *v1alpha1.IPClaim) {
 	c.mu.Lock()
-	switch {
-	case after == nil && len(c.claimsOf(loadbalancer.Group(before.Spec.Group))) == 0:
+	if before != nil && (after == nil || after.Spec.Group != before.Spec.Group) &&
+		len(c.claimsOf(loadbalancer.Group(before.Spec.Group))) == 0 {
 		c.ledger.forget(loadbalancer.Group(before.Spec.Group))
-	case after != nil && after.Spec.Phase == v1alpha1.ClaimBound:
+	}
+	if after != nil && after.Spec.Phase == v1alpha1.ClaimBound {
 		c.ledger.observe(after)
 	}
 	c.mu.Unlock()
 	delay := time.Duration(0)
-	if after != nil && after.Spec.Phase == v1alpha1.ClaimReleasing {
+	if after != nil && after.Spec.Phase != v1alpha1.ClaimBound {
 		delay = releaseDelay
 	}
 	for _, claim := range []*v1alpha1.IPClaim{before, after} {
@@ -130,10 +132,14 @@ func (c *Controller) markGroupOf(r *v1alpha1.LoadBalancer) {
 	if len(r.Spec.Addresses) > 0 {
 		c.queue.Add(item{groupItem, string(groupOf(r.Spec.Addresses))})
 	}
+	for _, g := range c.groupsOf(r.Spec.Addresses) {
+		c.queue.Add(item{groupItem, string(g)}) // another one where addresses are shared
+	}
 }
 
 func (c *Controller) serviceChanged(before, after *corev1.Service) {
-	if before == nil || after == nil || maps.Equal(before.Labels, after.Labels) {
+	if before == nil || after == nil || maps.Equal(before.Labels, after.Labels) &&
+		before.Annotations[v1alpha1.AnnotationAdvertisements] == after.Annotations[v1alpha1.AnnotationAdvertisements] {
 		return // a Service's life is told by its claim and its record
 	}
 	c.queue.Add(item{recordItem, after.Namespace + "/" + after.Name})
@@ -165,8 +171,9 @@ func (c *Controller) nodeAgentChanged(before, after *v1alpha1.NodeAgent) {
 }
 
 func (c *Controller) poolChanged(before, after *v1alpha1.IPAddressPool) {
-	if before != nil && after != nil && maps.Equal(before.Labels, after.Labels) {
-		return // counters: only name and labels matter to advertisements
+	if before != nil && after != nil && maps.Equal(before.Labels, after.Labels) &&
+		slices.Equal(defaultAdvertisements(before), defaultAdvertisements(after)) {
+		return // counters, or what matters to allocation only
 	}
 	c.worldChanged()
 	for _, obj := range c.opts.Informers.Advertisements.GetStore().List() {

@@ -3,7 +3,6 @@
 package announcement
 
 import (
-	"net/netip"
 	"slices"
 	"time"
 
@@ -27,41 +26,40 @@ type Proposal struct {
 }
 
 // Propose computes successors and advertisements for a Service with these addresses
-// from the caches, which must be synced. It writes nothing but remembers the first
-// successor, so that proposals side by side spread over the nodes.
+// from the caches, which must be synced. Where other Services hold some of the addresses
+// already, the proposal is for the group that they make together. It writes nothing but
+// remembers the first successor, so that proposals side by side spread over the nodes.
 func (c *Controller) Propose(svc *corev1.Service, addrs []v1alpha1.LoadBalancerAddress) Proposal {
 	w := c.worlds.get()
-	wish := wishOf(w, addrs, svc.Labels)
-	p := Proposal{Advertisements: wish.references()}
+	own := wishOf(w, addrs, svc)
+	p := Proposal{Advertisements: own.references()}
 	if len(addrs) == 0 {
 		return p
 	}
-	p.Successors = c.successors(groupOf(addrs), w, []wish4{wish})
+	group := groupOf(addrs)
+	var joined []*v1alpha1.IPClaim
+	for _, g := range c.groupsOf(addrs) {
+		group = min(group, g)
+		joined = append(joined, boundOf(c.claimsOf(g))...)
+	}
+	p.Successors = c.successors(group, w, append(c.wishesOf(joined, w, svc.UID), own))
 	return p
 }
 
-// wish4 is what one Service wants announced by ARP.
-type wish4 struct {
-	// addr is the Service's IPv4 address, invalid when it has none.
-	addr netip.Addr
-	ads  []convert.Advertisement
-}
-
-func wishOf(w *world, addrs []v1alpha1.LoadBalancerAddress, serviceLabels map[string]string) wish4 {
+// groupsOf returns the groups that bound claims of these addresses are in already, as
+// the cache has it.
+func (c *Controller) groupsOf(addrs []v1alpha1.LoadBalancerAddress) []loadbalancer.Group {
+	var out []loadbalancer.Group
 	for _, a := range addrs {
-		if addr, err := netip.ParseAddr(a.Address); err == nil && addr.Is4() {
-			return wish4{addr: addr, ads: w.advertisementsFor(a.Pool, serviceLabels)}
+		claim := lookup[v1alpha1.IPClaim](c.opts.Informers.Claims, a.Claim)
+		if claim == nil || claim.Spec.Phase != v1alpha1.ClaimBound {
+			continue
+		}
+		if g := loadbalancer.Group(claim.Spec.Group); !slices.Contains(out, g) {
+			out = append(out, g)
 		}
 	}
-	return wish4{}
-}
-
-func (i wish4) references() []v1alpha1.AdvertisementReference {
-	refs := make([]v1alpha1.AdvertisementReference, 0, len(i.ads))
-	for _, ad := range i.ads {
-		refs = append(refs, v1alpha1.AdvertisementReference{Kind: kindL2Advertisement, Name: ad.Name})
-	}
-	return refs
+	return out
 }
 
 // groupOf names the group of a Service's addresses: the lowest claim name.
@@ -73,14 +71,15 @@ func groupOf(addrs []v1alpha1.LoadBalancerAddress) loadbalancer.Group {
 	return loadbalancer.Group(slices.Min(names))
 }
 
-// successors proposes a group's list and remembers its head. Every Service of the
-// group must be announceable by a node, or the node is no candidate.
-func (c *Controller) successors(group loadbalancer.Group, w *world, wishes []wish4) []string {
+// successors proposes a group's list and remembers its head. A candidate can announce
+// every address of the group as every Service wants it.
+func (c *Controller) successors(group loadbalancer.Group, w *world, wishes []wish) []string {
+	targets := targetsOf(wishes)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	var candidates []placement.Candidate
-	for _, n := range w.nodes {
-		if n.mayAnnounce(wishes) {
+	for i := range w.nodes {
+		if n := &w.nodes[i]; len(targets) > 0 && n.verdict(targets) == "" {
 			candidates = append(candidates, placement.Candidate{
 				Node: n.name, NotReady: !n.ready, Load: c.ledger.loadWithout(n.name, group),
 			})
@@ -98,20 +97,6 @@ func (c *Controller) successors(group loadbalancer.Group, w *world, wishes []wis
 		out = append(out, string(n))
 	}
 	return out
-}
-
-func (n node) mayAnnounce(wishes []wish4) bool {
-	wanted := false
-	for _, i := range wishes {
-		if !i.addr.IsValid() {
-			continue
-		}
-		if n.verdict(i.addr, i.ads) != "" {
-			return false
-		}
-		wanted = true
-	}
-	return wanted
 }
 
 // present returns a group's owner and list as the cache has them, and whether the cache

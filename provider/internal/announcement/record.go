@@ -5,11 +5,14 @@ package announcement
 import (
 	"context"
 	"fmt"
+	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/resourceversion"
 	"k8s.io/klog/v2"
@@ -67,35 +70,34 @@ func (c *Controller) AllocationSucceeded(key loadbalancer.ServiceKey) {
 }
 
 // syncRecord corrects a record's advertisements and status.
-func (c *Controller) syncRecord(ctx context.Context, name string) error {
+func (c *Controller) syncRecord(ctx context.Context, name string) (time.Duration, error) {
 	r := lookup[v1alpha1.LoadBalancer](c.opts.Informers.Records, name)
 	if r == nil {
-		c.forgetFailure(name)
-		return nil
+		return c.forgetFailure(name), nil
 	}
 	if r.DeletionTimestamp != nil {
-		return nil
+		return 0, nil
 	}
 	w := c.worlds.get()
-	wish := wishOf(w, r.Spec.Addresses, c.serviceLabels(r))
-	if refs := wish.references(); !equality.Semantic.DeepEqual(refs, r.Spec.Advertisements) {
+	wanted := wishOf(w, r.Spec.Addresses, c.serviceOf(r))
+	if refs := wanted.references(); !equality.Semantic.DeepEqual(refs, r.Spec.Advertisements) {
 		doc := document("LoadBalancer", r, "spec", map[string]any{"advertisements": refs})
 		if err := apply(ctx, c.opts.Records(r.Namespace), doc); err != nil {
-			return fmt.Errorf("apply advertisements of record %s: %w", name, err)
+			return 0, fmt.Errorf("apply advertisements of record %s: %w", name, err)
 		}
 	}
-	s := c.situationOf(r, w, wish)
+	s := c.situationOf(r, w, wanted)
 	if wait := c.holdBack(r, s); wait > 0 {
-		c.queue.AddAfter(item{recordItem, name}, wait)
-		return nil
+		return wait, nil
 	}
-	return c.writeStatus(ctx, r, assess(s))
+	return 0, c.writeStatus(ctx, r, assess(s), wanted.note())
 }
 
-// forgetFailure ends the memory of a failure whose Service and record are both gone.
-func (c *Controller) forgetFailure(name string) {
+// forgetFailure ends the memory of a failure whose Service and record are both gone. It
+// returns when to look again, zero for never.
+func (c *Controller) forgetFailure(name string) time.Duration {
 	if lookup[corev1.Service](c.opts.Informers.Services, name) != nil {
-		return // the record is about to come
+		return 0 // the record is about to come
 	}
 	key := loadbalancer.ServiceKey{}
 	key.Namespace, key.Name, _ = strings.Cut(name, "/")
@@ -104,29 +106,29 @@ func (c *Controller) forgetFailure(name string) {
 	delete(c.settled, key)
 	f, ok := c.failures[key]
 	if !ok {
-		return
+		return 0
 	}
 	if wait := failureGrace - time.Since(f.at); wait > 0 {
-		c.queue.AddAfter(item{recordItem, name}, wait)
-		return
+		return wait
 	}
 	delete(c.failures, key)
+	return 0
 }
 
-// serviceLabels returns a record's Service's labels, none when the Service is gone.
-func (c *Controller) serviceLabels(r *v1alpha1.LoadBalancer) map[string]string {
+// serviceOf returns a record's Service, nil when it is gone.
+func (c *Controller) serviceOf(r *v1alpha1.LoadBalancer) *corev1.Service {
 	svc := lookup[corev1.Service](c.opts.Informers.Services, r.Namespace+"/"+r.Name)
 	if svc == nil || svc.UID != r.Spec.ServiceUID {
 		return nil
 	}
-	return svc.Labels
+	return svc
 }
 
 // holdBack returns how long a record's first status must still wait for an owner.
 func (c *Controller) holdBack(r *v1alpha1.LoadBalancer, s situation) time.Duration {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if len(r.Status.Conditions) > 0 || s.owner != nil || s.failure != nil {
+	if len(r.Status.Conditions) > 0 || s.owned() || s.failure != nil {
 		delete(c.firstSeen, r.UID)
 		return 0
 	}
@@ -140,35 +142,54 @@ func (c *Controller) holdBack(r *v1alpha1.LoadBalancer, s situation) time.Durati
 }
 
 // situationOf gathers from the caches what a record's conditions depend on.
-func (c *Controller) situationOf(r *v1alpha1.LoadBalancer, w *world, wish wish4) situation {
+func (c *Controller) situationOf(r *v1alpha1.LoadBalancer, w *world, wanted wish) situation {
 	base := c.base(r)
+	key := loadbalancer.ServiceKey{Namespace: r.Namespace, Name: r.Name}
 	s := situation{
 		addresses:  r.Spec.Addresses,
-		wish:       wish,
+		wish:       wanted,
 		policy:     r.Spec.ExternalTrafficPolicy,
 		generation: r.Generation,
 		previous:   base.Conditions,
 		nodes:      w.nodes,
-		endpoints:  c.endpointsOf(r.Namespace + "/" + r.Name),
+		endpoints:  c.endpointsOf(key.String()),
 		now:        time.Now(),
 	}
 	c.mu.Lock()
-	s.settled = c.settled[loadbalancer.ServiceKey{Namespace: r.Namespace, Name: r.Name}]
-	if f, ok := c.failures[loadbalancer.ServiceKey{Namespace: r.Namespace, Name: r.Name}]; ok && f.uid == r.Spec.ServiceUID {
+	s.settled = c.settled[key]
+	if f, ok := c.failures[key]; ok && f.uid == r.Spec.ServiceUID {
 		s.failure = &f
 	}
 	c.mu.Unlock()
-	if !wish.addr.IsValid() {
-		return s
+	for _, a := range wanted.addrs {
+		s.held = append(s.held, c.holdingOf(a, r.Spec.ServiceUID, w))
 	}
-	claim := lookup[v1alpha1.IPClaim](c.opts.Informers.Claims, v1alpha1.ClaimName(wish.addr))
-	switch {
-	case claim == nil || claim.Spec.Phase != v1alpha1.ClaimBound:
-		s.released = true
-	case claim.Status.Owner != nil && w.known[loadbalancer.NodeName(claim.Status.Owner.Node)]:
-		s.owner = claim.Status.Owner
+	if !s.owned() {
+		var claims []*v1alpha1.IPClaim
+		for _, g := range c.groupsOf(r.Spec.Addresses) {
+			claims = append(claims, boundOf(c.claimsOf(g))...)
+		}
+		s.targets = targetsOf(append(c.wishesOf(claims, w, r.Spec.ServiceUID), wanted))
 	}
 	return s
+}
+
+// holdingOf says how a Service holds one of its addresses.
+func (c *Controller) holdingOf(addr netip.Addr, uid types.UID, w *world) holding {
+	h := holding{addr: addr.String()}
+	claim := lookup[v1alpha1.IPClaim](c.opts.Informers.Claims, v1alpha1.ClaimName(addr))
+	if claim == nil {
+		return h
+	}
+	if claim.Spec.Phase == v1alpha1.ClaimRetained {
+		h.retainUntil = claim.Spec.RetainUntil
+	}
+	h.bound = claim.Spec.Phase == v1alpha1.ClaimBound &&
+		slices.ContainsFunc(claim.Spec.Services, func(s v1alpha1.ServiceReference) bool { return s.UID == uid })
+	if o := claim.Status.Owner; h.bound && o != nil && w.known[loadbalancer.NodeName(o.Node)] {
+		h.owner = o
+	}
+	return h
 }
 
 // base returns the record's status as it is on the server as far as we know: the
@@ -191,7 +212,7 @@ func (c *Controller) base(r *v1alpha1.LoadBalancer) v1alpha1.LoadBalancerStatus 
 
 // writeStatus writes a status that differs from what the server has, and tells the
 // Service about what a person would want to know of the difference.
-func (c *Controller) writeStatus(ctx context.Context, r *v1alpha1.LoadBalancer, want v1alpha1.LoadBalancerStatus) error {
+func (c *Controller) writeStatus(ctx context.Context, r *v1alpha1.LoadBalancer, want v1alpha1.LoadBalancerStatus, note string) error {
 	base := c.base(r)
 	if equality.Semantic.DeepEqual(base, want) {
 		return nil
@@ -213,22 +234,31 @@ func (c *Controller) writeStatus(ctx context.Context, r *v1alpha1.LoadBalancer, 
 	}
 	c.mu.Unlock()
 	klog.FromContext(ctx).V(2).Info("Wrote record status", "record", klog.KObj(r), "owner", ownerNode(want.Owner))
-	c.tell(r, base, want)
+	c.tell(r, base, want, note)
 	return nil
 }
 
-// tell emits events for a status that was written.
-func (c *Controller) tell(r *v1alpha1.LoadBalancer, before, after v1alpha1.LoadBalancerStatus) {
+// tell emits events for a status that was written; note is what is wrong with the wish
+// though it is fulfilled, empty for nothing.
+func (c *Controller) tell(r *v1alpha1.LoadBalancer, before, after v1alpha1.LoadBalancerStatus, note string) {
 	svc := &corev1.ObjectReference{
 		Kind: "Service", APIVersion: "v1", Namespace: r.Namespace, Name: r.Name, UID: r.Spec.ServiceUID,
 	}
 	if node := ownerNode(after.Owner); node != "" && node != ownerNode(before.Owner) {
 		c.opts.Recorder.Eventf(svc, corev1.EventTypeNormal, eventAnnouncing,
-			"announcing %s from node %q by layer 2", ipv4(r.Spec.Addresses), node)
+			"announcing %s from node %q by layer 2", joinAddresses(r.Spec.Addresses, true), node)
 	}
 	if cause, message, ok := newFault(before.Conditions, after.Conditions); ok {
 		c.opts.Recorder.Event(svc, corev1.EventTypeWarning, cause, message)
+	} else if note != "" && announcedSays(after, note) && !announcedSays(before, note) {
+		c.opts.Recorder.Event(svc, corev1.EventTypeWarning, reason.NoAdvertisement.String(), strings.TrimPrefix(note, "; "))
 	}
+}
+
+// announcedSays reports whether the Announced condition's message holds a text.
+func announcedSays(s v1alpha1.LoadBalancerStatus, text string) bool {
+	cond := meta.FindStatusCondition(s.Conditions, v1alpha1.ConditionAnnounced)
+	return cond != nil && strings.Contains(cond.Message, text)
 }
 
 func ownerNode(o *v1alpha1.Owner) string {

@@ -21,21 +21,60 @@ import (
 // situation is everything that a record's status depends on.
 type situation struct {
 	addresses []v1alpha1.LoadBalancerAddress
-	wish      wish4
+	wish      wish
+	// targets are the addresses that the group announces, this Service's among them;
+	// needed while an address has no owner.
+	targets []target
 	// failure is what allocation reported last, nil when nothing is wrong.
 	failure *failure
 	// settled: allocation has said in this process that nothing is wrong.
 	settled bool
 	policy  v1alpha1.TrafficPolicy
-	// released says that the IPv4 address has no bound claim.
-	released bool
-	// owner of the IPv4 address, nil when no existing node owns it.
-	owner      *v1alpha1.Owner
+	// held are the IPv4 addresses, in order.
+	held       []holding
 	nodes      []node
 	endpoints  loadbalancer.Endpoints
 	previous   []metav1.Condition
 	generation int64
 	now        time.Time
+}
+
+// holding is how the Service holds one of its IPv4 addresses.
+type holding struct {
+	addr string
+	// bound says that a bound claim names the Service.
+	bound bool
+	// retainUntil is the deadline of a claim that keeps the address for a namesake.
+	retainUntil *metav1.Time
+	// owner is nil when no existing node owns the address.
+	owner *v1alpha1.Owner
+}
+
+// owner returns the record's owner: that of its first address that has one. All
+// addresses of a group have one owner, but for the moment in which a group is made.
+func (s situation) owner() *v1alpha1.Owner {
+	for _, h := range s.held {
+		if h.owner != nil {
+			return h.owner
+		}
+	}
+	return nil
+}
+
+// owned reports whether every IPv4 address has an owner, and there is one.
+func (s situation) owned() bool {
+	return len(s.held) > 0 && !slices.ContainsFunc(s.held, func(h holding) bool { return h.owner == nil })
+}
+
+// list joins those of the IPv4 addresses that a condition holds for, and says how many.
+func (s situation) list(want func(holding) bool) (text string, n int) {
+	var out []string
+	for _, h := range s.held {
+		if want(h) {
+			out = append(out, h.addr)
+		}
+	}
+	return strings.Join(out, ", "), len(out)
 }
 
 // serving reports whether a node runs a pod that serves the Service.
@@ -55,7 +94,7 @@ type answer struct {
 func assess(s situation) v1alpha1.LoadBalancerStatus {
 	allocated := assessAllocated(s)
 	announced := assessAnnounced(s)
-	out := v1alpha1.LoadBalancerStatus{Owner: s.owner.DeepCopy(), Conditions: slices.Clone(s.previous)}
+	out := v1alpha1.LoadBalancerStatus{Owner: s.owner().DeepCopy(), Conditions: slices.Clone(s.previous)}
 	for _, c := range []struct {
 		name   string
 		answer answer
@@ -97,31 +136,77 @@ func assessAllocated(s situation) answer {
 }
 
 func assessAnnounced(s situation) answer {
-	ip := ipv4(s.addresses)
+	released, n := s.list(func(h holding) bool { return !h.bound })
 	switch {
 	case len(s.addresses) == 0:
 		return answer{false, reason.NotAllocated, "there is no address to announce"}
-	case ip == "":
+	case len(s.held) == 0:
 		return answer{false, reason.FamilyNotAnnounced, joinAddresses(s.addresses, false) +
 			" is not announced: this release announces IPv4 only on layer 2; use a Service with an IPv4 address"}
-	case s.released:
-		return answer{false, reason.Released, ip + " has no bound claim: it is being released or restored"}
-	case s.owner != nil:
-		return answer{true, reason.Announced, fmt.Sprintf("%s is announced by node %s (layer 2)%s", ip, s.owner.Node, alsoIPv6(s.addresses))}
+	case n > 0:
+		return answer{false, reason.Released, whyReleased(s, released, n) + othersAnnounced(s)}
+	case s.owned():
+		return answer{true, reason.Announced, announcedBy(s) + alsoIPv6(s.addresses) + s.wish.note()}
 	case len(s.wish.ads) == 0:
-		return answer{false, reason.NoAdvertisement, fmt.Sprintf(
-			"no valid L2Advertisement selects pool %q and this Service: create or correct one", poolOf(s.addresses, ip))}
+		return s.wish.whyNoAdvertisement(poolsOf(s.addresses))
 	}
-	return assessUnowned(s, ip)
+	a := assessUnowned(s)
+	a.message += othersAnnounced(s) + s.wish.note()
+	return a
 }
 
-// assessUnowned explains why no node owns an address that should be announced.
-func assessUnowned(s situation, ip string) answer {
+func whyReleased(s situation, addresses string, n int) string {
+	for _, h := range s.held {
+		if h.retainUntil != nil {
+			return fmt.Sprintf("%s is kept for a Service of this name until %s and announced by nobody", h.addr, h.retainUntil.UTC().Format(time.RFC3339))
+		}
+	}
+	if n > 1 {
+		return addresses + " have no bound claims of this Service: they are being released or restored"
+	}
+	return addresses + " has no bound claim of this Service: it is being released or restored"
+}
+
+// announcedBy tells which node announces which addresses, in the addresses' order.
+func announcedBy(s situation) string {
+	var nodes []string
+	for _, h := range s.held {
+		if h.owner != nil && !slices.Contains(nodes, h.owner.Node) {
+			nodes = append(nodes, h.owner.Node)
+		}
+	}
+	parts := make([]string, 0, len(nodes))
+	for _, name := range nodes {
+		addrs, n := s.list(func(h holding) bool { return ownerNode(h.owner) == name })
+		verb := " is announced by node "
+		if n > 1 {
+			verb = " are announced by node "
+		}
+		parts = append(parts, addrs+verb+name)
+	}
+	return strings.Join(parts, ", ") + " (layer 2)"
+}
+
+// othersAnnounced tells, where some addresses are not announced, which ones are.
+func othersAnnounced(s situation) string {
+	if s.owner() == nil {
+		return ""
+	}
+	return "; " + announcedBy(s)
+}
+
+// assessUnowned explains why no node owns addresses that should be announced.
+func assessUnowned(s situation) answer {
+	ip, _ := s.list(func(h holding) bool { return h.owner == nil })
 	candidates, others := tally(s)
 	local := s.policy == v1alpha1.TrafficPolicyLocal
 	switch {
 	case len(candidates) == 0 && others.has(reason.WaitingForAgent):
 		return answer{false, reason.WaitingForAgent, fmt.Sprintf("no node agent is ready to announce %s (%s)", ip, others)}
+	case len(candidates) == 0 && disputed(s.nodes, s.targets):
+		return answer{false, reason.NoCommonNode, fmt.Sprintf(
+			"the addresses and Services that go together with %s must be announced by one node, and none may announce all of them (%s): "+
+				"let their advertisements select a common node and interface, or do not share", ip, others)}
 	case len(candidates) == 0:
 		return answer{false, reason.NoEligibleNode, fmt.Sprintf("no node may announce %s (%s)", ip, others)}
 	case local && !s.endpoints.Any:
@@ -156,12 +241,12 @@ type cause struct {
 // causes prints as "1 node NodeExcluded, 3 nodes NoInterface".
 type causes []cause
 
-// tally splits the nodes into those that may announce the IPv4 address and causes.
+// tally splits the nodes into those that may announce the group and causes.
 func tally(s situation) ([]node, causes) {
 	var candidates []node
 	var found causes
 	for _, n := range s.nodes {
-		r := n.verdict(s.wish.addr, s.wish.ads)
+		r := n.verdict(s.targets)
 		if r == "" {
 			candidates = append(candidates, n)
 			continue
@@ -205,13 +290,11 @@ func newFault(before, after []metav1.Condition) (name, message string, ok bool) 
 	if was := meta.FindStatusCondition(before, v1alpha1.ConditionAnnounced); was != nil && was.Reason == now.Reason {
 		return "", "", false
 	}
-	faults := []reason.Reason{reason.NoAdvertisement, reason.NoEligibleNode, reason.FamilyNotAnnounced}
+	faults := []reason.Reason{reason.NoAdvertisement, reason.NoEligibleNode, reason.NoCommonNode, reason.FamilyNotAnnounced}
 	return now.Reason, now.Message, slices.Contains(faults, reason.Reason(now.Reason))
 }
 
-// ipv4 returns the IPv4 address, empty when there is none.
-func ipv4(addrs []v1alpha1.LoadBalancerAddress) string { return joinAddresses(addrs, true) }
-
+// joinAddresses returns the addresses of one family, empty when there is none.
 func joinAddresses(addrs []v1alpha1.LoadBalancerAddress, v4 bool) string {
 	var out []string
 	for _, a := range addrs {
@@ -230,11 +313,14 @@ func alsoIPv6(addrs []v1alpha1.LoadBalancerAddress) string {
 	return "; " + six + " is not announced: this release announces IPv4 only on layer 2"
 }
 
-func poolOf(addrs []v1alpha1.LoadBalancerAddress, address string) string {
+// poolsOf returns the pools of the IPv4 addresses, sorted.
+func poolsOf(addrs []v1alpha1.LoadBalancerAddress) []string {
+	var out []string
 	for _, a := range addrs {
-		if a.Address == address {
-			return a.Pool
+		if addr, err := netip.ParseAddr(a.Address); err == nil && addr.Is4() && !slices.Contains(out, a.Pool) {
+			out = append(out, a.Pool)
 		}
 	}
-	return ""
+	slices.Sort(out)
+	return out
 }

@@ -3,6 +3,7 @@
 package announcement
 
 import (
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -102,12 +103,12 @@ func TestVerdict(t *testing.T) {
 			if specs == nil {
 				specs = []v1alpha1.L2AdvertisementSpec{{}}
 			}
-			var ads []convert.Advertisement
-			for _, s := range specs {
-				ads = append(ads, testAd(t, s))
-			}
 			n := convertNode(testNode("n", tc.edit), tc.agent)
-			if got := n.verdict(vip(), ads); got != tc.want {
+			var ads []*advertisement
+			for _, s := range specs {
+				ads = append(ads, selectNodes(testAd(t, s), []node{n}))
+			}
+			if got := n.verdict([]target{{vip(), [][]*advertisement{ads}}}); got != tc.want {
 				t.Errorf("verdict %q, want %q", got, tc.want)
 			}
 		})
@@ -124,10 +125,29 @@ func TestAssess(t *testing.T) {
 	lonely := convertNode(testNode("lonely", nil), nil)
 	served := loadbalancer.Endpoints{Any: true, Nodes: map[loadbalancer.NodeName]struct{}{"worker": {}}}
 	elsewhere := loadbalancer.Endpoints{Any: true, Nodes: map[loadbalancer.NodeName]struct{}{"far": {}}}
-	owner := &v1alpha1.Owner{Node: "worker", Epoch: 1}
+	far.index, lonely.index = 1, 2
+	all := []node{worker, far, lonely}
+	any4 := wish{addrs: []netip.Addr{vip()}, ads: []*advertisement{selectNodes(ad, all)}}
+	byWorker := holding{addr: "172.20.255.200", bound: true, owner: &v1alpha1.Owner{Node: "worker", Epoch: 1}}
 	announced := situation{
-		addresses: v4, wish: wish4{addr: vip(), ads: []convert.Advertisement{ad}}, policy: v1alpha1.TrafficPolicyCluster,
-		nodes: []node{worker}, endpoints: served, owner: owner,
+		addresses: v4, wish: any4, targets: targetsOf([]wish{any4}), policy: v1alpha1.TrafficPolicyCluster,
+		nodes: []node{worker}, endpoints: served, held: []holding{byWorker},
+	}
+	unowned := func(s *situation) { s.held = []holding{{addr: "172.20.255.200", bound: true}} }
+	none := func(s *situation) { s.addresses, s.wish, s.held = nil, wish{}, nil }
+	two := func(s *situation) {
+		s.addresses = append(s.addresses[:1:1], v1alpha1.LoadBalancerAddress{Address: "172.20.255.201", Pool: "b", Claim: "172.20.255.201"})
+		s.held = []holding{byWorker, {addr: "172.20.255.201", bound: true, owner: byWorker.owner}}
+	}
+	limited := func(asked, unknown []string) func(*situation) {
+		return func(s *situation) {
+			s.wish.asked, s.wish.unknown, s.wish.by = asked, unknown, "its annotation fairlead.dev/advertisements"
+		}
+	}
+	onlyOn := func(n node) [][]*advertisement {
+		ad := &advertisement{Advertisement: ad, nodes: make([]bool, len(all))}
+		ad.nodes[n.index] = true
+		return [][]*advertisement{{ad}}
 	}
 	for _, tc := range []struct {
 		name string
@@ -140,7 +160,7 @@ func TestAssess(t *testing.T) {
 			"dual stack", func(s *situation) { s.addresses = append(s.addresses[:1:1], v6...) }, "T:Allocated T:Announced T:Announced",
 			"node worker (layer 2); fd00::1 is not announced: this release announces IPv4 only on layer 2",
 		},
-		{"IPv6 only", func(s *situation) { s.addresses, s.wish, s.owner = v6, wish4{}, nil }, "T:Allocated F:FamilyNotAnnounced F:FamilyNotAnnounced", "fd00::1 is not announced"},
+		{"IPv6 only", func(s *situation) { s.addresses, s.wish, s.held = v6, wish{}, nil }, "T:Allocated F:FamilyNotAnnounced F:FamilyNotAnnounced", "fd00::1 is not announced"},
 		{
 			"no endpoints, Cluster", func(s *situation) { s.endpoints = loadbalancer.Endpoints{} },
 			"T:Allocated T:Announced F:NoEndpoints", "no pod of the Service is ready: connections are refused",
@@ -153,41 +173,110 @@ func TestAssess(t *testing.T) {
 		},
 		{
 			"no endpoints, Local, not owned", func(s *situation) {
-				s.endpoints, s.policy, s.owner = loadbalancer.Endpoints{}, v1alpha1.TrafficPolicyLocal, nil
+				unowned(s)
+				s.endpoints, s.policy = loadbalancer.Endpoints{}, v1alpha1.TrafficPolicyLocal
 			},
 			"T:Allocated F:NoEndpoints F:NoEndpoints", "externalTrafficPolicy Local",
 		},
 		{
 			"Local with pods on other nodes only", func(s *situation) {
-				s.endpoints, s.policy, s.owner, s.nodes = elsewhere, v1alpha1.TrafficPolicyLocal, nil, []node{worker, far}
+				unowned(s)
+				s.endpoints, s.policy, s.nodes = elsewhere, v1alpha1.TrafficPolicyLocal, []node{worker, far}
 			},
 			"T:Allocated F:NoEligibleNode F:NoEligibleNode", "no node that may announce 172.20.255.200 runs a ready pod",
 		},
-		{"not owned yet", func(s *situation) { s.owner = nil }, "T:Allocated F:WaitingForAgent F:WaitingForAgent", "waiting for a node agent to take 172.20.255.200 over"},
-		{"no agent ready", func(s *situation) { s.owner, s.nodes = nil, []node{lonely} }, "T:Allocated F:WaitingForAgent F:WaitingForAgent", "(1 node WaitingForAgent)"},
+		{"not owned yet", unowned, "T:Allocated F:WaitingForAgent F:WaitingForAgent", "waiting for a node agent to take 172.20.255.200 over"},
+		{"no agent ready", func(s *situation) { unowned(s); s.nodes = []node{lonely} }, "T:Allocated F:WaitingForAgent F:WaitingForAgent", "(1 node WaitingForAgent)"},
 		{
-			"no node in the subnet", func(s *situation) { s.owner, s.nodes = nil, []node{far, far} },
+			"no node in the subnet", func(s *situation) { unowned(s); s.nodes = []node{far, far} },
 			"T:Allocated F:NoEligibleNode F:NoEligibleNode", "no node may announce 172.20.255.200 (2 nodes NoInterface)",
 		},
-		{"no node at all", func(s *situation) { s.owner, s.nodes = nil, nil }, "T:Allocated F:NoEligibleNode F:NoEligibleNode", "the cluster has no node"},
+		{"no node at all", func(s *situation) { unowned(s); s.nodes = nil }, "T:Allocated F:NoEligibleNode F:NoEligibleNode", "the cluster has no node"},
 		{
-			"no advertisement", func(s *situation) { s.owner, s.wish.ads = nil, nil }, "T:Allocated F:NoAdvertisement F:NoAdvertisement",
+			"no advertisement", func(s *situation) { unowned(s); s.wish.ads = nil }, "T:Allocated F:NoAdvertisement F:NoAdvertisement",
 			`no valid L2Advertisement selects pool "my-ippool" and this Service`,
 		},
-		{"claim released", func(s *situation) { s.owner, s.released = nil, true }, "T:Allocated F:Released F:Released", "no bound claim"},
+		{"claim released", func(s *situation) { s.held = []holding{{addr: "172.20.255.200"}} }, "T:Allocated F:Released F:Released", "no bound claim"},
+		{
+			"claim retained", func(s *situation) {
+				s.held = []holding{{addr: "172.20.255.200", retainUntil: &metav1.Time{Time: time.Unix(7200, 0)}}}
+			}, "T:Allocated F:Released F:Released", "172.20.255.200 is kept for a Service of this name until 1970-01-01T02:00:00Z",
+		},
+		{"two addresses", two, "T:Allocated T:Announced T:Announced", "172.20.255.200, 172.20.255.201 are announced by node worker (layer 2)"},
+		{
+			"two addresses, of two owners for a moment", func(s *situation) {
+				two(s)
+				s.held[1].owner = &v1alpha1.Owner{Node: "far", Epoch: 1}
+			}, "T:Allocated T:Announced T:Announced",
+			"172.20.255.200 is announced by node worker, 172.20.255.201 is announced by node far (layer 2)",
+		},
+		{
+			"two addresses, one owned", func(s *situation) {
+				two(s)
+				s.held[1].owner = nil
+			}, "T:Allocated F:WaitingForAgent F:WaitingForAgent",
+			"waiting for a node agent to take 172.20.255.201 over; 172.20.255.200 is announced by node worker (layer 2)",
+		},
+		{
+			"two addresses, one released", func(s *situation) {
+				two(s)
+				s.held[1] = holding{addr: "172.20.255.201"}
+			}, "T:Allocated F:Released F:Released", "172.20.255.201 has no bound claim of this Service: it is being released or restored; 172.20.255.200 is announced",
+		},
+		{
+			"two addresses, no advertisement", func(s *situation) {
+				two(s)
+				s.held, s.wish.ads = []holding{{addr: "172.20.255.200", bound: true}, {addr: "172.20.255.201", bound: true}}, nil
+			}, "T:Allocated F:NoAdvertisement F:NoAdvertisement", `selects one of the pools "b", "my-ippool" and this Service`,
+		},
+		{
+			"sharers whose advertisements have no node in common", func(s *situation) {
+				unowned(s)
+				s.nodes = []node{worker, convertNode(testNode("near", nil), testAgent("near", "172.20.0.9/16"))}
+				s.nodes[1].index = 1
+				s.targets = []target{{vip(), append(onlyOn(s.nodes[0]), onlyOn(s.nodes[1])...)}}
+			}, "T:Allocated F:NoCommonNode F:NoCommonNode", "go together with 172.20.255.200 must be announced by one node",
+		},
+		{
+			"sharers of whom one has no node at all", func(s *situation) {
+				unowned(s)
+				s.nodes = []node{worker, far}
+				s.targets = []target{{vip(), append(onlyOn(worker), onlyOn(far)...)}}
+			}, "T:Allocated F:NoEligibleNode F:NoEligibleNode", "no node may announce 172.20.255.200 (2 nodes NodeNotSelected)",
+		},
+		{
+			"limited to advertisements that do not exist", func(s *situation) {
+				unowned(s)
+				s.wish.ads = nil
+				limited([]string{"x", "y"}, []string{"x", "y"})(s)
+			}, "T:Allocated F:NoAdvertisement F:NoAdvertisement",
+			"its annotation fairlead.dev/advertisements allows only x, y, which is no valid L2Advertisement",
+		},
+		{
+			"limited to advertisements that do not select it", func(s *situation) {
+				unowned(s)
+				s.wish.ads = nil
+				limited([]string{"x", "y"}, []string{"y"})(s)
+			}, "T:Allocated F:NoAdvertisement F:NoAdvertisement",
+			`allows only L2Advertisement x, which does not select pool "my-ippool" and this Service; its annotation fairlead.dev/advertisements names y,`,
+		},
+		{
+			"limited, one name unknown", limited([]string{"ad", "y"}, []string{"y"}), "T:Allocated T:Announced T:Announced",
+			"(layer 2); its annotation fairlead.dev/advertisements names y, which is no valid L2Advertisement",
+		},
 		{
 			"allocation failed", func(s *situation) {
-				s.addresses, s.wish, s.owner = nil, wish4{}, nil
+				none(s)
 				s.failure = &failure{reason: reason.PoolExhausted, message: "pool full"}
 			}, "F:PoolExhausted F:NotAllocated F:PoolExhausted", "pool full",
 		},
 		{
 			"allocation failed under an earlier process", func(s *situation) {
-				s.addresses, s.wish, s.owner = nil, wish4{}, nil
+				none(s)
 				s.previous = []metav1.Condition{{Type: v1alpha1.ConditionAllocated, Status: metav1.ConditionFalse, Reason: "NoPool", Message: "none"}}
 			}, "F:NoPool F:NotAllocated F:NoPool", "none",
 		},
-		{"no address yet", func(s *situation) { s.addresses, s.wish, s.owner = nil, wish4{}, nil }, "F:NotAllocated F:NotAllocated F:NotAllocated", "no address"},
+		{"no address yet", none, "F:NotAllocated F:NotAllocated F:NotAllocated", "no address"},
 		{
 			"another request failed while an address is held", func(s *situation) {
 				s.failure = &failure{reason: reason.AddressInUse, message: "taken"}
@@ -210,7 +299,7 @@ func TestAssess(t *testing.T) {
 			if m := meta.FindStatusCondition(got.Conditions, v1alpha1.ConditionReady).Message; !strings.Contains(m, tc.message) {
 				t.Errorf("message %q, want %q in it", m, tc.message)
 			}
-			if diff := cmp.Diff(s.owner, got.Owner); diff != "" {
+			if diff := cmp.Diff(s.owner(), got.Owner); diff != "" {
 				t.Errorf("owner (-want +got):\n%s", diff)
 			}
 			s.previous, s.now = got.Conditions, s.now.Add(time.Hour)

@@ -21,16 +21,31 @@ import (
 )
 
 // world is what every group depends on, converted once: nodes with their agents,
-// advertisements, labels of pools. It is immutable.
+// advertisements, pools. It is immutable.
 type world struct {
 	nodes []node
 	known map[loadbalancer.NodeName]bool
-	ads   []convert.Advertisement
-	pools map[string]map[string]string
+	ads   []*advertisement // by name
+	pools map[string]poolFacts
+}
+
+// advertisement is an L2Advertisement and, by [node].index, the nodes that it selects:
+// matching labels once per group would be most of the work when a node changes.
+type advertisement struct {
+	convert.Advertisement
+	nodes []bool
+}
+
+// poolFacts are what announcing needs of a pool.
+type poolFacts struct {
+	labels map[string]string
+	// advertisements is the default of the annotation on Services.
+	advertisements []string
 }
 
 // node is what decides whether a node may announce.
 type node struct {
+	index              int
 	name               loadbalancer.NodeName
 	labels             map[string]string
 	excluded           bool
@@ -66,22 +81,40 @@ func (w *worldCache) get() *world {
 }
 
 func buildWorld(in Informers) *world {
-	w := &world{known: map[loadbalancer.NodeName]bool{}, pools: map[string]map[string]string{}}
+	w := &world{known: map[loadbalancer.NodeName]bool{}, pools: map[string]poolFacts{}}
 	for _, n := range list[corev1.Node](in.Nodes) {
 		w.nodes = append(w.nodes, convertNode(n, lookup[v1alpha1.NodeAgent](in.NodeAgents, n.Name)))
 		w.known[loadbalancer.NodeName(n.Name)] = true
 	}
 	slices.SortFunc(w.nodes, func(a, b node) int { return cmp.Compare(a.name, b.name) })
+	for i := range w.nodes {
+		w.nodes[i].index = i
+	}
 	for _, ad := range list[v1alpha1.L2Advertisement](in.Advertisements) {
 		if a, err := convert.L2Advertisement(ad); err == nil { // else its own condition says so
-			w.ads = append(w.ads, a)
+			w.ads = append(w.ads, selectNodes(a, w.nodes))
 		}
 	}
-	slices.SortFunc(w.ads, func(a, b convert.Advertisement) int { return cmp.Compare(a.Name, b.Name) })
+	slices.SortFunc(w.ads, func(a, b *advertisement) int { return cmp.Compare(a.Name, b.Name) })
 	for _, p := range list[v1alpha1.IPAddressPool](in.Pools) {
-		w.pools[p.Name] = p.Labels
+		w.pools[p.Name] = poolFacts{labels: p.Labels, advertisements: defaultAdvertisements(p)}
 	}
 	return w
+}
+
+func selectNodes(a convert.Advertisement, nodes []node) *advertisement {
+	out := &advertisement{Advertisement: a, nodes: make([]bool, len(nodes))}
+	for i, n := range nodes {
+		out.nodes[i] = a.SelectsNode(n.labels)
+	}
+	return out
+}
+
+func defaultAdvertisements(p *v1alpha1.IPAddressPool) []string {
+	if p.Spec.Defaults == nil {
+		return nil
+	}
+	return p.Spec.Defaults.Advertisements
 }
 
 func list[T any](informer cache.SharedIndexInformer) []*T {
@@ -111,7 +144,9 @@ func convertNode(n *corev1.Node, agent *v1alpha1.NodeAgent) node {
 	for _, itf := range agent.Status.Interfaces {
 		d := loadbalancer.Interface{Name: itf.Name}
 		for _, s := range itf.Prefixes {
-			if p, err := netip.ParsePrefix(s); err == nil { // written by an agent of another version, perhaps
+			// A prefix of one address has no neighbours that ask for others in it; one that
+			// cannot be read was written by an agent of another version, perhaps.
+			if p, err := netip.ParsePrefix(s); err == nil && !p.IsSingleIP() {
 				d.Prefixes = append(d.Prefixes, p)
 			}
 		}
@@ -133,37 +168,42 @@ func sameAgent(a, b *v1alpha1.NodeAgent) bool {
 		equality.Semantic.DeepEqual(a.Status.Interfaces, b.Status.Interfaces)
 }
 
-// advertisementsFor returns the advertisements of an address, sorted by name.
-func (w *world) advertisementsFor(pool string, serviceLabels map[string]string) []convert.Advertisement {
-	var out []convert.Advertisement
-	for _, ad := range w.ads {
-		if ad.SelectsPool(pool, w.pools[pool]) && ad.SelectsService(serviceLabels) {
-			out = append(out, ad)
-		}
-	}
-	return out
-}
-
-// verdict says whether a node may announce an address; Reason is empty when it may.
-func (n node) verdict(addr netip.Addr, ads []convert.Advertisement) reason.Reason {
+// verdict says why a node may not announce all of the targets; Reason is empty when it
+// may. The rule is the agents': see loadbalancer/plan.
+func (n *node) verdict(targets []target) reason.Reason {
 	switch {
 	case n.excluded:
 		return reason.NodeExcluded
 	case n.networkUnavailable:
 		return reason.NetworkUnavailable
 	}
-	answer := reason.NodeNotSelected
-	for _, ad := range ads {
-		if !ad.SelectsNode(n.labels) {
-			continue
+	for _, t := range targets {
+		for _, ads := range t.wishes {
+			if !slices.ContainsFunc(ads, func(ad *advertisement) bool { return ad.nodes[n.index] }) {
+				return reason.NodeNotSelected
+			}
 		}
-		if !n.agentReady {
-			return reason.WaitingForAgent
-		}
-		if slices.ContainsFunc(n.interfaces, func(i loadbalancer.Interface) bool { return ad.SelectsInterface(i, addr) }) {
-			return ""
-		}
-		answer = reason.NoInterface
 	}
-	return answer
+	if !n.agentReady {
+		return reason.WaitingForAgent
+	}
+	for _, t := range targets {
+		if !slices.ContainsFunc(n.interfaces, func(i loadbalancer.Interface) bool { return n.fulfils(i, t) }) {
+			return reason.NoInterface
+		}
+	}
+	return ""
+}
+
+// fulfils reports whether an address is announced on an interface: where every Service
+// that has it wants it.
+func (n *node) fulfils(itf loadbalancer.Interface, t target) bool {
+	for _, ads := range t.wishes {
+		if !slices.ContainsFunc(ads, func(ad *advertisement) bool {
+			return ad.nodes[n.index] && ad.SelectsInterface(itf, t.addr)
+		}) {
+			return false
+		}
+	}
+	return true
 }

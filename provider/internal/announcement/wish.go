@@ -1,0 +1,174 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package announcement
+
+import (
+	"cmp"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/fairlead-lb/fairlead/loadbalancer/api/v1alpha1"
+	"github.com/fairlead-lb/fairlead/loadbalancer/reason"
+)
+
+// wish is what one Service wants announced by ARP: each of its IPv4 addresses under each
+// of its advertisements.
+type wish struct {
+	addrs []netip.Addr
+	ads   []*advertisement // by name
+	// asked are the advertisements that the Service, or the default of its pool, is
+	// limited to; none means all. by says who asked.
+	asked []string
+	by    string
+	// unknown are those of asked that do not exist or are not valid.
+	unknown []string
+}
+
+// wishOf reads a Service's wish; svc is nil when it is not known.
+func wishOf(w *world, addrs []v1alpha1.LoadBalancerAddress, svc *corev1.Service) wish {
+	var out wish
+	var labels map[string]string
+	if svc != nil {
+		labels = svc.Labels
+	}
+	for _, a := range addrs {
+		addr, err := netip.ParseAddr(a.Address)
+		if err != nil || !addr.Is4() {
+			continue
+		}
+		out.addrs = append(out.addrs, addr)
+		pool := w.pools[a.Pool]
+		for _, ad := range w.ads {
+			if ad.SelectsPool(a.Pool, pool.labels) && ad.SelectsService(labels) && !slices.Contains(out.ads, ad) {
+				out.ads = append(out.ads, ad)
+			}
+		}
+	}
+	slices.SortFunc(out.ads, func(a, b *advertisement) int { return cmp.Compare(a.Name, b.Name) })
+	if len(out.addrs) > 0 {
+		out.limit(w, addrs[0].Pool, svc)
+	}
+	return out
+}
+
+// limit leaves those advertisements that the Service asks for by its annotation, or else
+// the pool of its first address by default.
+func (i *wish) limit(w *world, pool string, svc *corev1.Service) {
+	i.asked, i.by = askedFor(svc), "its annotation "+v1alpha1.AnnotationAdvertisements
+	if len(i.asked) == 0 {
+		i.asked, i.by = w.pools[pool].advertisements, fmt.Sprintf("defaults.advertisements of pool %q", pool)
+	}
+	if len(i.asked) == 0 {
+		return
+	}
+	i.ads = slices.DeleteFunc(i.ads, func(ad *advertisement) bool { return !slices.Contains(i.asked, ad.Name) })
+	for _, name := range i.asked {
+		if !slices.ContainsFunc(w.ads, func(ad *advertisement) bool { return ad.Name == name }) {
+			i.unknown = append(i.unknown, name)
+		}
+	}
+}
+
+// askedFor reads the annotation: names separated by commas.
+func askedFor(svc *corev1.Service) []string {
+	if svc == nil {
+		return nil
+	}
+	var out []string
+	for name := range strings.SplitSeq(svc.Annotations[v1alpha1.AnnotationAdvertisements], ",") {
+		if name = strings.TrimSpace(name); name != "" && !slices.Contains(out, name) {
+			out = append(out, name)
+		}
+	}
+	return out
+}
+
+// note tells what of the wish cannot be fulfilled though the rest is; empty: nothing.
+func (i wish) note() string {
+	if len(i.unknown) == 0 {
+		return ""
+	}
+	return fmt.Sprintf("; %s names %s, which is no valid L2Advertisement", i.by, strings.Join(i.unknown, ", "))
+}
+
+func (i wish) references() []v1alpha1.AdvertisementReference {
+	refs := make([]v1alpha1.AdvertisementReference, 0, len(i.ads))
+	for _, ad := range i.ads {
+		refs = append(refs, v1alpha1.AdvertisementReference{Kind: kindL2Advertisement, Name: ad.Name})
+	}
+	return refs
+}
+
+// target is one address that a group announces.
+type target struct {
+	addr netip.Addr
+	// wishes are the advertisements of each Service that has the address and any.
+	wishes [][]*advertisement
+}
+
+// targetsOf joins the wishes of a group's Services by address, in ascending order. A
+// Service without an advertisement has nothing to say.
+func targetsOf(wishes []wish) []target {
+	var out []target
+	for _, i := range wishes {
+		if len(i.ads) == 0 {
+			continue
+		}
+		for _, addr := range i.addrs {
+			at, found := slices.BinarySearchFunc(out, addr, func(t target, a netip.Addr) int { return t.addr.Compare(a) })
+			if !found {
+				out = slices.Insert(out, at, target{addr: addr})
+			}
+			out[at].wishes = append(out[at].wishes, i.ads)
+		}
+	}
+	return out
+}
+
+// disputed reports whether every wish has a node that could fulfil it alone: where no
+// node can fulfil all, it is only together that they cannot be fulfilled.
+func disputed(nodes []node, targets []target) bool {
+	wishes := 0
+	for _, t := range targets {
+		for _, ads := range t.wishes {
+			wishes++
+			alone := []target{{t.addr, [][]*advertisement{ads}}}
+			if !slices.ContainsFunc(nodes, func(n node) bool { return n.verdict(alone) == "" }) {
+				return false
+			}
+		}
+	}
+	return wishes > 1
+}
+
+// whyNoAdvertisement explains that no advertisement announces addresses of these pools.
+func (i wish) whyNoAdvertisement(pools []string) answer {
+	quoted := make([]string, 0, len(pools))
+	for _, p := range pools {
+		quoted = append(quoted, fmt.Sprintf("%q", p))
+	}
+	noun := "pool "
+	if len(pools) > 1 {
+		noun = "one of the pools "
+	}
+	which := noun + strings.Join(quoted, ", ")
+	if len(i.asked) == 0 {
+		return answer{false, reason.NoAdvertisement, fmt.Sprintf(
+			"no valid L2Advertisement selects %s and this Service: create or correct one", which)}
+	}
+	if len(i.unknown) == len(i.asked) {
+		return answer{false, reason.NoAdvertisement, fmt.Sprintf(
+			"%s allows only %s, which is no valid L2Advertisement: correct the name, or create it", i.by, strings.Join(i.asked, ", "))}
+	}
+	return answer{false, reason.NoAdvertisement, fmt.Sprintf(
+		"%s allows only L2Advertisement %s, which does not select %s and this Service%s", i.by, strings.Join(known(i), ", "), which, i.note())}
+}
+
+// known are the advertisements asked for that exist.
+func known(i wish) []string {
+	return slices.DeleteFunc(slices.Clone(i.asked), func(name string) bool { return slices.Contains(i.unknown, name) })
+}
