@@ -7,7 +7,6 @@ import (
 	"net/netip"
 	"slices"
 	"strconv"
-	"strings"
 
 	"k8s.io/apimachinery/pkg/labels"
 
@@ -74,26 +73,38 @@ const (
 // Allocate decides a Service's addresses, in the order of its families; see the
 // package comment for the rules. It changes nothing: the caller books the result.
 func Allocate(s *Set, l *Ledger, req *Request) ([]Assignment, *Error) {
+	// Small, so that it is inlined and a caller that keeps nothing pays no allocation.
+	return allocate(make([]Assignment, 0, 2), s, l, req)
+}
+
+func allocate(out []Assignment, s *Set, l *Ledger, req *Request) ([]Assignment, *Error) {
+	l.SetPools(s)
 	for _, a := range req.Addresses {
 		if !slices.Contains(req.Families, FamilyOf(a)) {
 			return nil, &Error{reason.FamilyMismatch, fmt.Sprintf(
 				"address %s was asked for, but the Service's ipFamilies have no %s; ask for an address of its family or change spec.ipFamilies", a, FamilyOf(a))}
 		}
 	}
-	var out []Assignment
+	complete := false
 	var first *Error
 	for _, f := range req.Families {
-		got, err := allocateOne(s, l, req, f)
-		switch {
-		case err == nil:
-			out = append(out, got)
-		case !req.AnyFamily || !absent(err.Reason):
+		c := choice{set: s, ledger: l, req: req, family: f, out: out, start: len(out)}
+		kept, err := c.choose()
+		if err != nil && (!req.AnyFamily || !absent(err.Reason)) {
 			return nil, err
-		case first == nil:
+		}
+		out = c.out
+		if err == nil {
+			complete = true
+			continue
+		}
+		// The other family may do; what this one has already it keeps.
+		out = out[:kept]
+		if first == nil {
 			first = err
 		}
 	}
-	if len(out) == 0 {
+	if !complete {
 		return nil, first
 	}
 	return out, nil
@@ -104,127 +115,308 @@ func absent(r reason.Reason) bool {
 	return r == reason.NoPool || r == reason.NoAddressOfFamily || r == reason.PoolExhausted
 }
 
-func allocateOne(s *Set, l *Ledger, req *Request, f Family) (Assignment, *Error) {
-	ofFamily := func(a netip.Addr) bool { return FamilyOf(a) == f }
-	if i := slices.IndexFunc(req.Addresses, ofFamily); i >= 0 {
-		return allocateAddress(s, l, req, req.Addresses[i])
-	}
-	for _, h := range req.Held {
-		if ofFamily(h.Addr) && (req.Pool == "" || h.Pool == req.Pool) {
-			return h, nil
-		}
-	}
-	for _, a := range req.Preferred {
-		if ofFamily(a) {
-			if got, err := allocateAddress(s, l, req, a); err == nil {
-				return got, nil
-			}
-		}
-	}
-	if req.Pool != "" {
-		return allocateFromPool(s, l, req.Pool, f)
-	}
-	return allocateUnasked(s, l, req, f)
+// choice chooses the addresses of one family.
+type choice struct {
+	set    *Set
+	ledger *Ledger
+	req    *Request
+	family Family
+	// count is how many addresses are needed.
+	count int
+	// out gets them, from start on.
+	out   []Assignment
+	start int
 }
 
-func allocateAddress(s *Set, l *Ledger, req *Request, a netip.Addr) (Assignment, *Error) {
-	for _, h := range req.Held {
-		if h.Addr == a && (req.Pool == "" || req.Pool == h.Pool) {
-			return h, nil
+func (c *choice) add(a netip.Addr, p *Pool, r Rule) {
+	c.out = append(c.out, Assignment{Addr: a, Pool: p.name, Rule: r})
+}
+
+// done reports whether there are enough addresses.
+func (c *choice) done() bool { return len(c.out)-c.start >= c.count }
+
+func (c *choice) chosen(a netip.Addr) bool {
+	for _, got := range c.out[c.start:] {
+		if got.Addr == a {
+			return true
 		}
 	}
-	p, ok := s.ByAddr(a)
+	return false
+}
+
+// choose goes through the rules in their order. kept is how much of out the Service
+// asked for by address or had already, when the rest cannot be had.
+func (c *choice) choose() (kept int, err *Error) {
+	asked := 0
+	for _, a := range c.req.Addresses {
+		if FamilyOf(a) == c.family {
+			asked++
+		}
+	}
+	c.count = max(c.req.Count, asked, 1)
+	for _, a := range c.req.Addresses {
+		if FamilyOf(a) != c.family || c.chosen(a) {
+			continue
+		}
+		got, err := c.asked(a)
+		if err != nil {
+			return c.start, err
+		}
+		c.out = append(c.out, got)
+	}
+	c.held()
+	kept = len(c.out)
+	c.retained()
+	c.shown()
+	if c.done() {
+		return kept, nil
+	}
+	if c.req.Pool != "" {
+		return kept, c.fromPoolAsked()
+	}
+	return kept, c.unasked()
+}
+
+// held takes what the Service holds already.
+func (c *choice) held() {
+	for _, h := range c.req.Held {
+		if c.done() {
+			return
+		}
+		if FamilyOf(h.Addr) != c.family || h.Rule == RuleExternalIP || c.chosen(h.Addr) || !c.inPoolAsked(h) {
+			continue
+		}
+		if c.mayKeep(h.Addr) == nil {
+			c.out = append(c.out, h)
+		}
+	}
+}
+
+// inPoolAsked reports whether a held address is of the pool asked for, if one is.
+func (c *choice) inPoolAsked(h Assignment) bool {
+	if c.req.Pool == "" || c.req.Pool == h.Pool {
+		return true
+	}
+	p, ok := c.set.ByAddr(h.Addr)
+	return ok && p.name == c.req.Pool
+}
+
+// mayKeep says why the Service cannot go on holding an address. Without a claim it
+// can: the claim was lost, or is about to be written.
+func (c *choice) mayKeep(a netip.Addr) *Error {
+	h, ok := c.ledger.held[a]
 	switch {
 	case !ok:
-		return Assignment{}, &Error{reason.AddressNotInPool, fmt.Sprintf(
-			"address %s was asked for, but no valid IPAddressPool has it; ask for another or add it to a pool", a)}
-	case req.Pool != "" && p.name != req.Pool:
-		return Assignment{}, &Error{reason.ConflictingRequests, fmt.Sprintf(
-			"address %s and pool %q were asked for, but the address is in pool %q; drop one of the two", a, req.Pool, p.name)}
-	case p.avoidBuggy && buggy(a):
-		return Assignment{}, &Error{reason.AddressReserved, fmt.Sprintf(
-			"address %s was asked for, but pool %q avoids addresses that end in .0 or .255; ask for another or unset avoidBuggyIPs", a, p.name)}
+		return nil
+	case h.State == Bound && h.Names(c.req.UID):
+		return Fits(h, c.req.Tenant(), c.req.SharingKey)
+	case h.namesake(c.req.Service, c.req.UID):
+		return nil
+	default:
+		return heldByOther(h)
 	}
-	if err := taken(l, req, a); err != nil {
-		return Assignment{}, err
-	}
-	return Assignment{Addr: a, Pool: p.name}, nil
 }
 
-func taken(l *Ledger, req *Request, a netip.Addr) *Error {
-	if node, ok := l.reserved[a]; ok {
-		return &Error{reason.AddressReserved, fmt.Sprintf(
-			"address %s was asked for, but it is the address of %s; ask for another", a, node)}
-	}
-	if h, ok := l.held[a]; ok {
-		switch {
-		case h.State == Releasing:
-			return &Error{reason.AddressReleasing, fmt.Sprintf(
-				"address %s was asked for, but Service %s just released it and a node may still answer for it; it follows by itself", a, h.first())}
-		case !h.Names(req.UID):
-			return inUse(a, h.first())
+// retained takes the addresses that were kept for a Service of this name.
+func (c *choice) retained() {
+	above := netip.Addr{}
+	for !c.done() {
+		a, ok := c.ledger.keptFor(c.req.Service, c.req.UID, c.family, above)
+		if !ok {
+			return
 		}
+		above = a
+		p, inPool := c.set.ByAddr(a)
+		if !inPool || c.chosen(a) || c.ledger.Reserved(a) || c.req.Pool != "" && c.req.Pool != p.name {
+			continue
+		}
+		c.add(a, p, RuleRetained)
+	}
+}
+
+// shown takes addresses that the Service's status names and that it can have: another
+// load balancer gave them to it, or its claims were lost. That the pool is disabled or
+// for others does not matter then, as for what it holds.
+func (c *choice) shown() {
+	for _, a := range c.req.Preferred {
+		if c.done() {
+			return
+		}
+		if FamilyOf(a) != c.family || c.chosen(a) {
+			continue
+		}
+		p, ok := c.set.ByAddr(a)
+		if !ok || !p.usable(a) || c.ledger.Reserved(a) || c.req.Pool != "" && c.req.Pool != p.name {
+			continue
+		}
+		if c.taken(a) == nil {
+			c.add(a, p, RuleShown)
+		}
+	}
+}
+
+// fromPoolAsked takes what is missing from the pool that was asked for.
+func (c *choice) fromPoolAsked() *Error {
+	name := c.req.Pool
+	p, ok := c.set.ByName(name)
+	if !ok {
+		if fault := c.set.Fault(name); fault != nil {
+			return &Error{reason.PoolNotFound, fmt.Sprintf(
+				"pool %q was asked for, but it is not valid (%s); see kubectl describe ipaddresspools.fairlead.dev %s", name, fault.Reason, name)}
+		}
+		return &Error{reason.PoolNotFound, fmt.Sprintf(
+			"pool %q was asked for, but there is no such IPAddressPool; create it or ask for another", name)}
+	}
+	if err := c.open(p, "pool "+strconv.Quote(name)+" was asked for"); err != nil {
+		return err
+	}
+	c.join(p)
+	c.lowest(p, RulePool)
+	if c.done() {
 		return nil
 	}
-	if other, ok := l.wantedByOther(a, req.UID); ok {
-		return inUse(a, other)
+	return c.none([]*Pool{p})
+}
+
+// open says why a pool gives the Service nothing, though it was asked for.
+func (c *choice) open(p *Pool, asked string) *Error {
+	switch {
+	case !p.serves(c.req):
+		return &Error{reason.PoolNotAllowed, fmt.Sprintf(
+			"%s, but the serviceAllocation of pool %q does not match this Service; ask for another or change the pool's serviceAllocation", asked, p.name)}
+	case p.disabled:
+		return &Error{reason.PoolDisabled, fmt.Sprintf(
+			"%s, but pool %q is disabled and gives no more addresses; ask for another or unset its disabled", asked, p.name)}
 	}
 	return nil
 }
 
-func inUse(a netip.Addr, by loadbalancer.ServiceKey) *Error {
-	return &Error{reason.AddressInUse, fmt.Sprintf(
-		"address %s was asked for, but Service %s has it; ask for another or delete that Service", a, by)}
-}
-
-func allocateFromPool(s *Set, l *Ledger, name string, f Family) (Assignment, *Error) {
-	p, ok := s.ByName(name)
-	if !ok {
-		if fault := s.Fault(name); fault != nil {
-			return Assignment{}, &Error{reason.PoolNotFound, fmt.Sprintf(
-				"pool %q was asked for, but it is not valid (%s); see kubectl describe ipaddresspools.fairlead.dev %s", name, fault.Reason, name)}
-		}
-		return Assignment{}, &Error{reason.PoolNotFound, fmt.Sprintf(
-			"pool %q was asked for, but there is no such IPAddressPool; create it or ask for another", name)}
+// join takes addresses that the Service can share: of one pool, or of those that serve
+// it unasked.
+func (c *choice) join(only *Pool) {
+	if c.req.SharingKey == "" {
+		return
 	}
-	return pick(l, []*Pool{p}, f)
-}
-
-func allocateUnasked(s *Set, l *Ledger, req *Request, f Family) (Assignment, *Error) {
-	c := s.candidates(req)
-	if len(c) > 0 {
-		return pick(l, c, f)
-	}
-	switch {
-	case len(s.pools) > 0:
-		return Assignment{}, &Error{reason.NoPool, "no IPAddressPool serves this Service unasked (autoAssign, serviceAllocation); create one that does, or ask for one with the annotation fairlead.dev/pool"}
-	case len(s.faults) > 0:
-		return Assignment{}, &Error{reason.NoPool, "no IPAddressPool is valid; see kubectl get ipaddresspools.fairlead.dev"}
-	default:
-		return Assignment{}, &Error{reason.NoPool, "there is no IPAddressPool; create one"}
-	}
-}
-
-// pick takes the lowest free address of the first pool that has one.
-func pick(l *Ledger, pools []*Pool, f Family) (Assignment, *Error) {
-	var full []string
-	for _, p := range pools {
-		if !p.has(f) {
+	for _, list := range c.ledger.shares[shareKey{c.req.SharingKey, c.req.Backends}] {
+		if list.family != c.family || only != nil && list.pool != only {
 			continue
 		}
-		if a, ok := p.firstFree(f, &l.blocked); ok {
-			return Assignment{Addr: a, Pool: p.name}, nil
+		if only == nil && (!list.pool.auto || list.pool.disabled || !list.pool.serves(c.req)) {
+			continue
 		}
-		full = append(full, strconv.Quote(p.name))
+		from := netip.Addr{}
+		for !c.done() {
+			a, ok := c.ledger.joinable(list, c.req, from)
+			if !ok {
+				break
+			}
+			if !c.chosen(a) {
+				c.add(a, list.pool, RuleShared)
+			}
+			if from = a.Next(); !from.IsValid() {
+				break
+			}
+		}
+	}
+}
+
+// lowest takes the lowest free addresses of a pool.
+func (c *choice) lowest(p *Pool, r Rule) {
+	b := c.ledger.books[p.id]
+	from := key{}
+	for !c.done() {
+		k, ok := b.lowest(c.family, from)
+		if !ok {
+			return
+		}
+		if a := k.addr(c.family); !c.chosen(a) {
+			c.add(a, p, r)
+		}
+		if from, ok = k.next(); !ok {
+			return
+		}
+	}
+}
+
+// unasked takes what is missing from the pools that serve the Service by themselves.
+func (c *choice) unasked() *Error {
+	c.join(nil)
+	mine, all := c.set.rankedFor[c.req.Service.Namespace], c.set.rankedAny
+	for !c.done() && len(mine)+len(all) > 0 {
+		var next int
+		if len(all) == 0 || len(mine) > 0 && mine[0] < all[0] {
+			next, mine = mine[0], mine[1:]
+		} else {
+			next, all = all[0], all[1:]
+		}
+		p := c.set.ranked[next]
+		if c.ledger.books[p.id].hasRoom(c.family) && p.serves(c.req) {
+			c.lowest(p, RuleServiceAllocation)
+		}
+	}
+	for from := (key{}); !c.done(); {
+		k, ok := c.ledger.room[slot(c.family)].next(from)
+		if !ok {
+			break
+		}
+		c.lowest(c.set.open[k.lo], RuleAutoAssign)
+		from, _ = k.next()
+	}
+	if c.done() {
+		return nil
+	}
+	return c.none(c.set.candidates(c.req))
+}
+
+// candidates returns the pools that serve a Service unasked, best first.
+func (s *Set) candidates(req *Request) []*Pool {
+	var out []*Pool
+	for _, p := range s.ranked {
+		if p.alloc.matches(req) {
+			out = append(out, p)
+		}
+	}
+	return append(out, s.open...)
+}
+
+// none says why none of the pools has an address left.
+func (c *choice) none(pools []*Pool) *Error {
+	if len(pools) == 0 {
+		return c.noPool()
+	}
+	var names, full []string
+	for _, p := range pools {
+		name := strconv.Quote(p.name)
+		names = append(names, name)
+		if p.has(c.family) {
+			full = append(full, name)
+		}
 	}
 	if len(full) > 0 {
-		return Assignment{}, &Error{reason.PoolExhausted, fmt.Sprintf(
-			"no free %s address in pool %s; add addresses to it or delete a Service, the address follows by itself", f, strings.Join(full, ", "))}
+		return &Error{reason.PoolExhausted, fmt.Sprintf(
+			"no free %s address in pool %s; add addresses to it or delete a Service, the address follows by itself", c.family, abbreviate(full))}
 	}
-	names := make([]string, len(pools))
-	for i, p := range pools {
-		names[i] = strconv.Quote(p.name)
+	return &Error{reason.NoAddressOfFamily, fmt.Sprintf(
+		"the Service needs an %s address, but pool %s has none; add an %s range or change spec.ipFamilies", c.family, abbreviate(names), c.family)}
+}
+
+// noPool says why no pool serves the Service unasked.
+func (c *choice) noPool() *Error {
+	var disabled []string
+	for _, p := range c.set.pools {
+		if p.auto && p.disabled && p.serves(c.req) {
+			disabled = append(disabled, strconv.Quote(p.name))
+		}
 	}
-	return Assignment{}, &Error{reason.NoAddressOfFamily, fmt.Sprintf(
-		"the Service needs an %s address, but pool %s has none; add an %s range or change spec.ipFamilies", f, strings.Join(names, ", "), f)}
+	switch {
+	case len(disabled) > 0:
+		return &Error{reason.NoPool, fmt.Sprintf(
+			"no IPAddressPool serves this Service: pool %s would, but is disabled and gives no more addresses; unset its disabled or create another pool", abbreviate(disabled))}
+	case len(c.set.pools) > 0:
+		return &Error{reason.NoPool, "no IPAddressPool serves this Service unasked (autoAssign, serviceAllocation); create one that does, or ask for one with the annotation fairlead.dev/pool"}
+	case len(c.set.faults) > 0:
+		return &Error{reason.NoPool, "no IPAddressPool is valid; see kubectl get ipaddresspools.fairlead.dev"}
+	default:
+		return &Error{reason.NoPool, "there is no IPAddressPool; create one"}
+	}
 }

@@ -4,22 +4,57 @@ package pool
 
 import (
 	"net/netip"
-)
 
-// ExternalKey is the sharing key of addresses that Services have by spec.externalIPs.
-// No Service may ask for it.
-const ExternalKey = "spec.externalIPs"
+	"github.com/fairlead-lb/fairlead/loadbalancer/reason"
+)
 
 // AllocateExternal decides whether a Service may have an address of its
 // spec.externalIPs that a grant allows. inPool is false when that is not ours to
-// decide: the address lies in no valid pool, or is a node's own. It changes nothing.
+// decide: the address lies in no valid pool, or is a node's own. An address that the
+// Service has already, by whatever rule, is its own. It changes nothing.
 func AllocateExternal(s *Set, l *Ledger, t Tenant, a netip.Addr) (got Assignment, inPool bool, err *Error) {
+	l.SetPools(s)
 	p, ok := s.ByAddr(a)
 	if !ok || l.Reserved(a) {
 		return Assignment{}, false, nil
 	}
-	if err := taken(l, &Request{Service: t.Service, UID: t.UID}, a); err != nil {
-		return Assignment{}, true, err
+	got = Assignment{Addr: a, Pool: p.name, Rule: RuleExternalIP}
+	h, held := l.held[a]
+	switch {
+	case held && h.namesake(t.Service, t.UID):
+		return got, true, nil
+	case held && h.State == Bound && h.Names(t.UID) && h.SharingKey != ExternalKey:
+		return got, true, nil
+	case held && h.State == Bound:
+		err = Fits(h, t, ExternalKey)
+	case held:
+		err = heldByOther(h)
+	default:
+		err = p.gives(l, t, a)
 	}
-	return Assignment{Addr: a, Pool: p.name, Rule: RuleExternalIP}, true, nil
+	if err == nil {
+		return got, true, nil
+	}
+	switch err.Reason {
+	case reason.AddressInUse, reason.SharingKeyMismatch, reason.PortInUse, reason.AddressRetained:
+		err.Reason = reason.ExternalIPInUse
+	default:
+	}
+	err.Message = "address " + a.String() + " is in spec.externalIPs, but " + err.Message
+	return Assignment{}, true, err
+}
+
+// gives says why a pool does not give a free address to spec.externalIPs. Whom the
+// pool serves does not matter: the grant names the Service.
+func (p *Pool) gives(l *Ledger, t Tenant, a netip.Addr) *Error {
+	if err := p.withheld(a); err != nil {
+		return err
+	}
+	if p.disabled {
+		return &Error{reason.PoolDisabled, "pool \"" + p.name + "\" is disabled and gives no more addresses; use another or unset its disabled"}
+	}
+	if other, ok := l.wantedByOther(a, t.UID); ok {
+		return inUse(other)
+	}
+	return nil
 }

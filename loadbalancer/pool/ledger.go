@@ -60,46 +60,201 @@ func (h Holding) first() loadbalancer.ServiceKey {
 	return h.Tenants[0].Service
 }
 
+// namesake reports whether a Service with a tenant's namespace and name may take the
+// address over: it is retained, or its only tenant is a Service that was before it.
+func (h Holding) namesake(key loadbalancer.ServiceKey, uid loadbalancer.ServiceUID) bool {
+	if h.State == Releasing || h.State == Bound && len(h.Tenants) != 1 {
+		return false
+	}
+	return slices.ContainsFunc(h.Tenants, func(t Tenant) bool {
+		return t.Service == key && (h.State == Retained || t.UID != uid)
+	})
+}
+
 // Ledger is the book of taken addresses: held by a claim (or about to be), reserved
 // because they are a node's own, or wanted because a Service without any claim shows
-// them in its status. Not safe for concurrent use.
+// them in its status. It keeps for every pool an index of what is free and counters,
+// so that no operation walks addresses. Not safe for concurrent use.
 type Ledger struct {
 	held     map[netip.Addr]Holding
 	reserved map[netip.Addr]string
 	wanted   map[netip.Addr]map[loadbalancer.ServiceUID]loadbalancer.ServiceKey
-	blocked  Ranges
+	// kept are the addresses that a Service of a name may take over: retained ones, and
+	// those with one tenant. Whether it may depends on its UID too.
+	kept   map[loadbalancer.ServiceKey]addrList
+	shares shares
+
+	set *Set
+	// books belong to the set's pools, by their id.
+	books []*book
+	// room has a free bit for each open pool with a free address, by family.
+	room [2]*index
 }
 
 // NewLedger returns an empty book.
 func NewLedger() *Ledger {
-	return &Ledger{
+	l := &Ledger{
 		held:     make(map[netip.Addr]Holding),
 		reserved: make(map[netip.Addr]string),
 		wanted:   make(map[netip.Addr]map[loadbalancer.ServiceUID]loadbalancer.ServiceKey),
+		kept:     make(map[loadbalancer.ServiceKey]addrList),
+		shares:   make(shares),
+		set:      Compile(nil, nil),
 	}
+	l.makeRoom()
+	return l
 }
 
-// update keeps the runs in step with the three maps.
-func (l *Ledger) update(a netip.Addr) {
-	_, held := l.held[a]
-	_, reserved := l.reserved[a]
-	if held || reserved || len(l.wanted[a]) > 0 {
-		l.blocked.Add(a)
+// SetPools tells the pools that addresses are handed out from. Call it when they
+// change; what is booked stays booked. Pools whose addresses did not change cost
+// nothing; for others all that is booked is looked at once.
+func (l *Ledger) SetPools(s *Set) {
+	if l.set == s {
 		return
 	}
-	l.blocked.Remove(a)
+	old := l.set
+	books := make([]*book, len(s.pools))
+	fresh := make(map[*book]struct{})
+	for i, p := range s.pools {
+		if was, ok := old.ByName(p.name); ok && was.sameAddresses(p) {
+			books[i] = l.books[was.id]
+			books[i].pool = p
+			continue
+		}
+		books[i] = newBook(p)
+		fresh[books[i]] = struct{}{}
+	}
+	l.set, l.books = s, books
+	if len(fresh) > 0 {
+		l.fill(fresh)
+	}
+	l.makeRoom()
+	if len(fresh) == 0 && len(l.shares) == 0 {
+		return
+	}
+	l.shares = make(shares)
+	for a, h := range l.held {
+		l.share(a, h)
+	}
 }
 
-// Hold books an address for a holder and replaces the last one.
+// fill books in new books what is booked already.
+func (l *Ledger) fill(fresh map[*book]struct{}) {
+	in := func(a netip.Addr) *book {
+		b := l.book(a)
+		if _, ok := fresh[b]; !ok {
+			return nil
+		}
+		return b
+	}
+	for a, h := range l.held {
+		if b := in(a); b != nil {
+			b.hold(a, h.Tenants, l.Reserved(a))
+			b.block(a)
+		}
+	}
+	for a := range l.reserved {
+		if b := in(a); b != nil {
+			_, held := l.held[a]
+			b.reserve(a, held)
+			b.block(a)
+		}
+	}
+	for a := range l.wanted {
+		if b := in(a); b != nil {
+			b.block(a)
+		}
+	}
+}
+
+// makeRoom builds the index of open pools with a free address.
+func (l *Ledger) makeRoom() {
+	for f := range l.room {
+		l.room[f] = newIndex(key{}, key{lo: uint64(len(l.set.open))}, false)
+	}
+	for _, p := range l.set.open {
+		l.updateRoom(l.books[p.id], IPv4)
+		l.updateRoom(l.books[p.id], IPv6)
+	}
+}
+
+func (l *Ledger) updateRoom(b *book, f Family) {
+	place := b.pool.order - len(l.set.ranked)
+	if place < 0 || place >= len(l.set.open) {
+		return
+	}
+	k := key{lo: uint64(place)} //nolint:gosec // an index
+	if b.hasRoom(f) {
+		l.room[slot(f)].free(k, k)
+	} else {
+		l.room[slot(f)].block(k, k)
+	}
+}
+
+// book returns the book of the pool that has an address, nil when none has it.
+func (l *Ledger) book(a netip.Addr) *book {
+	p, ok := l.set.ByAddr(a)
+	if !ok {
+		return nil
+	}
+	return l.books[p.id]
+}
+
+// update brings a pool's index in step with the three maps for one address.
+func (l *Ledger) update(b *book, a netip.Addr) {
+	if !b.pool.usable(a) {
+		return
+	}
+	_, held := l.held[a]
+	f := FamilyOf(a)
+	before := b.hasRoom(f)
+	if held || l.Reserved(a) || len(l.wanted[a]) > 0 {
+		b.block(a)
+	} else {
+		b.free(a)
+	}
+	if b.hasRoom(f) != before {
+		l.updateRoom(b, f)
+	}
+}
+
+// Hold books an address for a holder and replaces the last one. The ledger keeps the
+// holding's slices: they must not be modified afterwards.
 func (l *Ledger) Hold(a netip.Addr, h Holding) {
+	old, had := l.held[a]
+	if had {
+		l.unkeep(a, old)
+		l.unshare(a, old)
+	}
 	l.held[a] = h
-	l.update(a)
+	l.keep(a, h)
+	l.share(a, h)
+	b := l.book(a)
+	if b == nil {
+		return
+	}
+	if had {
+		b.unhold(a, old.Tenants, l.Reserved(a))
+	}
+	b.hold(a, h.Tenants, l.Reserved(a))
+	if !had {
+		l.update(b, a)
+	}
 }
 
 // Release frees an address that was held.
 func (l *Ledger) Release(a netip.Addr) {
+	old, had := l.held[a]
+	if !had {
+		return
+	}
+	l.unkeep(a, old)
+	l.unshare(a, old)
 	delete(l.held, a)
-	l.update(a)
+	if b := l.book(a); b != nil {
+		b.unhold(a, old.Tenants, l.Reserved(a))
+		l.update(b, a)
+	}
 }
 
 // Holding returns who holds an address.
@@ -108,57 +263,28 @@ func (l *Ledger) Holding(a netip.Addr) (Holding, bool) {
 	return h, ok
 }
 
-// Count counts the addresses held in a pool, per family, and those of its usable
-// addresses that nobody can get (held, or a node's own).
-func (l *Ledger) Count(p *Pool, f Family) (held, unavailable int64) {
-	for a := range l.held {
-		if FamilyOf(a) == f && p.Contains(a) {
-			held++
-			if !p.avoidBuggy || !buggy(a) {
-				unavailable++
-			}
-		}
-	}
-	for a := range l.reserved {
-		_, also := l.held[a]
-		if !also && FamilyOf(a) == f && p.Contains(a) && (!p.avoidBuggy || !buggy(a)) {
-			unavailable++
-		}
-	}
-	return held, unavailable
-}
-
-// TenantCount is a namespace and how many addresses it holds.
-type TenantCount struct {
-	Namespace string
-	Addresses int64
-}
-
-// Tenants returns the n namespaces that hold most addresses of a pool, the largest
-// first, then by name. A shared address counts for each of its namespaces.
-func (l *Ledger) Tenants(p *Pool, n int) []TenantCount { return nil }
-
-// Own counts the usable addresses of a pool that are reserved: it can never hand them out.
-func (l *Ledger) Own(p *Pool, f Family) int64 { return 0 }
-
-// Conflict returns why a pool never hands out some of its addresses: they are reserved.
-// nil when none is.
-func (l *Ledger) Conflict(p *Pool) *Error { return nil }
-
-// SetPools tells the pools that addresses are handed out from. Call it when they
-// change; what is booked stays booked.
-func (l *Ledger) SetPools(s *Set) {}
-
 // SetReserved replaces the reserved addresses: address → whose it is, as a phrase for
 // messages (node "worker").
 func (l *Ledger) SetReserved(reserved map[netip.Addr]string) {
 	old := l.reserved
 	l.reserved = reserved
 	for a := range old {
-		l.update(a)
+		if _, still := reserved[a]; !still {
+			l.rebook(a, (*book).unreserve)
+		}
 	}
 	for a := range reserved {
-		l.update(a)
+		if _, before := old[a]; !before {
+			l.rebook(a, (*book).reserve)
+		}
+	}
+}
+
+func (l *Ledger) rebook(a netip.Addr, change func(b *book, a netip.Addr, held bool)) {
+	if b := l.book(a); b != nil {
+		_, held := l.held[a]
+		change(b, a, held)
+		l.update(b, a)
 	}
 }
 
@@ -168,7 +294,9 @@ func (l *Ledger) Want(a netip.Addr, s loadbalancer.ServiceKey, uid loadbalancer.
 		l.wanted[a] = make(map[loadbalancer.ServiceUID]loadbalancer.ServiceKey)
 	}
 	l.wanted[a][uid] = s
-	l.update(a)
+	if b := l.book(a); b != nil {
+		l.update(b, a)
+	}
 }
 
 // Unwant takes [Ledger.Want] back.
@@ -177,7 +305,9 @@ func (l *Ledger) Unwant(a netip.Addr, uid loadbalancer.ServiceUID) {
 	if len(l.wanted[a]) == 0 {
 		delete(l.wanted, a)
 	}
-	l.update(a)
+	if b := l.book(a); b != nil {
+		l.update(b, a)
+	}
 }
 
 // wantedByOther returns the lowest-named other Service that shows the address in its

@@ -54,43 +54,6 @@ func drawSpecs() *rapid.Generator[[]pool.Spec] {
 	})
 }
 
-// The runs behave as a plain set.
-func TestRangesAreASet(t *testing.T) {
-	t.Parallel()
-	rapid.Check(t, func(t *rapid.T) {
-		var r pool.Ranges
-		model := make(map[netip.Addr]bool)
-		for range rapid.IntRange(1, 80).Draw(t, "steps") {
-			a := drawAddr().Draw(t, "addr")
-			if rapid.Bool().Draw(t, "add") {
-				r.Add(a)
-				model[a] = true
-			} else {
-				r.Remove(a)
-				delete(model, a)
-			}
-			from, to := drawAddr().Draw(t, "from"), drawAddr().Draw(t, "to")
-			if r.Contains(from) != model[from] {
-				t.Fatalf("Contains(%s) = %v", from, !model[from])
-			}
-			if from.Is4() != to.Is4() || to.Less(from) {
-				continue
-			}
-			want, found := from, true
-			for found && model[want] {
-				found = want != to
-				if found {
-					want = want.Next()
-				}
-			}
-			got, ok := r.FirstFree(pool.Interval{From: from, To: to})
-			if ok != found || ok && got != want {
-				t.Fatalf("FirstFree(%s-%s) = %s, %v, want %s, %v", from, to, got, ok, want, found)
-			}
-		}
-	})
-}
-
 // Whatever happens, an address is given once, from a valid pool, never a node's own and
 // never one that is being released; and the compiled pools do not overlap.
 func TestAllocationIsSafe(t *testing.T) {

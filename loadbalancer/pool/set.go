@@ -4,11 +4,9 @@ package pool
 
 import (
 	"cmp"
-	"fmt"
 	"math"
 	"net/netip"
 	"slices"
-	"strings"
 
 	"k8s.io/apimachinery/pkg/labels"
 
@@ -41,13 +39,14 @@ type Spec struct {
 	AvoidBuggyIPs bool
 	// Disabled pools give nothing more.
 	Disabled bool
-	// Allocation restricts automatic assignment; nil serves every Service.
+	// Allocation restricts the pool to some Services; nil serves every one.
 	Allocation *Allocation
 	// Fault is what conversion found wrong, nil when nothing; such a pool is not used.
 	Fault *Error
 }
 
-// Allocation is a pool's serviceAllocation. A Service matches when its namespace
+// Allocation is a pool's serviceAllocation: only Services that match get addresses of
+// the pool, and they get them before those of pools for everybody. A Service matches when its namespace
 // matches (by name or by label; both lists empty match all) and its labels match
 // (no selectors match all).
 type Allocation struct {
@@ -71,32 +70,59 @@ func anyMatches(selectors []labels.Selector, l labels.Set) bool {
 
 // Pool is one valid pool.
 type Pool struct {
-	name       string
+	name string
+	// id is the pool's place among the set's pools.
+	id         int
 	auto       bool
 	avoidBuggy bool
 	disabled   bool
 	alloc      *Allocation
-	// intervals are sorted, disjoint and do not touch.
-	intervals []Interval
+	// order is the pool's place among those that serve Services unasked; a pool that
+	// does not comes after all of them.
+	order int
+	// intervals are sorted, disjoint and do not touch; so are grants, what is left of
+	// them for handing out.
+	intervals, grants []Interval
 }
 
 // Name returns the IPAddressPool's name.
 func (p *Pool) Name() string { return p.name }
 
-// Contains reports whether the pool has the address, buggy or not.
-func (p *Pool) Contains(a netip.Addr) bool {
-	return slices.ContainsFunc(p.intervals, func(iv Interval) bool { return iv.Contains(a) })
+// Contains reports whether the pool has the address, handed out or not.
+func (p *Pool) Contains(a netip.Addr) bool { return contains(p.intervals, a) }
+
+// contains looks for an address in sorted, disjoint intervals.
+func contains(in []Interval, a netip.Addr) bool {
+	i, ok := slices.BinarySearchFunc(in, a, func(iv Interval, a netip.Addr) int {
+		switch {
+		case iv.To.Less(a):
+			return -1
+		case a.Less(iv.From):
+			return 1
+		default:
+			return 0
+		}
+	})
+	return ok && in[i].Contains(a)
+}
+
+// usable reports whether the pool may hand out an address that it has.
+func (p *Pool) usable(a netip.Addr) bool {
+	return (!p.avoidBuggy || !buggy(a)) && contains(p.grants, a)
 }
 
 func (p *Pool) has(f Family) bool {
 	return slices.ContainsFunc(p.intervals, func(iv Interval) bool { return iv.Family() == f })
 }
 
-// Usable counts the addresses of a family that the pool can ever hand out, capped
-// at the largest int64.
+// serves reports whether the pool is for the Service.
+func (p *Pool) serves(req *Request) bool { return p.alloc == nil || p.alloc.matches(req) }
+
+// Usable counts the addresses of a family that the pool can ever hand out as long as
+// none is a node's own, capped at the largest int64.
 func (p *Pool) Usable(f Family) int64 {
 	var n int64
-	for _, iv := range p.intervals {
+	for _, iv := range p.grants {
 		if iv.Family() != f {
 			continue
 		}
@@ -112,116 +138,55 @@ func (p *Pool) Usable(f Family) int64 {
 	return n
 }
 
-// firstFree returns the lowest address of the family that is not blocked.
-func (p *Pool) firstFree(f Family, blocked *Ranges) (netip.Addr, bool) {
-	for _, iv := range p.intervals {
-		if iv.Family() != f {
-			continue
-		}
-		a, ok := blocked.FirstFree(iv)
-		for ok && p.avoidBuggy && buggy(a) {
-			next := a.Next()
-			if !next.IsValid() || !iv.Contains(next) {
-				ok = false
-				break
-			}
-			a, ok = blocked.FirstFree(Interval{From: next, To: iv.To})
-		}
-		if ok {
-			return a, true
-		}
-	}
-	return netip.Addr{}, false
-}
-
 // Set is every pool, compiled. It is immutable.
 type Set struct {
 	// pools are the valid ones by name.
 	pools []*Pool
 	// faults are those of the others, by name.
 	faults map[string]*Error
+	// conflicts are those of pools in use with ranges of the cluster, by name.
+	conflicts      map[string]*Error
+	rangeConflicts []RangeConflict
+	// spans are the addresses of all valid pools, sorted, by family.
+	spans [2][]span
+	// ranked and open are the pools that serve Services unasked, best first: with and
+	// without serviceAllocation.
+	ranked, open []*Pool
+	// rankedFor are places in ranked of the pools that only name namespaces, by
+	// namespace; rankedAny those of the others. Ascending.
+	rankedFor map[string][]int
+	rankedAny []int
 }
 
-// Compile parses pools and finds overlaps. Of two pools that overlap the younger is
-// not used (the later name when they are of one age); addresses given twice in one
-// pool count once.
-func Compile(specs []Spec, ranges []ClusterRange) *Set {
-	s := &Set{faults: make(map[string]*Error)}
-	byAge := slices.SortedFunc(slices.Values(specs), func(a, b Spec) int {
-		return cmp.Or(cmp.Compare(a.Created, b.Created), cmp.Compare(a.Name, b.Name))
-	})
-	for _, spec := range byAge {
-		p, fault := compile(spec)
-		if fault == nil {
-			fault = s.overlap(p)
-		}
-		if fault != nil {
-			s.faults[spec.Name] = fault
-			continue
-		}
-		s.pools = append(s.pools, p)
-	}
-	slices.SortFunc(s.pools, func(a, b *Pool) int { return cmp.Compare(a.name, b.name) })
-	return s
+// span is an interval of one pool.
+type span struct {
+	from, to key
+	pool     *Pool
 }
 
-func compile(spec Spec) (*Pool, *Error) {
-	if spec.Fault != nil {
-		return nil, spec.Fault
+// slot is a family's place in an array.
+func slot(f Family) int {
+	if f == IPv4 {
+		return 0
 	}
-	p := &Pool{name: spec.Name, auto: spec.AutoAssign, avoidBuggy: spec.AvoidBuggyIPs, disabled: spec.Disabled, alloc: spec.Allocation}
-	var bad []string
-	for _, text := range spec.Addresses {
-		iv, err := ParseInterval(text)
-		if err != nil {
-			bad = append(bad, err.Error())
-			continue
-		}
-		p.intervals = append(p.intervals, iv)
-	}
-	switch {
-	case len(bad) > 0:
-		return nil, &Error{reason.InvalidAddresses, "spec.addresses: " + strings.Join(bad, "; ") + "; correct it, no address of this pool is used until then"}
-	case len(p.intervals) == 0:
-		return nil, &Error{reason.InvalidAddresses, "spec.addresses is empty; add a CIDR prefix (192.0.2.0/24) or a range (192.0.2.10-192.0.2.20)"}
-	}
-	p.intervals = merge(p.intervals)
-	return p, nil
-}
-
-// merge sorts intervals and joins those that overlap or touch.
-func merge(in []Interval) []Interval {
-	slices.SortFunc(in, func(a, b Interval) int { return a.From.Compare(b.From) })
-	out := in[:1]
-	for _, iv := range in[1:] {
-		last := &out[len(out)-1]
-		if iv.Family() == last.Family() && (last.Overlaps(iv) || last.To.Next() == iv.From) {
-			if last.To.Less(iv.To) {
-				last.To = iv.To
-			}
-			continue
-		}
-		out = append(out, iv)
-	}
-	return out
-}
-
-func (s *Set) overlap(p *Pool) *Error {
-	for _, older := range s.pools {
-		for _, iv := range p.intervals {
-			for _, o := range older.intervals {
-				if iv.Overlaps(o) {
-					return &Error{reason.Overlap, fmt.Sprintf(
-						"%s overlaps %s of the older pool %q; take the common addresses out of one of them, no address of this pool is used until then", iv, o, older.name)}
-				}
-			}
-		}
-	}
-	return nil
+	return 1
 }
 
 // Fault returns why a pool is not used, nil when it is used or unknown.
 func (s *Set) Fault(name string) *Error { return s.faults[name] }
+
+// Conflict returns why a pool that is in use never hands out some of its addresses: a
+// younger range of the cluster has them. nil when there is no such range.
+func (s *Set) Conflict(name string) *Error { return s.conflicts[name] }
+
+// RangeConflicts returns the cluster ranges that overlap an older pool, sorted.
+func (s *Set) RangeConflicts() []RangeConflict { return slices.Clone(s.rangeConflicts) }
+
+// Disabled reports whether a valid pool gives no more addresses.
+func (s *Set) Disabled(name string) bool {
+	p, ok := s.ByName(name)
+	return ok && p.disabled
+}
 
 // ByName returns a valid pool.
 func (s *Set) ByName(name string) (*Pool, bool) {
@@ -234,48 +199,18 @@ func (s *Set) ByName(name string) (*Pool, bool) {
 
 // ByAddr returns the valid pool that has the address.
 func (s *Set) ByAddr(a netip.Addr) (*Pool, bool) {
-	for _, p := range s.pools {
-		if p.Contains(a) {
-			return p, true
+	spans, k := s.spans[slot(FamilyOf(a))], keyOf(a)
+	low, high := 0, len(spans)
+	for low < high {
+		mid := int(uint(low+high) >> 1) //nolint:gosec // indices
+		if spans[mid].to.less(k) {
+			low = mid + 1
+		} else {
+			high = mid
 		}
 	}
-	return nil, false
-}
-
-// candidates returns the pools that serve a Service unasked, best first.
-func (s *Set) candidates(req *Request) []*Pool {
-	var ranked, open []*Pool
-	for _, p := range s.pools {
-		switch {
-		case !p.auto:
-		case p.alloc == nil:
-			open = append(open, p)
-		case p.alloc.matches(req):
-			ranked = append(ranked, p)
-		}
+	if low == len(spans) || k.less(spans[low].from) {
+		return nil, false
 	}
-	slices.SortStableFunc(ranked, func(a, b *Pool) int {
-		return cmp.Compare(rank(a.alloc.Priority), rank(b.alloc.Priority))
-	})
-	return append(ranked, open...)
-}
-
-func rank(priority int) int {
-	if priority == 0 {
-		return math.MaxInt
-	}
-	return priority
-}
-
-// Conflict returns why a pool that is in use never hands out some of its addresses: a
-// younger cluster range has them. nil when there is no such range.
-func (s *Set) Conflict(name string) *Error { return nil }
-
-// RangeConflicts returns the cluster ranges that overlap an older pool, sorted.
-func (s *Set) RangeConflicts() []RangeConflict { return nil }
-
-// Disabled reports whether a valid pool gives no more addresses.
-func (s *Set) Disabled(name string) bool {
-	p, ok := s.ByName(name)
-	return ok && p.disabled
+	return spans[low].pool, true
 }

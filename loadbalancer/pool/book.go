@@ -1,0 +1,185 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package pool
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+
+	"github.com/fairlead-lb/fairlead/loadbalancer/reason"
+)
+
+// book is what a ledger keeps of one pool: what is free, and counters.
+type book struct {
+	pool *Pool
+	// open is the index of free addresses by family, nil where the pool has none.
+	open [2]*index
+	// held counts addresses held, unavailable those usable ones that are held or
+	// reserved, own those usable ones that are reserved; by family.
+	held, unavailable, own [2]int64
+	// reserved counts all reserved addresses that the pool has.
+	reserved int64
+	// tenants counts addresses by namespace.
+	tenants map[string]int64
+}
+
+// sameAddresses reports whether two pools hand out the same addresses, so that one can
+// have the other's book.
+func (p *Pool) sameAddresses(o *Pool) bool {
+	return p.avoidBuggy == o.avoidBuggy && slices.Equal(p.intervals, o.intervals) && slices.Equal(p.grants, o.grants)
+}
+
+// newBook returns the book of a pool with every usable address free.
+func newBook(p *Pool) *book {
+	b := &book{pool: p, tenants: make(map[string]int64)}
+	for i := 0; i < len(p.grants); {
+		f := p.grants[i].Family()
+		end := i
+		for end < len(p.grants) && p.grants[end].Family() == f {
+			end++
+		}
+		x := newIndex(keyOf(p.grants[i].From), keyOf(p.grants[end-1].To), p.avoidBuggy && f == IPv4)
+		for _, iv := range p.grants[i:end] {
+			x.free(keyOf(iv.From), keyOf(iv.To))
+		}
+		b.open[slot(f)] = x
+		i = end
+	}
+	return b
+}
+
+// hasRoom reports whether the pool has a free address of the family.
+func (b *book) hasRoom(f Family) bool {
+	x := b.open[slot(f)]
+	return x != nil && !x.isFull()
+}
+
+// lowest returns the lowest free address of the family that is not below from.
+func (b *book) lowest(f Family, from key) (key, bool) {
+	x := b.open[slot(f)]
+	if x == nil {
+		return key{}, false
+	}
+	return x.next(from)
+}
+
+// block and free change the index; the address is usable.
+func (b *book) block(a netip.Addr) {
+	if b.pool.usable(a) {
+		b.open[slot(FamilyOf(a))].block(keyOf(a), keyOf(a))
+	}
+}
+
+func (b *book) free(a netip.Addr) { b.open[slot(FamilyOf(a))].free(keyOf(a), keyOf(a)) }
+
+// hold counts an address that gets held, unhold one that no longer is.
+func (b *book) hold(a netip.Addr, by []Tenant, reserved bool)   { b.count(a, by, reserved, 1) }
+func (b *book) unhold(a netip.Addr, by []Tenant, reserved bool) { b.count(a, by, reserved, -1) }
+
+func (b *book) count(a netip.Addr, by []Tenant, reserved bool, n int64) {
+	f := slot(FamilyOf(a))
+	b.held[f] += n
+	if !reserved && b.pool.usable(a) {
+		b.unavailable[f] += n
+	}
+	for i, t := range by {
+		ns := t.Service.Namespace
+		// Each namespace counts once; sharers mostly are of one.
+		if i > 0 && (ns == by[i-1].Service.Namespace || slices.ContainsFunc(by[:i-1], func(o Tenant) bool { return o.Service.Namespace == ns })) {
+			continue
+		}
+		if b.tenants[ns] += n; b.tenants[ns] == 0 {
+			delete(b.tenants, ns)
+		}
+	}
+}
+
+// reserve counts an address that gets reserved, unreserve one that no longer is.
+func (b *book) reserve(a netip.Addr, held bool)   { b.countOwn(a, held, 1) }
+func (b *book) unreserve(a netip.Addr, held bool) { b.countOwn(a, held, -1) }
+
+func (b *book) countOwn(a netip.Addr, held bool, n int64) {
+	b.reserved += n
+	if !b.pool.usable(a) {
+		return
+	}
+	f := slot(FamilyOf(a))
+	b.own[f] += n
+	if !held {
+		b.unavailable[f] += n
+	}
+}
+
+// bookOf returns a pool's book. The pool is one of the ledger's set; see SetPools.
+func (l *Ledger) bookOf(p *Pool) (*book, bool) {
+	if p.id >= len(l.books) || l.books[p.id].pool != p {
+		return nil, false
+	}
+	return l.books[p.id], true
+}
+
+// Count counts the addresses held in a pool of the set given to [Ledger.SetPools], per
+// family, and those of its usable addresses that nobody can get (held, or a node's own).
+func (l *Ledger) Count(p *Pool, f Family) (held, unavailable int64) {
+	b, ok := l.bookOf(p)
+	if !ok {
+		return 0, 0
+	}
+	return b.held[slot(f)], b.unavailable[slot(f)]
+}
+
+// Own counts the usable addresses of a pool that are reserved: as long as they are, it
+// cannot hand them out.
+func (l *Ledger) Own(p *Pool, f Family) int64 {
+	b, ok := l.bookOf(p)
+	if !ok {
+		return 0
+	}
+	return b.own[slot(f)]
+}
+
+// TenantCount is a namespace and how many addresses it holds.
+type TenantCount struct {
+	Namespace string
+	Addresses int64
+}
+
+// Tenants returns the n namespaces that hold most addresses of a pool, the largest
+// first, then by name. A shared address counts for each of its namespaces.
+func (l *Ledger) Tenants(p *Pool, n int) []TenantCount {
+	b, ok := l.bookOf(p)
+	if !ok {
+		return nil
+	}
+	out := make([]TenantCount, 0, len(b.tenants))
+	for ns, count := range b.tenants {
+		out = append(out, TenantCount{ns, count})
+	}
+	slices.SortFunc(out, func(a, b TenantCount) int {
+		return cmp.Or(cmp.Compare(b.Addresses, a.Addresses), cmp.Compare(a.Namespace, b.Namespace))
+	})
+	return out[:min(n, len(out))]
+}
+
+// Conflict returns why a pool cannot hand out some of its addresses: they are reserved.
+// nil when none is.
+func (l *Ledger) Conflict(p *Pool) *Error {
+	b, ok := l.bookOf(p)
+	if !ok || b.reserved == 0 {
+		return nil
+	}
+	var names []string
+	for _, a := range slices.SortedFunc(maps.Keys(l.reserved), netip.Addr.Compare) {
+		if p.Contains(a) {
+			names = append(names, fmt.Sprintf("%s is the address of %s", a, l.reserved[a]))
+		}
+		if len(names) > namesInMessage {
+			break
+		}
+	}
+	return &Error{reason.OverlapsNode, "the pool has addresses of the cluster's own machines: " + abbreviate(names) +
+		"; they are not handed out; list them in excludedAddresses, or take them out of the pool"}
+}
