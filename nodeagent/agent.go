@@ -20,6 +20,7 @@ import (
 	"github.com/fairlead-lb/fairlead/loadbalancer/api/v1alpha1"
 	"github.com/fairlead-lb/fairlead/loadbalancer/reason"
 	"github.com/fairlead-lb/fairlead/nodeagent/internal/announce/arp"
+	"github.com/fairlead-lb/fairlead/nodeagent/internal/announce/l2"
 	"github.com/fairlead-lb/fairlead/nodeagent/internal/intake"
 	"github.com/fairlead-lb/fairlead/nodeagent/internal/kernel"
 	"github.com/fairlead-lb/fairlead/nodeagent/internal/member"
@@ -54,7 +55,7 @@ type objects interface {
 // deps are the agent's connections to the world; tests put fakes in.
 type deps struct {
 	kernel     kernelView
-	openARP    arp.Opener
+	openARP    l2.Opener
 	newObjects func(notify func()) (objects, error)
 	newGossip  func(cfg member.Config, notify func()) gossip
 	claims     status.Claims
@@ -73,7 +74,7 @@ type Agent struct {
 
 	dirty, linksDirty chan struct{}
 	objects           objects
-	arp               *arp.Announcer
+	arp               *l2.Announcer
 	owners            *status.Owners
 	report            *status.Report
 	metrics           *metrics.Metrics

@@ -14,7 +14,7 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/fairlead-lb/fairlead/loadbalancer/client"
-	"github.com/fairlead-lb/fairlead/nodeagent/internal/announce/arp"
+	"github.com/fairlead-lb/fairlead/nodeagent/internal/announce/l2"
 	"github.com/fairlead-lb/fairlead/nodeagent/internal/intake"
 	"github.com/fairlead-lb/fairlead/nodeagent/internal/kernel"
 	"github.com/fairlead-lb/fairlead/nodeagent/internal/member"
@@ -46,7 +46,7 @@ func New(o Options, version string, reg *prometheus.Registry) (*Agent, error) {
 		return nil, err //nolint:wrapcheck // says what failed
 	}
 	d.kernel = k
-	d.openARP = func(l kernel.Link) (arp.Conn, error) { return k.OpenARP(l) }
+	d.openARP = func(l kernel.Link) (l2.Conn, error) { return k.OpenARP(l) }
 	d.newGossip = func(c member.Config, notify func()) gossip { return member.New(c, notify) }
 	return newAgent(o, version, d)
 }

@@ -2,7 +2,7 @@
 
 // Package nodeagent is the Fairlead process on every node: it watches claims, records
 // and nodes (intake), plans what this node announces (loadbalancer/plan), and applies
-// the difference (announce/arp), while it gossips with its peers (member) and tells the
+// the difference (announce/l2), while it gossips with its peers (member) and tells the
 // API what it does (status).
 //
 // [Agent.Run] owns all goroutines. One of them, the owner loop, owns all state: others

@@ -22,7 +22,7 @@ import (
 	"github.com/fairlead-lb/fairlead/loadbalancer/api/v1alpha1"
 	"github.com/fairlead-lb/fairlead/loadbalancer/convert"
 	"github.com/fairlead-lb/fairlead/loadbalancer/plan"
-	"github.com/fairlead-lb/fairlead/nodeagent/internal/announce/arp"
+	"github.com/fairlead-lb/fairlead/nodeagent/internal/announce/l2"
 	"github.com/fairlead-lb/fairlead/nodeagent/internal/intake"
 	"github.com/fairlead-lb/fairlead/nodeagent/internal/kernel"
 	"github.com/fairlead-lb/fairlead/nodeagent/internal/member"
@@ -422,7 +422,7 @@ func (n *simNode) unplug() {
 	mark(n.agent.linksDirty)
 }
 
-func (n *simNode) open(kernel.Link) (arp.Conn, error) {
+func (n *simNode) open(kernel.Link) (l2.Conn, error) {
 	if n.name == n.s.deaf {
 		return nil, errors.New("operation not permitted")
 	}
@@ -469,6 +469,8 @@ func (w *simWire) WriteFrame(b []byte, _ kernel.MAC) error {
 	}
 	return nil
 }
+
+func (w *simWire) Listen([]netip.Addr) error { return nil }
 
 func (w *simWire) Close() error {
 	w.once.Do(func() { close(w.closed) })

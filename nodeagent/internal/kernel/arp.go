@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 
 	"github.com/mdlayher/packet"
 	"golang.org/x/net/bpf"
@@ -81,6 +82,9 @@ func (c *ARPConn) WriteFrame(b []byte, to MAC) error {
 	}
 	return nil
 }
+
+// Listen has nothing to do: who asks by ARP asks everybody.
+func (c *ARPConn) Listen([]netip.Addr) error { return nil }
 
 // Close ends the connection and a pending [ARPConn.ReadFrame].
 func (c *ARPConn) Close() error {

@@ -16,6 +16,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/fairlead-lb/fairlead/loadbalancer/plan"
+	"github.com/fairlead-lb/fairlead/nodeagent/internal/announce/l2"
 	"github.com/fairlead-lb/fairlead/nodeagent/internal/kernel"
 )
 
@@ -32,7 +33,7 @@ func on(link, addr string, epoch uint64) map[plan.Announcement]uint64 {
 // bench runs an announcer over fake wires inside a synctest bubble.
 type bench struct {
 	t     *testing.T
-	a     *Announcer
+	a     *l2.Announcer
 	count counts
 
 	mu    sync.Mutex
@@ -61,7 +62,7 @@ func run(t *testing.T, test func(b *bench)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		b := &bench{t: t}
-		b.a = New(func(kernel.Link) (Conn, error) {
+		b.a = New(func(kernel.Link) (l2.Conn, error) {
 			b.mu.Lock()
 			defer b.mu.Unlock()
 			if b.fail != nil {
@@ -190,7 +191,7 @@ func TestTakeOverSendsOneBurst(t *testing.T) {
 			b.a.Apply([]kernel.Link{eth0()}, on("eth0", "192.0.2.200", 3))
 		}
 		at, requests, replies := burstOf(b, start)
-		if diff := cmp.Diff(burst(), at); diff != "" || requests != 5 || replies != 5 {
+		if diff := cmp.Diff(protocol{}.Burst(), at); diff != "" || requests != 5 || replies != 5 {
 			b.t.Errorf("%d requests and %d replies; times (-want +got):\n%s", requests, replies, diff)
 		}
 		b.a.Apply([]kernel.Link{eth0()}, on("eth0", "192.0.2.200", 4))

@@ -1,11 +1,77 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package arp announces IPv4 addresses on layer 2: it answers ARP requests for them
-// with the link's own address (RFC 826), and tells neighbours of a new owner by
-// gratuitous ARP (RFC 5227 §3). It announces exactly what [Announcer.Apply] was last
-// given and decides nothing; it must not touch sockets itself (package kernel does).
-//
-// One goroutine ([Announcer.Run]) owns the connections and the gratuitous frames, one
-// more per link reads and answers; they share an immutable table behind an atomic
-// pointer, so that an address that was lost is not answered for once Apply returns.
+// Package arp is how IPv4 addresses are announced on layer 2: the frames with which a
+// request is answered with the link's own address (RFC 826), and gratuitous ones, by
+// which neighbours learn of a new owner (RFC 5227 §3). Package l2 says when; this one
+// must not touch sockets, clocks or anything but bytes.
 package arp
+
+import (
+	"fmt"
+	"net/netip"
+	"time"
+
+	"github.com/fairlead-lb/fairlead/nodeagent/internal/announce/l2"
+	"github.com/fairlead-lb/fairlead/nodeagent/internal/kernel"
+)
+
+// New makes an announcer of IPv4 addresses; see [l2.New].
+func New(open l2.Opener, count l2.Counters, notify func()) *l2.Announcer {
+	return l2.New(protocol{}, open, count, notify)
+}
+
+type protocol struct{}
+
+var _ l2.Protocol = protocol{}
+
+func (protocol) Name() string { return "ARP" }
+
+func (protocol) Serves(a netip.Addr) bool { return a.Is4() }
+
+// Burst is when gratuitous frames go out after a take-over. The first is what moves the
+// traffic; the later ones are for neighbours that lost it or that ignore changes within
+// a second of the last one (Linux' locktime).
+func (protocol) Burst() []time.Duration {
+	return []time.Duration{
+		0, 100 * time.Millisecond, 300 * time.Millisecond, 1100 * time.Millisecond, 2200 * time.Millisecond,
+	}
+}
+
+// Parse takes requests and replies. Both tell who has the sender's address; an
+// announcement (sender and target are one) asks for nothing.
+func (protocol) Parse(b []byte) (l2.Packet, bool) {
+	p, err := parse(b)
+	if err != nil {
+		return l2.Packet{}, false
+	}
+	out := l2.Packet{From: p.sender, Sender: p.senderIP, Claims: p.senderIP}
+	if p.request && p.senderIP != p.targetIP {
+		out.Asks = p.targetIP
+	}
+	return out, true
+}
+
+// Reply also answers a probe (RFC 5227 §2.1.1), whose sender has no address yet.
+func (protocol) Reply(p l2.Packet, own kernel.MAC) (l2.Frame, error) {
+	return frame(packet{sender: own, senderIP: p.Asks, target: p.From, targetIP: p.Sender, frameDest: p.From})
+}
+
+func (protocol) Announcement(a netip.Addr, own kernel.MAC) ([]l2.Frame, error) {
+	var out []l2.Frame
+	for _, p := range gratuitous(a, own) {
+		f, err := frame(p)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, f)
+	}
+	return out, nil
+}
+
+func frame(p packet) (l2.Frame, error) {
+	b, err := marshal(p)
+	if err != nil {
+		return l2.Frame{}, fmt.Errorf("encode ARP frame: %w", err)
+	}
+	return l2.Frame{Bytes: b, To: p.frameDest}, nil
+}

@@ -6,6 +6,7 @@ package arp
 
 import (
 	"errors"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -50,6 +51,8 @@ func (w *wire) WriteFrame(b []byte, to kernel.MAC) error {
 	w.sent = append(w.sent, sent{time.Now(), p, to})
 	return nil
 }
+
+func (w *wire) Listen([]netip.Addr) error { return nil }
 
 func (w *wire) Close() error {
 	w.once.Do(func() { close(w.closed) })

@@ -83,14 +83,6 @@ func marshal(p packet) ([]byte, error) {
 	return b, nil
 }
 
-// reply answers a request for an address that we announce.
-func reply(req packet, own kernel.MAC) packet {
-	return packet{
-		sender: own, senderIP: req.targetIP,
-		target: req.sender, targetIP: req.senderIP, frameDest: req.sender,
-	}
-}
-
 // gratuitous returns the two forms in which neighbours learn of a new owner: an
 // announcement, which is a request with the address as sender and target (RFC 5227
 // §3), and an unsolicited reply, which some stacks accept instead. The reply names the

@@ -14,6 +14,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/fairlead-lb/fairlead/loadbalancer/plan"
+	"github.com/fairlead-lb/fairlead/nodeagent/internal/announce/l2"
 	"github.com/fairlead-lb/fairlead/nodeagent/internal/kernel"
 	"github.com/fairlead-lb/fairlead/test/netns"
 )
@@ -107,9 +108,9 @@ func (p *peer) ask(ip string) []kernel.MAC {
 	return out
 }
 
-func start(t *testing.T, k *kernel.Kernel) *Announcer {
+func start(t *testing.T, k *kernel.Kernel) *l2.Announcer {
 	t.Helper()
-	a := New(func(l kernel.Link) (Conn, error) { return k.OpenARP(l) }, &counts{}, func() {})
+	a := New(func(l kernel.Link) (l2.Conn, error) { return k.OpenARP(l) }, &counts{}, func() {})
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- a.Run(ctx) }()

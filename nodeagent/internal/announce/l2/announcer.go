@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package arp
+package l2
 
 import (
 	"context"
 	"maps"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -16,49 +17,18 @@ import (
 	"github.com/fairlead-lb/fairlead/nodeagent/internal/kernel"
 )
 
-// Conn sends and receives Ethernet frames with ARP on one link.
-type Conn interface {
-	// ReadFrame blocks for one frame; it fails once the connection is closed.
-	ReadFrame(b []byte) (int, error)
-	WriteFrame(b []byte, to kernel.MAC) error
-	Close() error
-}
-
-// Opener opens a connection on a link.
-type Opener func(kernel.Link) (Conn, error)
-
-// Counters is told what happens on the wire. It is called from several goroutines.
-type Counters interface {
-	// Request: somebody asked for an address that we announce.
-	Request()
-	// Reply: we answered.
-	Reply()
-	// Gratuitous: we sent one unsolicited frame.
-	Gratuitous()
-	// Conflict: another host claims an address that we announce.
-	Conflict()
-}
-
 // reopenDelay is how long a link rests after its connection failed.
 const reopenDelay = time.Second
-
-// burst is when gratuitous frames go out after a take-over. The first is what moves
-// the traffic; the later ones are for neighbours that lost it or that ignore changes
-// within a second of the last one (Linux' locktime).
-func burst() []time.Duration {
-	return []time.Duration{
-		0, 100 * time.Millisecond, 300 * time.Millisecond, 1100 * time.Millisecond, 2200 * time.Millisecond,
-	}
-}
 
 // table is what is announced: addresses by link name, with the epoch of ownership.
 type table map[plan.Announcement]uint64
 
-// Announcer announces on layer 2.
+// Announcer announces on layer 2 by one protocol.
 type Announcer struct {
-	open   Opener
-	count  Counters
-	notify func()
+	protocol Protocol
+	open     Opener
+	count    Counters
+	notify   func()
 
 	// current is read by the responders for every request.
 	current atomic.Pointer[table]
@@ -71,21 +41,33 @@ type Announcer struct {
 
 // New makes an announcer that announces nothing yet. notify is called when the answer
 // of [Announcer.Failed] changes; it must not block.
-func New(open Opener, count Counters, notify func()) *Announcer {
-	a := &Announcer{open: open, count: count, notify: notify, changed: make(chan struct{}, 1), failed: map[string]struct{}{}}
+func New(p Protocol, open Opener, count Counters, notify func()) *Announcer {
+	a := &Announcer{
+		protocol: p, open: open, count: count, notify: notify, changed: make(chan struct{}, 1), failed: map[string]struct{}{},
+	}
 	a.current.Store(&table{})
 	return a
 }
 
-// Apply replaces what is announced, and the links to announce on. An address that is
-// not in want is not answered for when a request arrives after Apply returned; one that is new, or has
-// a new epoch, is told to the neighbours. Apply does not block on the network.
+// Apply replaces what is announced, and the links to announce on; addresses of another
+// family than the protocol's are left out. An address that is not in want is not answered
+// for when a request arrives after Apply returned; one that is new, or has a new epoch, is
+// told to the neighbours. Apply does not block on the network.
 func (a *Announcer) Apply(links []kernel.Link, want map[plan.Announcement]uint64) {
-	t := table(maps.Clone(want))
-	a.current.Store(&t)
+	t := make(table, len(want))
+	for k, epoch := range want {
+		if a.protocol.Serves(k.Addr) {
+			t[k] = epoch
+		}
+	}
 	a.mu.Lock()
+	same := slices.EqualFunc(a.links, links, kernel.Link.Equal)
 	a.links = links
 	a.mu.Unlock()
+	if same && maps.Equal(t, *a.current.Load()) {
+		return
+	}
+	a.current.Store(&t)
 	select {
 	case a.changed <- struct{}{}:
 	default:
@@ -125,7 +107,7 @@ func (a *Announcer) announces(link string, addr netip.Addr) bool {
 // Run announces until ctx ends, and closes every connection before it returns.
 func (a *Announcer) Run(ctx context.Context) error {
 	r := runner{
-		a: a, told: table{}, conns: map[string]*responder{}, broken: make(chan *responder),
+		a: a, told: table{}, steps: a.protocol.Burst(), conns: map[string]*responder{}, broken: make(chan *responder),
 		retryAt: map[string]time.Time{},
 	}
 	defer r.closeAll()
@@ -150,7 +132,9 @@ func (a *Announcer) Run(ctx context.Context) error {
 type runner struct {
 	a *Announcer
 	// told is the table for which bursts were started.
-	told    table
+	told table
+	// steps are the protocol's.
+	steps   []time.Duration
 	conns   map[string]*responder
 	retryAt map[string]time.Time
 	broken  chan *responder
@@ -197,17 +181,43 @@ func (r *runner) reconcile(ctx context.Context, now time.Time) {
 			r.a.setFailed(name, false)
 		}
 	}
+	r.listen(ctx, now)
 	r.startBursts(now)
 }
 
+// listen tells the connections what to listen for, once per table.
+func (r *runner) listen(ctx context.Context, now time.Time) {
+	current := r.a.current.Load()
+	addrs := make(map[string][]netip.Addr, len(r.conns))
+	for k := range *current {
+		addrs[k.Interface] = append(addrs[k.Interface], k.Addr)
+	}
+	for name, c := range r.conns {
+		if c.listens == current {
+			continue
+		}
+		c.listens = current
+		if err := c.conn.Listen(addrs[name]); err != nil {
+			c.stop()
+			delete(r.conns, name)
+			r.forget(name)
+			r.rest(ctx, c.link, err, now)
+		}
+	}
+}
+
+// rest leaves a link alone for a while.
+func (r *runner) rest(ctx context.Context, l kernel.Link, cause error, now time.Time) {
+	r.retryAt[l.Name] = now.Add(reopenDelay)
+	if r.a.setFailed(l.Name, true) {
+		klog.FromContext(ctx).Error(cause, "Cannot announce on link", "interface", l.Name, "protocol", r.a.protocol.Name())
+	}
+}
+
 func (r *runner) start(ctx context.Context, l kernel.Link, now time.Time) {
-	logger := klog.FromContext(ctx)
 	conn, err := r.a.open(l)
 	if err != nil {
-		r.retryAt[l.Name] = now.Add(reopenDelay)
-		if r.a.setFailed(l.Name, true) {
-			logger.Error(err, "Cannot announce on link", "interface", l.Name)
-		}
+		r.rest(ctx, l, err, now)
 		return
 	}
 	delete(r.retryAt, l.Name)
@@ -221,7 +231,7 @@ func (r *runner) start(ctx context.Context, l kernel.Link, now time.Time) {
 		case <-c.done:
 		}
 	})
-	logger.V(2).Info("Answering ARP on link", "interface", l.Name, "mac", l.MAC.String())
+	klog.FromContext(ctx).V(2).Info("Answering on link", "interface", l.Name, "protocol", r.a.protocol.Name(), "mac", l.MAC.String())
 }
 
 // drop forgets a connection that failed by itself.
@@ -229,7 +239,7 @@ func (r *runner) drop(ctx context.Context, c *responder) {
 	if r.conns[c.link.Name] != c {
 		return
 	}
-	klog.FromContext(ctx).Info("Lost ARP connection", "interface", c.link.Name)
+	klog.FromContext(ctx).Info("Lost the connection to a link", "interface", c.link.Name, "protocol", r.a.protocol.Name())
 	c.stop()
 	delete(r.conns, c.link.Name)
 	r.forget(c.link.Name)
@@ -255,7 +265,6 @@ func (r *runner) startBursts(now time.Time) {
 
 // sendDue sends the gratuitous frames whose time has come, for what is still ours.
 func (r *runner) sendDue(ctx context.Context, now time.Time) {
-	steps := burst()
 	for len(r.pending) > 0 && !r.pending[0].due.After(now) {
 		j := r.pending.pop()
 		c, open := r.conns[j.key.Interface]
@@ -263,8 +272,8 @@ func (r *runner) sendDue(ctx context.Context, now time.Time) {
 			continue
 		}
 		c.announce(ctx, j.key.Addr)
-		if j.step++; j.step < len(steps) {
-			j.due = j.started.Add(steps[j.step])
+		if j.step++; j.step < len(r.steps) {
+			j.due = j.started.Add(r.steps[j.step])
 			r.pending.push(j)
 		}
 	}

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package arp
+package l2
 
 import (
 	"slices"

@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package l2 announces addresses on layer 2: it answers for them and tells neighbours of
+// a new owner. What the frames look like is the business of a [Protocol], of which there
+// are two: packages arp (IPv4) and ndp (IPv6). It announces exactly what
+// [Announcer.Apply] was last given and decides nothing; it must not touch sockets itself
+// (package kernel does). The owner loop calls it.
+//
+// One goroutine ([Announcer.Run]) owns the connections and the unsolicited frames, one
+// more per link reads and answers; they share an immutable table behind an atomic
+// pointer, so that an address that was lost is not answered for once Apply returns.
+package l2
+
+import (
+	"net/netip"
+	"time"
+
+	"github.com/fairlead-lb/fairlead/nodeagent/internal/kernel"
+)
+
+// Protocol knows the frames of one address family. It has no state.
+type Protocol interface {
+	// Name for logs.
+	Name() string
+	// Serves says whether an address is of the protocol's family.
+	Serves(a netip.Addr) bool
+	// Parse reads a frame that may hold anything; false says that it is of no interest.
+	Parse(frame []byte) (Packet, bool)
+	// Reply answers a packet that asks for an address.
+	Reply(p Packet, own kernel.MAC) (Frame, error)
+	// Announcement is what tells the neighbours of a new owner, every time.
+	Announcement(a netip.Addr, own kernel.MAC) ([]Frame, error)
+	// Burst is when it is sent after a take-over, ascending from 0.
+	Burst() []time.Duration
+}
+
+// Packet is what matters of a received frame.
+type Packet struct {
+	// From is the sender's link-layer address, by which it wants to be answered.
+	From kernel.MAC
+	// Sender is its address, unspecified while it has none.
+	Sender netip.Addr
+	// Asks is the address that the sender asks for, invalid when it does not ask.
+	Asks netip.Addr
+	// Claims is the address that the sender says is its own, invalid when there is none.
+	Claims netip.Addr
+}
+
+// Frame is one Ethernet frame to send.
+type Frame struct {
+	Bytes []byte
+	To    kernel.MAC
+}
+
+// Conn sends and receives Ethernet frames of one protocol on one link.
+type Conn interface {
+	// ReadFrame blocks for one frame; it fails once the connection is closed.
+	ReadFrame(b []byte) (int, error)
+	WriteFrame(b []byte, to kernel.MAC) error
+	// Listen says for which addresses frames must arrive, instead of those that were
+	// given before.
+	Listen(addrs []netip.Addr) error
+	Close() error
+}
+
+// Opener opens a connection on a link.
+type Opener func(kernel.Link) (Conn, error)
+
+// Counters is told what happens on the wire. It is called from several goroutines.
+type Counters interface {
+	// Request: somebody asked for an address that we announce.
+	Request()
+	// Reply: we answered.
+	Reply()
+	// Gratuitous: we sent one unsolicited frame.
+	Gratuitous()
+	// Conflict: another host claims an address that we announce.
+	Conflict()
+}

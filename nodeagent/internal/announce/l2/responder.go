@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package l2
+
+import (
+	"context"
+	"net/netip"
+	"sync"
+
+	"k8s.io/klog/v2"
+
+	"github.com/fairlead-lb/fairlead/nodeagent/internal/kernel"
+)
+
+// responder answers on one link.
+type responder struct {
+	a    *Announcer
+	link kernel.Link
+	conn Conn
+	// listens is the table that the connection was told of; only the runner looks at it.
+	listens *table
+	done    chan struct{}
+	once    sync.Once
+}
+
+// stop ends run; it may be called more than once.
+func (c *responder) stop() {
+	c.once.Do(func() {
+		close(c.done)
+		// The connection is given up: there is nothing to do about an error.
+		_ = c.conn.Close()
+	})
+}
+
+// maxFrame is the longest Ethernet frame that is read; longer ones are cut off.
+const maxFrame = 1518
+
+// run reads and answers until the connection fails or is stopped.
+func (c *responder) run(ctx context.Context) {
+	logger := klog.FromContext(ctx)
+	buf := make([]byte, maxFrame)
+	for {
+		n, err := c.conn.ReadFrame(buf)
+		if err != nil {
+			select {
+			case <-c.done:
+			default:
+				logger.V(2).Info("Connection failed", "interface", c.link.Name, "protocol", c.a.protocol.Name(), "cause", err.Error())
+			}
+			return
+		}
+		p, ok := c.a.protocol.Parse(buf[:n])
+		if ok && p.From != c.link.MAC {
+			c.handle(ctx, p)
+		}
+	}
+}
+
+func (c *responder) handle(ctx context.Context, p Packet) {
+	if c.a.announces(c.link.Name, p.Claims) {
+		c.a.count.Conflict()
+		klog.FromContext(ctx).V(2).Info("Another host claims an address that this node announces",
+			"address", p.Claims, "mac", p.From.String(), "interface", c.link.Name)
+	}
+	if !c.a.announces(c.link.Name, p.Asks) {
+		return
+	}
+	c.a.count.Request()
+	reply, err := c.a.protocol.Reply(p, c.link.MAC)
+	if err == nil {
+		err = c.conn.WriteFrame(reply.Bytes, reply.To)
+	}
+	if err != nil {
+		klog.FromContext(ctx).V(2).Info("Cannot answer", "address", p.Asks, "protocol", c.a.protocol.Name(), "cause", err.Error())
+		return
+	}
+	c.a.count.Reply()
+}
+
+// announce tells the neighbours of an address.
+func (c *responder) announce(ctx context.Context, addr netip.Addr) {
+	frames, err := c.a.protocol.Announcement(addr, c.link.MAC)
+	for _, f := range frames {
+		if err == nil {
+			err = c.conn.WriteFrame(f.Bytes, f.To)
+		}
+		if err == nil {
+			c.a.count.Gratuitous()
+		}
+	}
+	if err != nil {
+		klog.FromContext(ctx).V(2).Info("Cannot tell the neighbours", "address", addr, "protocol", c.a.protocol.Name(), "cause", err.Error())
+	}
+}
