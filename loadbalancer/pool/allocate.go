@@ -227,7 +227,7 @@ func (c *choice) retained() {
 		}
 		above = a
 		p, inPool := c.set.ByAddr(a)
-		if !inPool || c.chosen(a) || c.ledger.Reserved(a) || c.req.Pool != "" && c.req.Pool != p.name {
+		if !inPool || c.chosen(a) || c.ledger.Reserved(a) || !p.returns(a, c.ledger.held[a]) || c.req.Pool != "" && c.req.Pool != p.name {
 			continue
 		}
 		c.add(a, p, RuleRetained)

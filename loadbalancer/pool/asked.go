@@ -36,7 +36,7 @@ func (c *choice) asked(a netip.Addr) (Assignment, *Error) {
 	if err := reservedFor(c.ledger, a); err != nil {
 		return Assignment{}, askedFor(a, err)
 	}
-	if c.ledger.held[a].namesake(c.req.Service, c.req.UID) {
+	if h := c.ledger.held[a]; h.namesake(c.req.Service, c.req.UID) && p.returns(a, h) {
 		return got, nil
 	}
 	if err := p.withheld(a); err != nil {

@@ -21,7 +21,7 @@ func AllocateExternal(s *Set, l *Ledger, t Tenant, a netip.Addr) (got Assignment
 	got = Assignment{Addr: a, Pool: p.name, Rule: RuleExternalIP}
 	h, held := l.held[a]
 	switch {
-	case held && h.namesake(t.Service, t.UID):
+	case held && h.namesake(t.Service, t.UID) && p.returns(a, h):
 		return got, true, nil
 	case held && h.State == Bound && h.Names(t.UID) && h.SharingKey != ExternalKey:
 		return got, true, nil

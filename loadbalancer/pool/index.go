@@ -237,9 +237,9 @@ func (x *index) lowestOfFree(from, to key) (key, bool) {
 	if open := ^x.avoided(bottom) >> (from.lo & 63) << (from.lo & 63); open != 0 {
 		return bottom.or(key{lo: uint64(bits.TrailingZeros64(open))}), true //nolint:gosec // below 64
 	}
-	bottom.lo += 64
-	if to.less(bottom) {
+	if bottom == to.andNot(lowBits(digitBits)) {
 		return key{}, false
 	}
+	bottom.lo += 64
 	return bottom.or(key{lo: x.avoided(bottom) & 1}), true
 }

@@ -62,6 +62,7 @@ func (h Holding) first() loadbalancer.ServiceKey {
 
 // namesake reports whether a Service with a tenant's namespace and name may take the
 // address over: it is retained, or its only tenant is a Service that was before it.
+// A retained address must be one that its pool hands out too ([Pool.returns]).
 func (h Holding) namesake(key loadbalancer.ServiceKey, uid loadbalancer.ServiceUID) bool {
 	if h.State == Releasing || h.State == Bound && len(h.Tenants) != 1 {
 		return false

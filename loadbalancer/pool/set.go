@@ -111,6 +111,13 @@ func (p *Pool) usable(a netip.Addr) bool {
 	return (!p.avoidBuggy || !buggy(a)) && contains(p.grants, a)
 }
 
+// returns reports whether the pool has nothing against a namesake's taking a held
+// address over. People may make retained claims by hand, so those count only where an
+// address may be handed out.
+func (p *Pool) returns(a netip.Addr, h Holding) bool {
+	return h.State == Bound || contains(p.grants, a)
+}
+
 func (p *Pool) has(f Family) bool {
 	return slices.ContainsFunc(p.intervals, func(iv Interval) bool { return iv.Family() == f })
 }

@@ -121,22 +121,23 @@ func (l *Ledger) joinable(list *shareList, req *Request, from netip.Addr) (netip
 	return netip.Addr{}, false
 }
 
-// addrList is a small set of addresses; one of them takes no memory of its own.
+// addrList is a set of addresses, mostly of one, which takes no memory of its own.
 type addrList struct {
-	one  netip.Addr
+	one netip.Addr
+	// more are sorted.
 	more []netip.Addr
 }
 
 func (l *Ledger) keep(a netip.Addr, h Holding) {
 	for _, s := range keepers(h) {
 		list := l.kept[s.Service]
-		switch {
-		case list.one == a || slices.Contains(list.more, a):
+		switch i, listed := slices.BinarySearchFunc(list.more, a, netip.Addr.Compare); {
+		case listed || list.one == a:
 			continue
 		case !list.one.IsValid():
 			list.one = a
 		default:
-			list.more = append(list.more, a)
+			list.more = slices.Insert(list.more, i, a)
 		}
 		l.kept[s.Service] = list
 	}
@@ -145,7 +146,7 @@ func (l *Ledger) keep(a netip.Addr, h Holding) {
 func (l *Ledger) unkeep(a netip.Addr, h Holding) {
 	for _, s := range keepers(h) {
 		list := l.kept[s.Service]
-		if i := slices.Index(list.more, a); i >= 0 {
+		if i, listed := slices.BinarySearchFunc(list.more, a, netip.Addr.Compare); listed {
 			list.more = slices.Delete(list.more, i, i+1)
 		} else if list.one == a {
 			list.one = netip.Addr{}

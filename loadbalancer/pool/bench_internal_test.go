@@ -1,0 +1,272 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package pool
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"strconv"
+	"testing"
+
+	"github.com/fairlead-lb/fairlead/loadbalancer"
+)
+
+// ringSize is how many addresses the benchmarks give back and take again in turn.
+const ringSize = 4096
+
+// bench is a ledger in a steady state: ringSize addresses spread over the used part are
+// held by as many Services, the rest of the used part is blocked in the index alone,
+// because nobody has the memory, nor an API server the claims, for a full /8.
+type bench struct {
+	set  *Set
+	l    *Ledger
+	reqs []Request
+	hold []Holding
+	addr []netip.Addr
+}
+
+func benchService(i int) Tenant {
+	name := "web-" + strconv.Itoa(i)
+	return Tenant{
+		Service: loadbalancer.ServiceKey{Namespace: "ns-" + strconv.Itoa(i%64), Name: name},
+		UID:     loadbalancer.ServiceUID("uid-" + name), Ports: []Port{{"TCP", 80}, {"TCP", 443}},
+	}
+}
+
+func newBench(specs []Spec, family Family) *bench {
+	b := &bench{set: Compile(specs, nil), l: NewLedger()}
+	b.l.SetPools(b.set)
+	for i := range ringSize {
+		t := benchService(i)
+		b.reqs = append(b.reqs, Request{Service: t.Service, UID: t.UID, Families: []Family{family}, Ports: t.Ports})
+		b.hold = append(b.hold, Holding{Tenants: []Tenant{t}})
+	}
+	return b
+}
+
+// take holds an address for the next Service of the ring.
+func (b *bench) take(a netip.Addr) {
+	b.l.Hold(a, b.hold[len(b.addr)])
+	b.addr = append(b.addr, a)
+}
+
+// run measures one release and one allocation.
+func (b *bench) run(t *testing.B) {
+	t.Helper()
+	t.ReportAllocs()
+	t.ResetTimer()
+	for i := 0; t.Loop(); i = (i + 1) % ringSize {
+		b.l.Release(b.addr[i])
+		got, err := Allocate(b.set, b.l, &b.reqs[i])
+		if err != nil {
+			t.Fatal(err)
+		}
+		b.addr[i] = got[0].Addr
+		b.l.Hold(got[0].Addr, b.hold[i])
+	}
+}
+
+// BenchmarkAllocateRelease is one release of an address somewhere in the used part and
+// one allocation, in a pool of 2^24 and one of 2^64 addresses.
+func BenchmarkAllocateRelease(t *testing.B) {
+	for _, size := range []struct {
+		prefix string
+		family Family
+	}{{"10.0.0.0/8", IPv4}, {"2001:db8::/64", IPv6}} {
+		for _, fill := range []float64{0.01, 0.5, 0.999} {
+			for _, how := range []string{"sequential", "random"} {
+				name := fmt.Sprintf("pool=%s/fill=%g%%/%s", netip.MustParsePrefix(size.prefix), 100*fill, how)
+				t.Run(name, func(t *testing.B) {
+					b := newBench([]Spec{{Name: "p", Addresses: []string{size.prefix}, AutoAssign: true}}, size.family)
+					random := rand.New(rand.NewPCG(1, 2)) //nolint:gosec // a measurement must be repeatable
+					b.fill(size.family, fill, how == "random", random)
+					b.run(t)
+				})
+			}
+		}
+	}
+}
+
+// fill uses a part of the pool: its low end, or at random. At random it draws every
+// address of a /8, and of a /64 a quarter million blocks and as many single addresses.
+func (b *bench) fill(f Family, part float64, random bool, r *rand.Rand) {
+	p := b.set.pools[0]
+	base, bits := keyOf(p.intervals[0].From), 24
+	if f == IPv6 {
+		bits = 64
+	}
+	at := func(offset uint64) key { return key{base.hi, base.lo + offset} }
+	used := uint64(part * float64(uint64(1)<<(bits-1)) * 2)
+	x := b.l.books[0].open[slot(f)]
+	if !random {
+		for i := range uint64(ringSize) {
+			b.take(at(used / ringSize * i).addr(f))
+		}
+		x.block(at(0), at(used-1))
+		return
+	}
+	for len(b.addr) < ringSize {
+		if a := at(r.Uint64() >> (64 - bits)).addr(f); r.Float64() < part {
+			if _, held := b.l.Holding(a); !held {
+				b.take(a)
+			}
+		}
+	}
+	if f == IPv4 {
+		for i := range uint64(1) << bits {
+			if r.Float64() < part {
+				x.block(at(i), at(i))
+			}
+		}
+		return
+	}
+	for i := range uint64(1) << 18 {
+		if r.Float64() < part {
+			x.block(at(i<<46), at(i<<46|1<<46-1))
+		}
+		one := at(r.Uint64())
+		x.block(one, one)
+	}
+}
+
+// BenchmarkAllocateReleaseAvoidBuggy has a /8 that is full but for its 131,072 avoided
+// addresses and those of the ring.
+func BenchmarkAllocateReleaseAvoidBuggy(t *testing.B) {
+	b := newBench([]Spec{{Name: "p", Addresses: []string{"10.0.0.0/8"}, AutoAssign: true, AvoidBuggyIPs: true}}, IPv4)
+	for i := range ringSize {
+		b.take(netip.AddrFrom4([4]byte{10, byte(i >> 4), byte(i << 4), 7}))
+	}
+	b.l.books[0].open[0].block(keyOf(b.set.pools[0].intervals[0].From), keyOf(b.set.pools[0].intervals[0].To))
+	b.run(t)
+}
+
+// BenchmarkAllocateReleaseExcluded has a /8 of which half is excluded in 64 ranges and
+// the rest is full but for the ring.
+func BenchmarkAllocateReleaseExcluded(t *testing.B) {
+	spec := Spec{Name: "p", Addresses: []string{"10.0.0.0/8"}, AutoAssign: true}
+	for i := range 64 {
+		spec.Excluded = append(spec.Excluded, fmt.Sprintf("10.%d.0.0/15", 4*i))
+	}
+	b := newBench([]Spec{spec}, IPv4)
+	for i := range ringSize {
+		b.take(netip.AddrFrom4([4]byte{10, byte(i)&^3 + 2, byte(i >> 8), byte(i)}))
+	}
+	b.l.books[0].open[0].block(keyOf(b.set.pools[0].intervals[0].From), keyOf(b.set.pools[0].intervals[0].To))
+	b.run(t)
+}
+
+// BenchmarkAllocateReleaseManyPools has 1,000 pools that are full but for the ring: for
+// everybody, or each for one namespace.
+func BenchmarkAllocateReleaseManyPools(t *testing.B) {
+	for _, how := range []string{"open", "by namespace"} {
+		t.Run(how, func(t *testing.B) {
+			var specs []Spec
+			for i := range 1000 {
+				s := Spec{Name: fmt.Sprintf("p%03d", i), Addresses: []string{fmt.Sprintf("10.%d.%d.0/24", i/250, i%250)}, AutoAssign: true}
+				if how != "open" {
+					s.Allocation = &Allocation{Namespaces: []string{"ns-" + strconv.Itoa(i%64)}}
+				}
+				specs = append(specs, s)
+			}
+			b := newBench(specs, IPv4)
+			for i := range ringSize {
+				// Pools i%64+64k serve namespace i%64, from which Service i is.
+				n := i%64 + 64*(i/64%15)
+				b.take(netip.AddrFrom4([4]byte{10, byte(n / 250), byte(n % 250), byte(i / 960)}))
+			}
+			for i, p := range b.set.pools {
+				b.l.books[i].open[0].block(keyOf(p.intervals[0].From), keyOf(p.intervals[0].To))
+			}
+			b.l.makeRoom()
+			b.run(t)
+		})
+	}
+}
+
+// BenchmarkShareJoin is one Service's joining an address that another has, and its
+// leaving: with 4,096 addresses in use under keys of their own, or all under one key, of
+// which the last has the port free.
+func BenchmarkShareJoin(t *testing.B) {
+	for _, how := range []string{"keys of their own", "one key"} {
+		t.Run(how, func(t *testing.B) {
+			b := newBench([]Spec{{Name: "p", Addresses: []string{"10.0.0.0/8"}, AutoAssign: true}}, IPv4)
+			key := func(i int) string {
+				if how == "one key" {
+					return "key"
+				}
+				return "key-" + strconv.Itoa(i)
+			}
+			var joiners []Request
+			var shared []Holding
+			for i := range ringSize {
+				b.hold[i].SharingKey = key(i)
+				b.take(netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)}))
+				joiner := Tenant{Service: loadbalancer.ServiceKey{Namespace: "ns", Name: "j" + strconv.Itoa(i)}, UID: loadbalancer.ServiceUID(fmt.Sprintf("j%d", i)), Ports: []Port{{"UDP", 53}}}
+				joiners = append(joiners, Request{Service: joiner.Service, UID: joiner.UID, Families: []Family{IPv4}, SharingKey: key(i), Ports: joiner.Ports})
+				shared = append(shared, Holding{SharingKey: key(i), Tenants: []Tenant{b.hold[i].Tenants[0], joiner}})
+			}
+			t.ReportAllocs()
+			t.ResetTimer()
+			for i := 0; t.Loop(); i = (i + 1) % ringSize {
+				got, err := Allocate(b.set, b.l, &joiners[i])
+				if err != nil || got[0].Rule != RuleShared {
+					t.Fatal(got, err)
+				}
+				before := b.l.held[got[0].Addr]
+				b.l.Hold(got[0].Addr, shared[i])
+				b.l.Hold(got[0].Addr, before)
+			}
+		})
+	}
+}
+
+// BenchmarkCompile compiles 1,000 pools beside the pod ranges of 1,000 nodes, and makes
+// a ledger with 50,000 addresses follow when one of the pools has changed.
+func BenchmarkCompile(t *testing.B) {
+	var specs []Spec
+	var ranges []ClusterRange
+	for i := range 1000 {
+		specs = append(specs, Spec{Name: fmt.Sprintf("p%03d", i), Addresses: []string{fmt.Sprintf("10.%d.%d.0/24", i/250, i%250)}, AutoAssign: true})
+		p := netip.MustParsePrefix(fmt.Sprintf("172.%d.%d.0/24", 16+i/250, i%250))
+		ranges = append(ranges, ClusterRange{Interval: Interval{From: p.Addr(), To: lastOf(p)}, Object: fmt.Sprintf("node %d", i)})
+	}
+	t.Run("compile", func(t *testing.B) {
+		for t.Loop() {
+			Compile(specs, ranges)
+		}
+	})
+	t.Run("follow", func(t *testing.B) {
+		l := NewLedger()
+		l.SetPools(Compile(specs, ranges))
+		for i := range 50_000 {
+			l.Hold(netip.AddrFrom4([4]byte{10, byte(i / 250 / 250), byte(i / 250 % 250), byte(i % 250)}), Holding{Tenants: []Tenant{benchService(i)}})
+		}
+		specs[0].AvoidBuggyIPs = true
+		changed := Compile(specs, ranges)
+		specs[0].AvoidBuggyIPs = false
+		back := Compile(specs, ranges)
+		t.ResetTimer()
+		for t.Loop() {
+			l.SetPools(changed)
+			l.SetPools(back)
+		}
+	})
+}
+
+// BenchmarkFill is a restart: 50,000 claims are read into an empty ledger.
+func BenchmarkFill(t *testing.B) {
+	set := Compile([]Spec{{Name: "p", Addresses: []string{"10.0.0.0/8"}, AutoAssign: true}}, nil)
+	holdings := make([]Holding, 50_000)
+	for i := range holdings {
+		holdings[i].Tenants = []Tenant{benchService(i)}
+	}
+	t.ReportAllocs()
+	for t.Loop() {
+		l := NewLedger()
+		l.SetPools(set)
+		for i, h := range holdings {
+			l.Hold(key{lo: 10<<24 + uint64(i)}.addr(IPv4), h)
+		}
+	}
+}
