@@ -88,12 +88,13 @@ func allocate(out []Assignment, s *Set, l *Ledger, req *Request) ([]Assignment, 
 	complete := false
 	var first *Error
 	for _, f := range req.Families {
-		c := choice{set: s, ledger: l, req: req, family: f, out: out, start: len(out)}
-		kept, err := c.choose()
+		c := choice{set: s, ledger: l, req: req, family: f, start: len(out)}
+		var kept int
+		var err *Error
+		out, kept, err = c.choose(out)
 		if err != nil && (!req.AnyFamily || !absent(err.Reason)) {
 			return nil, err
 		}
-		out = c.out
 		if err == nil {
 			complete = true
 			continue
@@ -115,7 +116,9 @@ func absent(r reason.Reason) bool {
 	return r == reason.NoPool || r == reason.NoAddressOfFamily || r == reason.PoolExhausted
 }
 
-// choice chooses the addresses of one family.
+// choice chooses the addresses of one family. Its methods append them to the slice that
+// they are given, from start on, and return it; a slice in the choice itself would
+// always have to be allocated.
 type choice struct {
 	set    *Set
 	ledger *Ledger
@@ -123,20 +126,14 @@ type choice struct {
 	family Family
 	// count is how many addresses are needed.
 	count int
-	// out gets them, from start on.
-	out   []Assignment
 	start int
 }
 
-func (c *choice) add(a netip.Addr, p *Pool, r Rule) {
-	c.out = append(c.out, Assignment{Addr: a, Pool: p.name, Rule: r})
-}
-
 // done reports whether there are enough addresses.
-func (c *choice) done() bool { return len(c.out)-c.start >= c.count }
+func (c *choice) done(out []Assignment) bool { return len(out)-c.start >= c.count }
 
-func (c *choice) chosen(a netip.Addr) bool {
-	for _, got := range c.out[c.start:] {
+func (c *choice) chosen(out []Assignment, a netip.Addr) bool {
+	for _, got := range out[c.start:] {
 		if got.Addr == a {
 			return true
 		}
@@ -146,7 +143,7 @@ func (c *choice) chosen(a netip.Addr) bool {
 
 // choose goes through the rules in their order. kept is how much of out the Service
 // asked for by address or had already, when the rest cannot be had.
-func (c *choice) choose() (kept int, err *Error) {
+func (c *choice) choose(out []Assignment) (_ []Assignment, kept int, err *Error) {
 	asked := 0
 	for _, a := range c.req.Addresses {
 		if FamilyOf(a) == c.family {
@@ -155,41 +152,42 @@ func (c *choice) choose() (kept int, err *Error) {
 	}
 	c.count = max(c.req.Count, asked, 1)
 	for _, a := range c.req.Addresses {
-		if FamilyOf(a) != c.family || c.chosen(a) {
+		if FamilyOf(a) != c.family || c.chosen(out, a) {
 			continue
 		}
 		got, err := c.asked(a)
 		if err != nil {
-			return c.start, err
+			return out, c.start, err
 		}
-		c.out = append(c.out, got)
+		out = append(out, got)
 	}
-	c.held()
-	kept = len(c.out)
-	c.retained()
-	c.shown()
-	if c.done() {
-		return kept, nil
+	out = c.held(out)
+	kept = len(out)
+	out = c.shown(c.retained(out))
+	switch {
+	case c.done(out):
+	case c.req.Pool != "":
+		out, err = c.fromPoolAsked(out)
+	default:
+		out, err = c.unasked(out)
 	}
-	if c.req.Pool != "" {
-		return kept, c.fromPoolAsked()
-	}
-	return kept, c.unasked()
+	return out, kept, err
 }
 
 // held takes what the Service holds already.
-func (c *choice) held() {
+func (c *choice) held(out []Assignment) []Assignment {
 	for _, h := range c.req.Held {
-		if c.done() {
-			return
+		if c.done(out) {
+			return out
 		}
-		if FamilyOf(h.Addr) != c.family || h.Rule == RuleExternalIP || c.chosen(h.Addr) || !c.inPoolAsked(h) {
+		if FamilyOf(h.Addr) != c.family || h.Rule == RuleExternalIP || c.chosen(out, h.Addr) || !c.inPoolAsked(h) {
 			continue
 		}
 		if c.mayKeep(h.Addr) == nil {
-			c.out = append(c.out, h)
+			out = append(out, h)
 		}
 	}
+	return out
 }
 
 // inPoolAsked reports whether a held address is of the pool asked for, if one is.
@@ -218,31 +216,32 @@ func (c *choice) mayKeep(a netip.Addr) *Error {
 }
 
 // retained takes the addresses that were kept for a Service of this name.
-func (c *choice) retained() {
+func (c *choice) retained(out []Assignment) []Assignment {
 	above := netip.Addr{}
-	for !c.done() {
+	for !c.done(out) {
 		a, ok := c.ledger.keptFor(c.req.Service, c.req.UID, c.family, above)
 		if !ok {
-			return
+			return out
 		}
 		above = a
 		p, inPool := c.set.ByAddr(a)
-		if !inPool || c.chosen(a) || c.ledger.Reserved(a) || !p.returns(a, c.ledger.held[a]) || c.req.Pool != "" && c.req.Pool != p.name {
+		if !inPool || c.chosen(out, a) || c.ledger.Reserved(a) || !p.returns(a, c.ledger.held[a]) || c.req.Pool != "" && c.req.Pool != p.name {
 			continue
 		}
-		c.add(a, p, RuleRetained)
+		out = append(out, Assignment{a, p.name, RuleRetained})
 	}
+	return out
 }
 
 // shown takes addresses that the Service's status names and that it can have: another
 // load balancer gave them to it, or its claims were lost. That the pool is disabled or
 // for others does not matter then, as for what it holds.
-func (c *choice) shown() {
+func (c *choice) shown(out []Assignment) []Assignment {
 	for _, a := range c.req.Preferred {
-		if c.done() {
-			return
+		if c.done(out) {
+			return out
 		}
-		if FamilyOf(a) != c.family || c.chosen(a) {
+		if FamilyOf(a) != c.family || c.chosen(out, a) {
 			continue
 		}
 		p, ok := c.set.ByAddr(a)
@@ -250,32 +249,32 @@ func (c *choice) shown() {
 			continue
 		}
 		if c.taken(a) == nil {
-			c.add(a, p, RuleShown)
+			out = append(out, Assignment{a, p.name, RuleShown})
 		}
 	}
+	return out
 }
 
 // fromPoolAsked takes what is missing from the pool that was asked for.
-func (c *choice) fromPoolAsked() *Error {
+func (c *choice) fromPoolAsked(out []Assignment) ([]Assignment, *Error) {
 	name := c.req.Pool
 	p, ok := c.set.ByName(name)
 	if !ok {
 		if fault := c.set.Fault(name); fault != nil {
-			return &Error{reason.PoolNotFound, fmt.Sprintf(
+			return out, &Error{reason.PoolNotFound, fmt.Sprintf(
 				"pool %q was asked for, but it is not valid (%s); see kubectl describe ipaddresspools.fairlead.dev %s", name, fault.Reason, name)}
 		}
-		return &Error{reason.PoolNotFound, fmt.Sprintf(
+		return out, &Error{reason.PoolNotFound, fmt.Sprintf(
 			"pool %q was asked for, but there is no such IPAddressPool; create it or ask for another", name)}
 	}
 	if err := c.open(p, "pool "+strconv.Quote(name)+" was asked for"); err != nil {
-		return err
+		return out, err
 	}
-	c.join(p)
-	c.lowest(p, RulePool)
-	if c.done() {
-		return nil
+	out = c.lowest(c.join(out, p), p, RulePool)
+	if c.done(out) {
+		return out, nil
 	}
-	return c.none([]*Pool{p})
+	return out, c.none([]*Pool{p})
 }
 
 // open says why a pool gives the Service nothing, though it was asked for.
@@ -293,9 +292,9 @@ func (c *choice) open(p *Pool, asked string) *Error {
 
 // join takes addresses that the Service can share: of one pool, or of those that serve
 // it unasked.
-func (c *choice) join(only *Pool) {
+func (c *choice) join(out []Assignment, only *Pool) []Assignment {
 	if c.req.SharingKey == "" {
-		return
+		return out
 	}
 	for _, list := range c.ledger.shares[shareKey{c.req.SharingKey, c.req.Backends}] {
 		if list.family != c.family || only != nil && list.pool != only {
@@ -305,44 +304,46 @@ func (c *choice) join(only *Pool) {
 			continue
 		}
 		from := netip.Addr{}
-		for !c.done() {
+		for !c.done(out) {
 			a, ok := c.ledger.joinable(list, c.req, from)
 			if !ok {
 				break
 			}
-			if !c.chosen(a) {
-				c.add(a, list.pool, RuleShared)
+			if !c.chosen(out, a) {
+				out = append(out, Assignment{a, list.pool.name, RuleShared})
 			}
 			if from = a.Next(); !from.IsValid() {
 				break
 			}
 		}
 	}
+	return out
 }
 
 // lowest takes the lowest free addresses of a pool.
-func (c *choice) lowest(p *Pool, r Rule) {
+func (c *choice) lowest(out []Assignment, p *Pool, r Rule) []Assignment {
 	b := c.ledger.books[p.id]
 	from := key{}
-	for !c.done() {
+	for !c.done(out) {
 		k, ok := b.lowest(c.family, from)
 		if !ok {
-			return
+			return out
 		}
-		if a := k.addr(c.family); !c.chosen(a) {
-			c.add(a, p, r)
+		if a := k.addr(c.family); !c.chosen(out, a) {
+			out = append(out, Assignment{a, p.name, r})
 		}
 		if from, ok = k.next(); !ok {
-			return
+			return out
 		}
 	}
+	return out
 }
 
 // unasked takes what is missing from the pools that serve the Service by themselves.
-func (c *choice) unasked() *Error {
-	c.join(nil)
+func (c *choice) unasked(out []Assignment) ([]Assignment, *Error) {
+	out = c.join(out, nil)
 	mine, all := c.set.rankedFor[c.req.Service.Namespace], c.set.rankedAny
-	for !c.done() && len(mine)+len(all) > 0 {
+	for !c.done(out) && len(mine)+len(all) > 0 {
 		var next int
 		if len(all) == 0 || len(mine) > 0 && mine[0] < all[0] {
 			next, mine = mine[0], mine[1:]
@@ -351,21 +352,21 @@ func (c *choice) unasked() *Error {
 		}
 		p := c.set.ranked[next]
 		if c.ledger.books[p.id].hasRoom(c.family) && p.serves(c.req) {
-			c.lowest(p, RuleServiceAllocation)
+			out = c.lowest(out, p, RuleServiceAllocation)
 		}
 	}
-	for from := (key{}); !c.done(); {
+	for from := (key{}); !c.done(out); {
 		k, ok := c.ledger.room[slot(c.family)].next(from)
 		if !ok {
 			break
 		}
-		c.lowest(c.set.open[k.lo], RuleAutoAssign)
+		out = c.lowest(out, c.set.open[k.lo], RuleAutoAssign)
 		from, _ = k.next()
 	}
-	if c.done() {
-		return nil
+	if c.done(out) {
+		return out, nil
 	}
-	return c.none(c.set.candidates(c.req))
+	return out, c.none(c.set.candidates(c.req))
 }
 
 // candidates returns the pools that serve a Service unasked, best first.

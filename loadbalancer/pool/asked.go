@@ -67,7 +67,7 @@ func reservedFor(l *Ledger, a netip.Addr) *Error {
 // withheld says why a pool does not hand out an address that it has.
 func (p *Pool) withheld(a netip.Addr) *Error {
 	switch {
-	case !contains(p.grants, a):
+	case !p.grantsKey(slot(FamilyOf(a)), keyOf(a)):
 		return &Error{reason.AddressExcluded, fmt.Sprintf(
 			"pool %q never hands it out (excludedAddresses, or a pod or Service range that overlaps the pool); ask for another or see kubectl describe ipaddresspools.fairlead.dev %s", p.name, p.name)}
 	case p.avoidBuggy && buggy(a):

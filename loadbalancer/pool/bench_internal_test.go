@@ -57,14 +57,21 @@ func (b *bench) run(t *testing.B) {
 	t.ReportAllocs()
 	t.ResetTimer()
 	for i := 0; t.Loop(); i = (i + 1) % ringSize {
-		b.l.Release(b.addr[i])
-		got, err := Allocate(b.set, b.l, &b.reqs[i])
-		if err != nil {
+		if err := b.step(i); err != nil {
 			t.Fatal(err)
 		}
-		b.addr[i] = got[0].Addr
-		b.l.Hold(got[0].Addr, b.hold[i])
 	}
+}
+
+func (b *bench) step(i int) *Error {
+	b.l.Release(b.addr[i])
+	got, err := Allocate(b.set, b.l, &b.reqs[i])
+	if err != nil {
+		return err
+	}
+	b.addr[i] = got[0].Addr
+	b.l.Hold(got[0].Addr, b.hold[i])
+	return nil
 }
 
 // BenchmarkAllocateRelease is one release of an address somewhere in the used part and

@@ -35,20 +35,39 @@ func (p *Pool) sameAddresses(o *Pool) bool {
 // newBook returns the book of a pool with every usable address free.
 func newBook(p *Pool) *book {
 	b := &book{pool: p, tenants: make(map[string]int64)}
-	for i := 0; i < len(p.grants); {
-		f := p.grants[i].Family()
-		end := i
-		for end < len(p.grants) && p.grants[end].Family() == f {
-			end++
+	for f, gaps := range p.gaps {
+		if len(gaps) == 0 {
+			continue
 		}
-		x := newIndex(keyOf(p.grants[i].From), keyOf(p.grants[end-1].To), p.avoidBuggy && f == IPv4)
-		for _, iv := range p.grants[i:end] {
-			x.free(keyOf(iv.From), keyOf(iv.To))
+		x := newIndex(gaps[0].from, gaps[len(gaps)-1].to, p.avoidBuggy && f == slot(IPv4))
+		for _, g := range gaps {
+			x.free(g.from, g.to)
 		}
-		b.open[slot(f)] = x
-		i = end
+		b.open[f] = x
 	}
 	return b
+}
+
+// spot is where an address stands in the books.
+type spot struct {
+	book   *book
+	family Family
+	key    key
+	// usable: the pool may hand the address out.
+	usable bool
+}
+
+// block and free change the index.
+func (s *spot) block() {
+	if s.usable {
+		s.book.open[slot(s.family)].block(s.key, s.key)
+	}
+}
+
+func (s *spot) free() {
+	if s.usable {
+		s.book.open[slot(s.family)].free(s.key, s.key)
+	}
 }
 
 // hasRoom reports whether the pool has a free address of the family.
@@ -66,47 +85,34 @@ func (b *book) lowest(f Family, from key) (key, bool) {
 	return x.next(from)
 }
 
-// block and free change the index; the address is usable.
-func (b *book) block(a netip.Addr) {
-	if b.pool.usable(a) {
-		b.open[slot(FamilyOf(a))].block(keyOf(a), keyOf(a))
-	}
-}
-
-func (b *book) free(a netip.Addr) { b.open[slot(FamilyOf(a))].free(keyOf(a), keyOf(a)) }
-
-// hold counts an address that gets held, unhold one that no longer is.
-func (b *book) hold(a netip.Addr, by []Tenant, reserved bool)   { b.count(a, by, reserved, 1) }
-func (b *book) unhold(a netip.Addr, by []Tenant, reserved bool) { b.count(a, by, reserved, -1) }
-
-func (b *book) count(a netip.Addr, by []Tenant, reserved bool, n int64) {
-	f := slot(FamilyOf(a))
+// count counts an address that gets held (n is 1) or no longer is (-1).
+func (s *spot) count(by []Tenant, reserved bool, n int64) {
+	b, f := s.book, slot(s.family)
 	b.held[f] += n
-	if !reserved && b.pool.usable(a) {
+	if s.usable && !reserved {
 		b.unavailable[f] += n
 	}
-	for i, t := range by {
-		ns := t.Service.Namespace
+	for i := range by {
+		ns := by[i].Service.Namespace
 		// Each namespace counts once; sharers mostly are of one.
 		if i > 0 && (ns == by[i-1].Service.Namespace || slices.ContainsFunc(by[:i-1], func(o Tenant) bool { return o.Service.Namespace == ns })) {
 			continue
 		}
-		if b.tenants[ns] += n; b.tenants[ns] == 0 {
+		if count := b.tenants[ns] + n; count == 0 {
 			delete(b.tenants, ns)
+		} else {
+			b.tenants[ns] = count
 		}
 	}
 }
 
-// reserve counts an address that gets reserved, unreserve one that no longer is.
-func (b *book) reserve(a netip.Addr, held bool)   { b.countOwn(a, held, 1) }
-func (b *book) unreserve(a netip.Addr, held bool) { b.countOwn(a, held, -1) }
-
-func (b *book) countOwn(a netip.Addr, held bool, n int64) {
+// countOwn counts an address that gets reserved (n is 1) or no longer is (-1).
+func (s *spot) countOwn(held bool, n int64) {
+	b, f := s.book, slot(s.family)
 	b.reserved += n
-	if !b.pool.usable(a) {
+	if !s.usable {
 		return
 	}
-	f := slot(FamilyOf(a))
 	b.own[f] += n
 	if !held {
 		b.unavailable[f] += n

@@ -166,6 +166,10 @@ func (s *Set) finish() {
 			f := slot(iv.Family())
 			s.spans[f] = append(s.spans[f], span{from: keyOf(iv.From), to: keyOf(iv.To), pool: p})
 		}
+		for _, iv := range p.grants {
+			f := slot(iv.Family())
+			p.gaps[f] = append(p.gaps[f], gap{from: keyOf(iv.From), to: keyOf(iv.To)})
+		}
 		switch {
 		case !p.auto || p.disabled:
 		case p.alloc == nil:

@@ -141,29 +141,29 @@ func (l *Ledger) SetPools(s *Set) {
 
 // fill books in new books what is booked already.
 func (l *Ledger) fill(fresh map[*book]struct{}) {
-	in := func(a netip.Addr) *book {
-		b := l.book(a)
-		if _, ok := fresh[b]; !ok {
-			return nil
+	in := func(a netip.Addr) (spot, bool) {
+		at, ok := l.spot(a)
+		if ok {
+			_, ok = fresh[at.book]
 		}
-		return b
+		return at, ok
 	}
 	for a, h := range l.held {
-		if b := in(a); b != nil {
-			b.hold(a, h.Tenants, l.Reserved(a))
-			b.block(a)
+		if at, ok := in(a); ok {
+			at.count(h.Tenants, l.Reserved(a), 1)
+			at.block()
 		}
 	}
 	for a := range l.reserved {
-		if b := in(a); b != nil {
+		if at, ok := in(a); ok {
 			_, held := l.held[a]
-			b.reserve(a, held)
-			b.block(a)
+			at.countOwn(held, 1)
+			at.block()
 		}
 	}
 	for a := range l.wanted {
-		if b := in(a); b != nil {
-			b.block(a)
+		if at, ok := in(a); ok {
+			at.block()
 		}
 	}
 }
@@ -192,31 +192,33 @@ func (l *Ledger) updateRoom(b *book, f Family) {
 	}
 }
 
-// book returns the book of the pool that has an address, nil when none has it.
-func (l *Ledger) book(a netip.Addr) *book {
-	p, ok := l.set.ByAddr(a)
+// spot returns where an address stands; there is none outside all pools.
+func (l *Ledger) spot(a netip.Addr) (spot, bool) {
+	f, k := FamilyOf(a), keyOf(a)
+	p, ok := l.set.byKey(slot(f), k)
 	if !ok {
-		return nil
+		return spot{}, false
 	}
-	return l.books[p.id]
+	return spot{l.books[p.id], f, k, (!p.avoidBuggy || !buggy(a)) && p.grantsKey(slot(f), k)}, true
 }
 
 // update brings a pool's index in step with the three maps for one address.
-func (l *Ledger) update(b *book, a netip.Addr) {
-	if !b.pool.usable(a) {
-		return
-	}
-	_, held := l.held[a]
-	f := FamilyOf(a)
-	before := b.hasRoom(f)
-	if held || l.Reserved(a) || len(l.wanted[a]) > 0 {
-		b.block(a)
+func (l *Ledger) update(a netip.Addr, at *spot) {
+	before := at.book.hasRoom(at.family)
+	if l.blocked(a) {
+		at.block()
 	} else {
-		b.free(a)
+		at.free()
 	}
-	if b.hasRoom(f) != before {
-		l.updateRoom(b, f)
+	if at.book.hasRoom(at.family) != before {
+		l.updateRoom(at.book, at.family)
 	}
+}
+
+// blocked reports whether an address is not free.
+func (l *Ledger) blocked(a netip.Addr) bool {
+	_, held := l.held[a]
+	return held || l.Reserved(a) || len(l.wanted[a]) > 0
 }
 
 // Hold books an address for a holder and replaces the last one. The ledger keeps the
@@ -230,16 +232,17 @@ func (l *Ledger) Hold(a netip.Addr, h Holding) {
 	l.held[a] = h
 	l.keep(a, h)
 	l.share(a, h)
-	b := l.book(a)
-	if b == nil {
+	at, ok := l.spot(a)
+	if !ok {
 		return
 	}
+	reserved := l.Reserved(a)
 	if had {
-		b.unhold(a, old.Tenants, l.Reserved(a))
+		at.count(old.Tenants, reserved, -1)
 	}
-	b.hold(a, h.Tenants, l.Reserved(a))
+	at.count(h.Tenants, reserved, 1)
 	if !had {
-		l.update(b, a)
+		l.update(a, &at)
 	}
 }
 
@@ -252,9 +255,9 @@ func (l *Ledger) Release(a netip.Addr) {
 	l.unkeep(a, old)
 	l.unshare(a, old)
 	delete(l.held, a)
-	if b := l.book(a); b != nil {
-		b.unhold(a, old.Tenants, l.Reserved(a))
-		l.update(b, a)
+	if at, ok := l.spot(a); ok {
+		at.count(old.Tenants, l.Reserved(a), -1)
+		l.update(a, &at)
 	}
 }
 
@@ -271,21 +274,22 @@ func (l *Ledger) SetReserved(reserved map[netip.Addr]string) {
 	l.reserved = reserved
 	for a := range old {
 		if _, still := reserved[a]; !still {
-			l.rebook(a, (*book).unreserve)
+			l.rebook(a, -1)
 		}
 	}
 	for a := range reserved {
 		if _, before := old[a]; !before {
-			l.rebook(a, (*book).reserve)
+			l.rebook(a, 1)
 		}
 	}
 }
 
-func (l *Ledger) rebook(a netip.Addr, change func(b *book, a netip.Addr, held bool)) {
-	if b := l.book(a); b != nil {
+// rebook counts an address that got reserved (n is 1) or no longer is (-1).
+func (l *Ledger) rebook(a netip.Addr, n int64) {
+	if at, ok := l.spot(a); ok {
 		_, held := l.held[a]
-		change(b, a, held)
-		l.update(b, a)
+		at.countOwn(held, n)
+		l.update(a, &at)
 	}
 }
 
@@ -295,8 +299,8 @@ func (l *Ledger) Want(a netip.Addr, s loadbalancer.ServiceKey, uid loadbalancer.
 		l.wanted[a] = make(map[loadbalancer.ServiceUID]loadbalancer.ServiceKey)
 	}
 	l.wanted[a][uid] = s
-	if b := l.book(a); b != nil {
-		l.update(b, a)
+	if at, ok := l.spot(a); ok {
+		l.update(a, &at)
 	}
 }
 
@@ -306,8 +310,8 @@ func (l *Ledger) Unwant(a netip.Addr, uid loadbalancer.ServiceUID) {
 	if len(l.wanted[a]) == 0 {
 		delete(l.wanted, a)
 	}
-	if b := l.book(a); b != nil {
-		l.update(b, a)
+	if at, ok := l.spot(a); ok {
+		l.update(a, &at)
 	}
 }
 

@@ -83,7 +83,12 @@ type Pool struct {
 	// intervals are sorted, disjoint and do not touch; so are grants, what is left of
 	// them for handing out.
 	intervals, grants []Interval
+	// gaps are the grants as keys, by family.
+	gaps [2][]gap
 }
+
+// gap is an interval between excluded addresses.
+type gap struct{ from, to key }
 
 // Name returns the IPAddressPool's name.
 func (p *Pool) Name() string { return p.name }
@@ -108,14 +113,29 @@ func contains(in []Interval, a netip.Addr) bool {
 
 // usable reports whether the pool may hand out an address that it has.
 func (p *Pool) usable(a netip.Addr) bool {
-	return (!p.avoidBuggy || !buggy(a)) && contains(p.grants, a)
+	return (!p.avoidBuggy || !buggy(a)) && p.grantsKey(slot(FamilyOf(a)), keyOf(a))
+}
+
+// grantsKey reports whether an address of a family is none that is excluded.
+func (p *Pool) grantsKey(slot int, k key) bool {
+	gaps := p.gaps[slot]
+	low, high := 0, len(gaps)
+	for low < high {
+		mid := int(uint(low+high) >> 1) //nolint:gosec // indices
+		if gaps[mid].to.less(k) {
+			low = mid + 1
+		} else {
+			high = mid
+		}
+	}
+	return low < len(gaps) && !k.less(gaps[low].from)
 }
 
 // returns reports whether the pool has nothing against a namesake's taking a held
 // address over. People may make retained claims by hand, so those count only where an
 // address may be handed out.
 func (p *Pool) returns(a netip.Addr, h Holding) bool {
-	return h.State == Bound || contains(p.grants, a)
+	return h.State == Bound || p.grantsKey(slot(FamilyOf(a)), keyOf(a))
 }
 
 func (p *Pool) has(f Family) bool {
@@ -206,7 +226,11 @@ func (s *Set) ByName(name string) (*Pool, bool) {
 
 // ByAddr returns the valid pool that has the address.
 func (s *Set) ByAddr(a netip.Addr) (*Pool, bool) {
-	spans, k := s.spans[slot(FamilyOf(a))], keyOf(a)
+	return s.byKey(slot(FamilyOf(a)), keyOf(a))
+}
+
+func (s *Set) byKey(slot int, k key) (*Pool, bool) {
+	spans := s.spans[slot]
 	low, high := 0, len(spans)
 	for low < high {
 		mid := int(uint(low+high) >> 1) //nolint:gosec // indices
