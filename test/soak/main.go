@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Command soak repeats what the e2e tests show once, with full counts, on a lab cluster
-// of its own, and writes a result file with date, kernel and machine. It owns the choice
+// or control plane of its own, and writes a result file with date, kernel and machine. It owns the choice
 // of soaks, their limits and the file; load and measurement are in packages of their own.
 // `make soak` calls it.
 package main
@@ -39,26 +39,37 @@ type options struct {
 	runs     int
 	services int
 	seed     uint64
+	kinds    string
 	stateDir string
 	reuse    bool
 	out      string
 }
 
+// defaults of -runs and -services by soak.
+func defaults() map[string][2]int {
+	return map[string][2]int{"controller": {50, 200}, "failover": {20, 0}, "ipam": {1000, 500}}
+}
+
 func parse() (options, error) {
 	var o options
-	flag.StringVar(&o.soak, "soak", "controller", "which soak: controller or failover")
-	flag.IntVar(&o.runs, "runs", 0, "how many kills (default: 50 for controller, 20 for failover)")
-	flag.IntVar(&o.services, "services", 200, "controller: how many Services at one time")
-	flag.Uint64Var(&o.seed, "seed", uint64(time.Now().Unix()), "controller: seed of the load") //nolint:gosec // a time after 1970
+	flag.StringVar(&o.soak, "soak", "controller", "which soak: controller, failover or ipam")
+	flag.IntVar(&o.runs, "runs", 0, "how many kills (default: 50 for controller, 20 for failover); ipam: how many Services (1000)")
+	flag.IntVar(&o.services, "services", 0, "how many Services at one time (default: 200 for controller, 500 for ipam)")
+	flag.Uint64Var(&o.seed, "seed", uint64(time.Now().Unix()), "controller, ipam: seed of the load") //nolint:gosec // a time after 1970
+	flag.StringVar(&o.kinds, "kinds", "", "ipam: only these kinds of Services, separated by commas")
 	flag.StringVar(&o.stateDir, "state-dir", "", "the lab's state directory (default: a fresh one)")
 	flag.BoolVar(&o.reuse, "reuse", false, "use the cluster that runs at --state-dir and leave it running")
 	flag.StringVar(&o.out, "out", "", "directory of the result file (default: docs/results)")
 	flag.Parse()
-	if o.soak != "controller" && o.soak != "failover" {
-		return o, fmt.Errorf("unknown soak %q; there are: controller, failover", o.soak)
+	d, known := defaults()[o.soak]
+	if !known {
+		return o, fmt.Errorf("unknown soak %q; there are: controller, failover, ipam", o.soak)
 	}
 	if o.runs == 0 {
-		o.runs = map[string]int{"controller": 50, "failover": 20}[o.soak]
+		o.runs = d[0]
+	}
+	if o.services == 0 {
+		o.services = d[1]
 	}
 	if o.runs < 1 {
 		return o, errors.New("-runs must be at least 1")
@@ -80,6 +91,13 @@ func run(ctx context.Context) error {
 	}
 	if o.out == "" {
 		o.out = filepath.Join(lab.Root(), "docs", "results")
+	}
+	if o.soak == "ipam" { // on a control plane of its own, without nodes
+		body, soakErr := allocation(ctx, lab, &o)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		return errors.Join(soakErr, write(ctx, lab, o, body, soakErr))
 	}
 	return harness.Session(ctx, lab, o.reuse, func(ctx context.Context) error {
 		var body string

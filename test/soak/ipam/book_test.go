@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ipam
+
+import (
+	"strings"
+	"testing"
+)
+
+const addr = "192.0.2.1"
+
+func shows(revision uint64, name string, port int32, addresses ...string) Event {
+	return Event{Revision: revision, Kind: "service", Key: "ns/" + name, Service: &Service{
+		Key: "ns/" + name, UID: "uid-" + name, Balanced: true, Shown: addresses, Ports: []Port{{"TCP", port}}, Families: []string{"IPv4"},
+	}}
+}
+
+func holds(revision uint64, phase string, tenants ...Tenant) Event {
+	return Event{Revision: revision, Kind: "claim", Key: addr, Claim: &Claim{Name: addr, Address: addr, Pool: "p", Phase: phase, Tenants: tenants}}
+}
+
+func tenant(name string, ports ...int32) Tenant {
+	t := Tenant{Key: "ns/" + name, UID: "uid-" + name}
+	for _, p := range ports {
+		t.Ports = append(t.Ports, Port{"TCP", p})
+	}
+	return t
+}
+
+func TestReplayFindsEveryDoubleAllocation(t *testing.T) {
+	leaving := shows(2, "a", 80, addr)
+	leaving.Service.Leaving = true
+	gone := Event{Revision: 4, Kind: "service", Key: "ns/a"}
+	second := holds(2, "Bound", tenant("b", 80))
+	second.Key, second.Claim.Name = "other", "other"
+	for _, tc := range []struct {
+		name   string
+		events []Event
+		want   string // part of the only fault; empty means none
+	}{
+		{"one holder", []Event{holds(1, "Bound", tenant("a", 80)), shows(2, "a", 80, addr)}, ""},
+		{
+			"order is by revision",
+			[]Event{shows(5, "b", 80, addr), gone, holds(3, "Bound", tenant("b", 80)), shows(2, "a", 80, addr), holds(1, "Bound", tenant("a", 80))},
+			"shown by ns/a but held by ns/b",
+		},
+		{"two statuses", []Event{shows(1, "a", 80, addr), shows(2, "b", 80, addr)}, "192.0.2.1 TCP/80 is shown by ns/a and by ns/b"},
+		{"shared with other ports", []Event{holds(1, "Bound", tenant("a", 80), tenant("b", 81)), shows(2, "a", 80, addr), shows(3, "b", 81, addr)}, ""},
+		{"the first goes", []Event{shows(1, "a", 80, addr), leaving, shows(3, "b", 80, addr)}, ""},
+		{"the first went", []Event{shows(1, "a", 80, addr), gone, shows(5, "b", 80, addr)}, ""},
+		{"claim with a clash", []Event{holds(1, "Bound", tenant("a", 80, 81), tenant("b", 81))}, "both serve TCP/81"},
+		{"claim without ports", []Event{holds(1, "Bound", tenant("a"), tenant("b", 81))}, "does not say which ports ns/a serves"},
+		{"claim that nobody holds", []Event{holds(1, "Retained", tenant("a", 80), tenant("b", 80))}, ""},
+		{"two claims", []Event{holds(1, "Bound", tenant("a", 80)), second}, "192.0.2.1 has 2 claims"},
+		{"given away", []Event{shows(1, "a", 80, addr), holds(2, "Bound", tenant("b", 80))}, "shown by ns/a but held by ns/b"},
+		{"shown after it was given away", []Event{holds(1, "Bound", tenant("b", 80)), shows(2, "a", 80, addr)}, "shown by ns/a but held by ns/b"},
+		{"given away with other ports", []Event{shows(1, "a", 80, addr), holds(2, "Bound", tenant("b", 81))}, ""},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			got := Replay(tc.events)
+			switch {
+			case tc.want == "" && len(got) != 0:
+				t.Errorf("faults %q, want none", got)
+			case tc.want != "" && (len(got) != 1 || !strings.Contains(got[0], tc.want)):
+				t.Errorf("faults %q, want one with %q", got, tc.want)
+			}
+		})
+	}
+}
