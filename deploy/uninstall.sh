@@ -5,9 +5,12 @@
 #   deploy/uninstall.sh [--services delete|keep]
 #
 # --services says what becomes of the Services of type LoadBalancer that Fairlead
-# serves; without it the script stops if there are any.
+# serves (without a class, unless services.classless is false, and of its own class);
+# without it the script stops if there are any.
 #   delete  delete them, while the controller still runs to clean up after them
 #   keep    leave them, without address, for the next load balancer to pick up
+# Retained addresses are given up. Services with spec.externalIPs keep them: kube-proxy
+# serves them, but no node answers for them any more.
 #
 # KUBECTL is the command to use, arguments included (default: kubectl).
 # Not touched: metallb.io objects and CRDs, and the provider ID of nodes, which
@@ -16,7 +19,9 @@ set -euo pipefail
 
 read -r -a kubectl <<<"${KUBECTL:-kubectl}"
 namespace=fairlead-system
-finalizer=service.kubernetes.io/load-balancer-cleanup
+# The stock service controller's, on Services without a class, and ours on those with one.
+stock_finalizer=service.kubernetes.io/load-balancer-cleanup
+own_finalizer=fairlead.dev/load-balancer
 services=ask
 
 while [ $# -gt 0 ]; do
@@ -26,7 +31,7 @@ while [ $# -gt 0 ]; do
     shift 2 || { echo "uninstall: --services needs a value: delete or keep" >&2; exit 2; }
     ;;
   -h | --help)
-    sed -n '3,15s/^# \{0,1\}//p' "$0"
+    sed -n '3,18s/^# \{0,1\}//p' "$0"
     exit 0
     ;;
   *)
@@ -43,10 +48,26 @@ esac
 k() { "${kubectl[@]}" "$@"; }
 say() { echo "uninstall: $*"; }
 
-# Services that Fairlead answers for: type LoadBalancer and no class of somebody else,
-# plus those that carry the finalizer after a change of type. One "namespace name" a line.
+# What services.class and services.classless of the controller's configuration say.
+config=$(k -n $namespace get configmap fairlead-cloud-config -o go-template='{{index .data "cloud-config.yaml"}}' 2>/dev/null || true)
+setting() {
+  sed -nE "/^[[:space:]]*#/d; s/^(.*[{,[:space:]])?$1:[[:space:]]*[\"']?([^\"'#,}[:space:]]+).*/\2/p" <<<"$config" | head -n 1
+}
+class=$(setting class)
+class=${class:-fairlead.dev/lb}
+classless=$(setting classless)
+classless=${classless:-true}
+
+# Services that Fairlead answers for, those that still carry a finalizer after a change of
+# type or class included. One "namespace name" a line.
 served() {
-  k get services --all-namespaces -o go-template='{{range .items}}{{$ours := false}}{{if and (eq .spec.type "LoadBalancer") (not .spec.loadBalancerClass)}}{{$ours = true}}{{end}}{{range .metadata.finalizers}}{{if eq . "'"$finalizer"'"}}{{$ours = true}}{{end}}{{end}}{{if .spec.loadBalancerClass}}{{$ours = false}}{{end}}{{if $ours}}{{.metadata.namespace}} {{.metadata.name}}{{"\n"}}{{end}}{{end}}'
+  k get services --all-namespaces -o go-template='{{range .items}}{{$ours := false}}{{$class := or .spec.loadBalancerClass ""}}{{if and (eq .spec.type "LoadBalancer") (eq $class "'"$class"'")}}{{$ours = true}}{{end}}{{if and (eq .spec.type "LoadBalancer") (eq $class "") (eq "'"$classless"'" "true")}}{{$ours = true}}{{end}}{{range .metadata.finalizers}}{{if eq . "'$own_finalizer'"}}{{$ours = true}}{{end}}{{if and (eq . "'$stock_finalizer'") (eq $class "") (eq "'"$classless"'" "true")}}{{$ours = true}}{{end}}{{end}}{{if $ours}}{{.metadata.namespace}} {{.metadata.name}}{{"\n"}}{{end}}{{end}}'
+}
+
+# Claims in a phase, one a line; "" is every phase. Not those of external IPs: they end
+# with Services that stay.
+claims() {
+  k get ipclaims.fairlead.dev -o go-template='{{range .items}}{{if and (ne (or .spec.sharingKey "") "spec.externalIPs") (or (eq "'"$1"'" "") (eq .spec.phase "'"$1"'"))}}{{.metadata.name}}{{"\n"}}{{end}}{{end}}'
 }
 
 has_kind() { k get customresourcedefinition "$1.fairlead.dev" -o name >/dev/null 2>&1; }
@@ -61,10 +82,16 @@ delete_services() {
     say "deleting Service $ns/$name"
     k -n "$ns" delete service "$name" --wait=true --timeout=120s
   done <<<"$1"
-  # Addresses go back only when no node answers for them any more.
-  local left=""
+  # Addresses go back only when no node answers for them any more, and retained ones only
+  # when they are given up.
+  local left="" retained
   for _ in $(seq 240); do
-    left=$(k get ipclaims.fairlead.dev -o name)
+    retained=$(claims Retained)
+    for name in $retained; do
+      say "giving up the retained address $name"
+      k delete ipclaims.fairlead.dev "$name" --ignore-not-found --wait=false
+    done
+    left=$(claims "")
     [ -n "$left" ] || return 0
     sleep 0.5
   done
@@ -79,7 +106,7 @@ release_services() {
   while read -r ns name; do
     say "taking the address off Service $ns/$name"
     k -n "$ns" patch service "$name" --subresource=status --type=merge -p '{"status":{"loadBalancer":{"ingress":null}}}'
-    k -n "$ns" patch service "$name" --type=strategic -p '{"metadata":{"$deleteFromPrimitiveList/finalizers":["'$finalizer'"]}}'
+    k -n "$ns" patch service "$name" --type=strategic -p '{"metadata":{"$deleteFromPrimitiveList/finalizers":["'$stock_finalizer'","'$own_finalizer'"]}}'
   done <<<"$1"
 }
 
@@ -94,6 +121,12 @@ if [ -n "$list" ] && [ "$services" = ask ]; then
   exit 2
 fi
 
+part_of=(-l app.kubernetes.io/part-of=fairlead)
+# First what could refuse a write of a Service, should its CRD be broken or gone.
+say "removing the policies on Services"
+remove validatingadmissionpolicybindings/fairlead-external-ips \
+  validatingadmissionpolicybindings/fairlead-service-annotations \
+  validatingadmissionpolicybindings/fairlead-service-annotation-hints
 if [ -n "$list" ] && [ "$services" = delete ]; then
   delete_services "$list"
 fi
@@ -105,10 +138,9 @@ if [ -n "$list" ] && [ "$services" = keep ]; then
   release_services "$list"
 fi
 say "removing admission policies, permissions, CRDs with their objects, and the namespace"
-part_of=(-l app.kubernetes.io/part-of=fairlead)
 remove validatingadmissionpolicybindings "${part_of[@]}"
 remove validatingadmissionpolicies "${part_of[@]}"
-for kind in loadbalancers ipclaims l2advertisements ipaddresspools nodeagents; do
+for kind in loadbalancers ipclaims l2advertisements ipaddresspools externalippolicies nodeagents; do
   if has_kind $kind; then remove customresourcedefinition/$kind.fairlead.dev; fi
 done
 remove clusterrolebindings "${part_of[@]}"
@@ -117,7 +149,7 @@ remove namespace/$namespace
 
 left=$(
   served | while read -r ns name; do
-    k -n "$ns" get service "$name" -o go-template='{{range .metadata.finalizers}}{{if eq . "'"$finalizer"'"}}finalizer on service/{{$.metadata.namespace}}/{{$.metadata.name}}{{"\n"}}{{end}}{{end}}{{range .status.loadBalancer.ingress}}address {{.ip}} on service/{{$.metadata.namespace}}/{{$.metadata.name}}{{"\n"}}{{end}}'
+    k -n "$ns" get service "$name" -o go-template='{{range .metadata.finalizers}}{{if or (eq . "'$stock_finalizer'") (eq . "'$own_finalizer'")}}finalizer on service/{{$.metadata.namespace}}/{{$.metadata.name}}{{"\n"}}{{end}}{{end}}{{range .status.loadBalancer.ingress}}address {{.ip}} on service/{{$.metadata.namespace}}/{{$.metadata.name}}{{"\n"}}{{end}}'
   done
   k api-resources --api-group=fairlead.dev -o name --cached=false 2>/dev/null || true
   k get namespace $namespace -o name --ignore-not-found

@@ -184,11 +184,11 @@ func check(t *testing.T, err error, wants string) {
 	t.Helper()
 	switch {
 	case wants == "" && err != nil:
-		t.Errorf("refused: %v", err)
+		t.Errorf("refused: %.500s", err)
 	case wants != "" && err == nil:
 		t.Errorf("accepted; want an error with %q", wants)
 	case wants != "" && !strings.Contains(err.Error(), wants):
-		t.Errorf("error %q; want %q in it", err, wants)
+		t.Errorf("error %.500q; want %q in it", err, wants)
 	}
 }
 
