@@ -269,7 +269,7 @@ func eventOf(t *testing.T, r serviceRow) [2]string {
 	} {
 		api.PutPool(p)
 	}
-	s := store.New(api)
+	s := store.New(store.Options{API: api, Classes: convert.Classes{Class: v1alpha1.DefaultLoadBalancerClass, Classless: true}})
 	events := record.NewFakeRecorder(10)
 	alloc := allocation.New(allocation.Options{Store: s, Announcer: silent{}, Events: events, Now: time.Now})
 	api.Watch(s)

@@ -17,6 +17,7 @@ import (
 
 	"github.com/fairlead-lb/fairlead/loadbalancer/api/v1alpha1"
 	"github.com/fairlead-lb/fairlead/loadbalancer/convert"
+	"github.com/fairlead-lb/fairlead/loadbalancer/pool"
 )
 
 // MirrorMode says whether metallb.io objects are read.
@@ -224,4 +225,24 @@ func (c *Config) setDefaults() {
 // classes returns which Services are Fairlead's; defaults must be set.
 func (c *Config) classes() convert.Classes {
 	return convert.Classes{Class: c.Services.Class, Classless: *c.Services.Classless}
+}
+
+// ranges returns the cluster ranges that the file names, older than any pool.
+func (c *Config) ranges() []pool.ClusterRange {
+	var out []pool.ClusterRange
+	for _, of := range []struct {
+		field string
+		kind  pool.RangeKind
+		list  []string
+	}{
+		{"cluster.podRanges of the cloud config", pool.PodRange, c.Cluster.PodRanges},
+		{"cluster.serviceRanges of the cloud config", pool.ServiceRange, c.Cluster.ServiceRanges},
+	} {
+		for _, text := range of.list {
+			if iv, err := pool.ParseInterval(text); err == nil { // validated
+				out = append(out, pool.ClusterRange{Interval: iv, Kind: of.kind, Object: of.field})
+			}
+		}
+	}
+	return out
 }

@@ -58,6 +58,7 @@ type Provider struct {
 	// synced are what has to be true before the store may reconcile.
 	synced []cache.InformerSynced
 	agents cache.SharedIndexInformer
+	kube   kubernetes.Interface
 	store  *store.Store
 	alloc  *allocation.Allocator
 	// controllers by name.
@@ -85,7 +86,7 @@ func New(o Options) (*Provider, error) {
 	if err := errors.Join(clientgoscheme.AddToScheme(scheme), v1alpha1.AddToScheme(scheme)); err != nil {
 		return nil, fmt.Errorf("make provider: register types: %w", err)
 	}
-	p := &Provider{config: o.Config, controllers: make(map[string]runner)}
+	p := &Provider{config: o.Config, kube: kube, controllers: make(map[string]runner)}
 	w := wiring{
 		p: p, fl: fl, kube: kube, rest: o.REST, namespace: o.Namespace,
 		events: o.Broadcaster.NewRecorder(scheme, corev1.EventSource{Component: eventSource}),
@@ -109,7 +110,11 @@ func (p *Provider) Initialize(_ cloudprovider.ControllerClientBuilder, stop <-ch
 		go i.RunWithContext(ctx)
 	}
 	go func() {
-		if err := p.store.Run(ctx, p.synced...); err != nil && ctx.Err() == nil {
+		synced, err := p.watchServiceCIDRs(ctx)
+		if err == nil {
+			err = p.store.Run(ctx, append(synced, p.synced...)...)
+		}
+		if err != nil && ctx.Err() == nil {
 			klog.FromContext(ctx).Error(err, "Store ended")
 		}
 	}()

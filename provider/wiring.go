@@ -37,8 +37,8 @@ type wiring struct {
 	namespace string
 	events    record.EventRecorder
 
-	claims, records, pools, ads, agents         cache.SharedIndexInformer
-	services, namespaces, nodes, endpointSlices cache.SharedIndexInformer
+	claims, records, pools, ads, agents, policies cache.SharedIndexInformer
+	services, namespaces, nodes, endpointSlices   cache.SharedIndexInformer
 }
 
 // makeInformers makes one informer per kind; the framework starts those it shares.
@@ -49,11 +49,12 @@ func (w *wiring) makeInformers(shared informers.SharedInformerFactory) {
 	w.pools = client.NewInformer(w.fl.Pools(), &v1alpha1.IPAddressPool{}, 0, cache.Indexers{})
 	w.ads = client.NewInformer(w.fl.L2Advertisements(), &v1alpha1.L2Advertisement{}, 0, cache.Indexers{})
 	w.agents = client.NewInformer(w.fl.NodeAgents(), &v1alpha1.NodeAgent{}, 0, cache.Indexers{})
+	w.policies = client.NewInformer(w.fl.ExternalIPPolicies(), &v1alpha1.ExternalIPPolicy{}, 0, cache.Indexers{})
 	w.services = shared.Core().V1().Services().Informer()
 	w.namespaces = shared.Core().V1().Namespaces().Informer()
 	w.nodes = shared.Core().V1().Nodes().Informer()
 	w.endpointSlices = shared.Discovery().V1().EndpointSlices().Informer()
-	w.p.own = []cache.SharedIndexInformer{w.claims, w.records, w.pools, w.ads, w.agents}
+	w.p.own = []cache.SharedIndexInformer{w.claims, w.records, w.pools, w.ads, w.agents, w.policies}
 	w.p.agents = w.agents
 	for _, i := range append(w.p.own, w.services, w.namespaces, w.nodes, w.endpointSlices) {
 		w.p.synced = append(w.p.synced, i.HasSynced)
@@ -62,7 +63,9 @@ func (w *wiring) makeInformers(shared informers.SharedInformerFactory) {
 
 // makeControllers makes the store and every controller around it.
 func (w *wiring) makeControllers() error {
-	w.p.store = store.New(api{fl: w.fl, kube: w.kube})
+	w.p.store = store.New(store.Options{
+		API: api{fl: w.fl, kube: w.kube}, Classes: w.p.config.classes(), Ranges: w.p.config.ranges(),
+	})
 	ann, err := announcement.New(announcement.Options{
 		Claims:         w.fl.Claims(),
 		Records:        func(ns string) announcement.Patcher[*v1alpha1.LoadBalancer] { return w.fl.LoadBalancers(ns) },
@@ -87,8 +90,13 @@ func (w *wiring) makeControllers() error {
 	w.p.alloc = allocation.New(allocation.Options{
 		Store: w.p.store, Announcer: ann, Events: w.events, Service: w.getService, Now: time.Now,
 	})
-	w.p.controllers[ServiceAddressController] = allocation.NewController(w.p.store, w.p.alloc, w.patchStatus)
-	w.p.controllers[IPAddressPoolController] = poolstatus.New(w.fl.Pools(), w.p.store, time.Now)
+	w.p.controllers[ServiceAddressController] = allocation.NewController(w.p.store, w.p.alloc, w.patchService)
+	w.p.controllers[IPAddressPoolController], err = poolstatus.New(poolstatus.Options{
+		Pools: w.fl.Pools(), Views: w.p.store, Informer: w.pools, Recorder: w.events, Now: time.Now,
+	})
+	if err != nil {
+		return err
+	}
 	w.p.controllers[AnnouncementController] = ann
 	w.p.controllers[IPClaimController] = cl
 	w.p.controllers[GossipKeyController] = gk
@@ -96,8 +104,8 @@ func (w *wiring) makeControllers() error {
 		return err
 	}
 	synced, err := w.p.store.Watch(store.Informers{
-		Claims: w.claims, Records: w.records, Pools: w.pools, NodeAgents: w.agents,
-		Services: w.services, Namespaces: w.namespaces, Nodes: w.nodes,
+		Claims: w.claims, Records: w.records, Pools: w.pools, NodeAgents: w.agents, Policies: w.policies,
+		Services: w.services, Namespaces: w.namespaces, Nodes: w.nodes, EndpointSlices: w.endpointSlices,
 	})
 	if err != nil {
 		return err
@@ -113,6 +121,7 @@ func (w *wiring) makeClaims() (*claims.Controller, error) {
 		GetRecord: func(ctx context.Context, ns, name string) (*v1alpha1.LoadBalancer, error) {
 			return w.fl.LoadBalancers(ns).Get(ctx, name, metav1.GetOptions{})
 		},
+		Classes:  w.p.config.classes(),
 		Recorder: w.events,
 		Informers: claims.Informers{
 			Claims: w.claims, Records: w.records, NodeAgents: w.agents, Nodes: w.nodes, Services: w.services,
@@ -151,11 +160,11 @@ func mirrorMode(m MirrorMode) mirror.Mode {
 	}
 }
 
-// patchStatus writes the difference between two copies of a Service, as the service
-// controller does it.
-func (w *wiring) patchStatus(_ context.Context, old, updated *corev1.Service) error {
+// patchService writes the difference between two copies of a Service, in status or
+// finalizers, as the service controller does it: through the status subresource.
+func (w *wiring) patchService(_ context.Context, old, updated *corev1.Service) error {
 	if _, err := servicehelper.PatchService(w.kube.CoreV1(), old, updated); err != nil {
-		return fmt.Errorf("patch service status: %w", err)
+		return fmt.Errorf("patch service: %w", err)
 	}
 	return nil
 }

@@ -16,16 +16,26 @@ import (
 	"github.com/fairlead-lb/fairlead/loadbalancer/pool"
 )
 
-// Granted reports whether a grant of the policy allows Services of a namespace with
-// these labels to serve these ports on an address. All ports must be allowed by the
-// same grant. A nil policy allows nothing; so does a range that cannot be read.
+// Granted reports whether the policy's grants allow Services of a namespace with these
+// labels to serve these ports on an address: each port needs a grant of its own, of a
+// Service without ports the address alone. A nil policy allows nothing; neither does a
+// range that cannot be read.
 func Granted(policy *v1alpha1.ExternalIPPolicy, namespace string, labels map[string]string, addr netip.Addr, ports []pool.Port) bool {
 	if policy == nil {
 		return false
 	}
-	return slices.ContainsFunc(policy.Spec.Grants, func(g v1alpha1.ExternalIPGrant) bool {
-		return selects(&g, namespace, labels) && covers(g.Ranges, addr) && allows(g.Ports, ports)
-	})
+	var of []*v1alpha1.ExternalIPGrant
+	for i := range policy.Spec.Grants {
+		if g := &policy.Spec.Grants[i]; selects(g, namespace, labels) && covers(g.Ranges, addr) {
+			of = append(of, g)
+		}
+	}
+	for _, p := range ports {
+		if !slices.ContainsFunc(of, func(g *v1alpha1.ExternalIPGrant) bool { return allows(g.Ports, p) }) {
+			return false
+		}
+	}
+	return len(of) > 0
 }
 
 func selects(g *v1alpha1.ExternalIPGrant, namespace string, labels map[string]string) bool {
@@ -50,16 +60,8 @@ func covers(ranges []string, addr netip.Addr) bool {
 	})
 }
 
-func allows(grant []v1alpha1.GrantPort, ports []pool.Port) bool {
-	if len(grant) == 0 {
-		return true
-	}
-	for _, p := range ports {
-		if !slices.ContainsFunc(grant, func(g v1alpha1.GrantPort) bool { return includes(g, p) }) {
-			return false
-		}
-	}
-	return true
+func allows(grant []v1alpha1.GrantPort, p pool.Port) bool {
+	return len(grant) == 0 || slices.ContainsFunc(grant, func(g v1alpha1.GrantPort) bool { return includes(g, p) })
 }
 
 // includes treats an absent protocol as TCP, and an absent end as one port.

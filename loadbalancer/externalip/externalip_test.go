@@ -46,9 +46,13 @@ func TestGranted(t *testing.T) {
 		{name: "ports allowed", grants: []v1alpha1.ExternalIPGrant{web}, ns: "shop", addr: "192.0.2.1", ports: []pool.Port{tcp(80), tcp(8080), {Protocol: "UDP", Number: 53}}, want: true},
 		{name: "port beyond the range", grants: []v1alpha1.ExternalIPGrant{web}, ns: "shop", addr: "192.0.2.1", ports: []pool.Port{tcp(80), tcp(8081)}},
 		{name: "protocol differs", grants: []v1alpha1.ExternalIPGrant{web}, ns: "shop", addr: "192.0.2.1", ports: []pool.Port{{Protocol: "UDP", Number: 80}}},
-		{name: "ports of two grants do not add up", grants: []v1alpha1.ExternalIPGrant{
+		{name: "ports of two grants add up", grants: []v1alpha1.ExternalIPGrant{
 			{Namespaces: []string{"shop"}, Ranges: shop.Ranges, Ports: []v1alpha1.GrantPort{{Port: 80}}},
 			{Namespaces: []string{"shop"}, Ranges: shop.Ranges, Ports: []v1alpha1.GrantPort{{Port: 443}}},
+		}, ns: "shop", addr: "192.0.2.1", ports: []pool.Port{tcp(80), tcp(443)}, want: true},
+		{name: "ports of another namespace's grant do not", grants: []v1alpha1.ExternalIPGrant{
+			{Namespaces: []string{"shop"}, Ranges: shop.Ranges, Ports: []v1alpha1.GrantPort{{Port: 80}}},
+			{Namespaces: []string{"x"}, Ranges: shop.Ranges, Ports: []v1alpha1.GrantPort{{Port: 443}}},
 		}, ns: "shop", addr: "192.0.2.1", ports: []pool.Port{tcp(80), tcp(443)}},
 		{name: "a range with host bits counts as its network", grants: []v1alpha1.ExternalIPGrant{odd}, ns: "shop", addr: "192.0.2.200", want: true},
 	}

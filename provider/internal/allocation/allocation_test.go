@@ -24,6 +24,7 @@ import (
 
 	"github.com/fairlead-lb/fairlead/loadbalancer"
 	"github.com/fairlead-lb/fairlead/loadbalancer/api/v1alpha1"
+	"github.com/fairlead-lb/fairlead/loadbalancer/convert"
 	"github.com/fairlead-lb/fairlead/loadbalancer/reason"
 	"github.com/fairlead-lb/fairlead/provider/internal/allocation"
 	"github.com/fairlead-lb/fairlead/provider/internal/announcement"
@@ -77,7 +78,7 @@ func newLeader(t *testing.T, api *storetest.API) *leader {
 	t.Helper()
 	ctx, stop := context.WithCancel(quiet(t))
 	l := &leader{
-		api: api, store: store.New(api), stop: stop, events: record.NewFakeRecorder(1000),
+		api: api, store: store.New(store.Options{API: api, Classes: convert.Classes{Class: v1alpha1.DefaultLoadBalancerClass, Classless: true}}), stop: stop, events: record.NewFakeRecorder(1000),
 		ann: &announcer{failed: make(map[loadbalancer.ServiceKey]reason.Reason)},
 	}
 	l.alloc = allocation.New(allocation.Options{Store: l.store, Announcer: l.ann, Events: l.events, Service: getService(api), Now: time.Now})
@@ -253,7 +254,9 @@ func TestEnsure(t *testing.T) {
 	}
 	wantRecord := v1alpha1.LoadBalancerSpec{
 		ServiceUID: "svc1-uid",
-		Addresses:  []v1alpha1.LoadBalancerAddress{{Address: "172.20.255.200", Pool: "my-ippool", Claim: "172.20.255.200"}},
+		Addresses: []v1alpha1.LoadBalancerAddress{
+			{Address: "172.20.255.200", Pool: "my-ippool", Claim: "172.20.255.200", Rule: v1alpha1.RuleAutoAssign},
+		},
 		Ports:      []v1alpha1.Port{{Name: "http", Protocol: "TCP", Port: 80, NodePort: 30080}},
 		TargetType: v1alpha1.TargetPod, ExternalTrafficPolicy: v1alpha1.TrafficPolicyCluster, Forwarding: v1alpha1.ForwardingKubeProxy,
 		Advertisements: []v1alpha1.AdvertisementReference{{Kind: "L2Advertisement", Name: "l2"}},

@@ -12,11 +12,14 @@ package allocation
 import (
 	"context"
 	"errors"
+	"fmt"
+	"slices"
 	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/resourceversion"
 	"k8s.io/client-go/tools/record"
 	cloudprovider "k8s.io/cloud-provider"
 
@@ -53,6 +56,8 @@ type Allocator struct {
 	service   ServiceGetter
 	now       func() time.Time
 	locks     *keyLocks
+	// wake has the line looked at; set before anything runs.
+	wake func()
 
 	mu sync.Mutex
 	// open are the Services without every address that they need or may have.
@@ -60,17 +65,13 @@ type Allocator struct {
 	// warned is the last warning told of a Service.
 	warned map[loadbalancer.ServiceKey]warning
 	// gone are the Services let go, so that a stale cache does not bring them back.
-	gone map[types.UID]time.Time
+	gone map[types.UID]departure
 }
 
-// opening is a Service that waits for addresses.
-type opening struct {
-	uid types.UID
-	// failed has no address at all, or not the one asked for; else a second family
-	// that is welcome is missing.
-	failed  bool
-	reason  reason.Reason
-	message string
+// departure is when a Service was let go, and the version of it that said so.
+type departure struct {
+	at  time.Time
+	svc *corev1.Service
 }
 
 // warning is what was told of one Service.
@@ -97,41 +98,50 @@ type Options struct {
 func New(o Options) *Allocator {
 	return &Allocator{
 		store: o.Store, announcer: o.Announcer, events: o.Events, service: o.Service, now: o.Now, locks: newKeyLocks(),
+		wake:   func() {},
 		open:   make(map[loadbalancer.ServiceKey]opening),
 		warned: make(map[loadbalancer.ServiceKey]warning),
-		gone:   make(map[types.UID]time.Time),
+		gone:   make(map[types.UID]departure),
 	}
 }
 
 // Ensure gives a Service its addresses, on the word of the service controller, which
 // has the Service's finalizer in place. It returns the status to show. Whatever a
-// person has to settle is cloudprovider.ImplementedElsewhere, bare: a condition and an
-// event tell it, and the service-address controller finishes it.
+// person has to settle, or has to wait its turn, is cloudprovider.ImplementedElsewhere,
+// bare: a condition and an event tell it, and the service-address controller finishes
+// it. So is a Service that Fairlead does not serve.
 func (a *Allocator) Ensure(ctx context.Context, svc *corev1.Service) (*corev1.LoadBalancerStatus, error) {
+	if !a.store.Classes().Serves(svc) {
+		return nil, cloudprovider.ImplementedElsewhere
+	}
 	if err := a.store.WaitReady(ctx); err != nil {
 		return nil, err
 	}
-	defer a.locks.lock(convert.Key(svc))()
-	a.setGone(svc.UID, false)
-	status, failed, err := a.ensure(ctx, svc)
+	key := convert.Key(svc)
+	defer a.locks.lock(key)()
+	a.setGone(svc, false)
+	out, err := a.ensure(ctx, svc, a.ticket(svc))
 	if err != nil {
 		return nil, err
 	}
-	if failed {
+	a.change(key, func(o *opening) { o.vouched = true })
+	if out.queued {
+		a.wake()
+	}
+	if out.queued || out.failed {
 		return nil, cloudprovider.ImplementedElsewhere
 	}
-	return status, nil
+	return out.status, nil
 }
 
-// repair is Ensure on the word of a cache: it leaves Services alone that were let go.
-// It returns the status to show, also when the Service still fails.
-func (a *Allocator) repair(ctx context.Context, svc *corev1.Service) (*corev1.LoadBalancerStatus, error) {
+// repair is Ensure on the word of a cache: it leaves Services alone that were let go. The
+// status of the outcome is to be shown also when the Service still fails.
+func (a *Allocator) repair(ctx context.Context, svc *corev1.Service, t store.Ticket) (outcome, error) {
 	defer a.locks.lock(convert.Key(svc))()
-	if a.isGone(svc.UID) {
-		return nil, errGone
+	if a.isGone(svc) {
+		return outcome{}, errGone
 	}
-	status, _, err := a.ensure(ctx, svc)
-	return status, err
+	return a.ensure(ctx, svc, t)
 }
 
 // Exists reports whether anything of a Service is left: a claim of any phase, or its
@@ -150,18 +160,27 @@ func (a *Allocator) Exists(ctx context.Context, svc *corev1.Service) (*corev1.Lo
 	if r != nil && r.Spec.ServiceUID == svc.UID {
 		return statusOf(r), true, nil
 	}
-	return &corev1.LoadBalancerStatus{}, len(a.store.ClaimsOf(svc.UID)) > 0, nil
+	return &corev1.LoadBalancerStatus{}, a.store.HasClaims(svc.UID), nil
 }
 
-// Delete lets a Service go and never waits: its claims become Releasing, its record
-// goes. It is idempotent.
+// Delete lets a Service's load balancer go and never waits: its claims become Retained or
+// Releasing, its record goes. A Service that goes on living keeps its external IPs. It
+// is idempotent.
 func (a *Allocator) Delete(ctx context.Context, svc *corev1.Service) error {
 	if err := a.store.WaitReady(ctx); err != nil {
 		return err
 	}
-	key := convert.Key(svc)
-	defer a.locks.lock(key)()
-	a.setGone(svc.UID, true)
+	defer a.locks.lock(convert.Key(svc))()
+	if svc.DeletionTimestamp == nil && !a.store.Classes().Serves(svc) && len(externalIPs(svc)) > 0 {
+		_, err := a.ensure(ctx, svc, store.Ticket{})
+		return err
+	}
+	a.setGone(svc, true)
+	return a.letGo(ctx, svc)
+}
+
+// letGo takes everything from a Service; its key is locked.
+func (a *Allocator) letGo(ctx context.Context, svc *corev1.Service) error {
 	// There is no second deletion: what another leader just wrote counts too.
 	r, err := a.store.RefreshRecord(ctx, svc.Namespace, svc.Name)
 	if err != nil {
@@ -173,11 +192,7 @@ func (a *Allocator) Delete(ctx context.Context, svc *corev1.Service) error {
 			return err
 		}
 	}
-	var errs []error
-	for _, c := range a.store.ClaimsOf(svc.UID) {
-		errs = append(errs, a.release(ctx, c.Name, svc.UID))
-	}
-	if err := errors.Join(errs...); err != nil {
+	if err := a.releaseOthers(ctx, svc.UID, nil); err != nil {
 		return err
 	}
 	if mine {
@@ -185,11 +200,29 @@ func (a *Allocator) Delete(ctx context.Context, svc *corev1.Service) error {
 			return err
 		}
 	}
+	key := convert.Key(svc)
 	a.close(key, svc.UID)
 	a.mu.Lock()
 	delete(a.warned, key)
 	a.mu.Unlock()
 	return nil
+}
+
+// releaseOthers takes a Service off all its claims but those to keep, and puts the groups
+// right of those that stay.
+func (a *Allocator) releaseOthers(ctx context.Context, uid types.UID, keep []string) error {
+	seeds := slices.Clone(keep)
+	var errs []error
+	for _, c := range a.store.ClaimsOf(uid) {
+		if !slices.Contains(keep, c.Name) {
+			errs = append(errs, a.release(ctx, c.Name, uid))
+			seeds = append(seeds, c.Name)
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	return a.regroup(ctx, seeds)
 }
 
 // release takes a Service off a claim, again while others change it.
@@ -207,57 +240,50 @@ func (a *Allocator) release(ctx context.Context, name string, uid types.UID) err
 	return err
 }
 
-func (a *Allocator) setGone(uid types.UID, gone bool) {
+// regroup writes the groups of claims that are linked to those named, where they are
+// not what they should be.
+func (a *Allocator) regroup(ctx context.Context, names []string) error {
+	for range maxAttempts {
+		wrong := a.store.Misgrouped(names)
+		if len(wrong) == 0 {
+			return nil
+		}
+		for _, c := range wrong {
+			if _, err := a.store.UpdateClaim(ctx, c); err != nil && !errors.Is(err, store.ErrConflict) {
+				return err
+			}
+		}
+	}
+	return fmt.Errorf("group claims %v: %w", names, store.ErrConflict)
+}
+
+func (a *Allocator) setGone(svc *corev1.Service, gone bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if !gone {
-		delete(a.gone, uid)
+		delete(a.gone, svc.UID)
 		return
 	}
 	now := a.now()
-	for u, at := range a.gone {
-		if now.Sub(at) > goneMemory {
+	for u, d := range a.gone {
+		if now.Sub(d.at) > goneMemory {
 			delete(a.gone, u)
 		}
 	}
-	a.gone[uid] = now
+	a.gone[svc.UID] = departure{now, svc}
 }
 
-func (a *Allocator) isGone(uid types.UID) bool {
+// isGone reports whether a copy of a Service is from before it was let go. A newer one
+// has come back: its type or class has changed twice.
+func (a *Allocator) isGone(svc *corev1.Service) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	_, gone := a.gone[uid]
-	return gone
-}
-
-// openings returns the Services that wait for addresses.
-func (a *Allocator) openings() []loadbalancer.ServiceKey {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	out := make([]loadbalancer.ServiceKey, 0, len(a.open))
-	for k := range a.open {
-		out = append(out, k)
+	d, gone := a.gone[svc.UID]
+	if !gone {
+		return false
 	}
-	return out
-}
-
-// isOpen reports whether a Service waits for addresses.
-func (a *Allocator) isOpen(key loadbalancer.ServiceKey) bool {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	_, ok := a.open[key]
-	return ok
-}
-
-// close ends a Service's waiting and the condition that says so, which may be an
-// earlier leader's.
-func (a *Allocator) close(key loadbalancer.ServiceKey, uid types.UID) {
-	a.mu.Lock()
-	if a.open[key].uid == uid {
-		delete(a.open, key)
-	}
-	a.mu.Unlock()
-	a.announcer.AllocationSucceeded(key)
+	c, err := resourceversion.CompareResourceVersion(svc.ResourceVersion, d.svc.ResourceVersion)
+	return err != nil || c <= 0
 }
 
 // forget drops what is remembered of a Service that is no more.

@@ -3,10 +3,10 @@
 package allocation
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"sync"
 	"time"
@@ -18,6 +18,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/fairlead-lb/fairlead/loadbalancer"
+	"github.com/fairlead-lb/fairlead/loadbalancer/api/v1alpha1"
 	"github.com/fairlead-lb/fairlead/loadbalancer/convert"
 	"github.com/fairlead-lb/fairlead/provider/internal/store"
 )
@@ -32,18 +33,21 @@ const (
 	maxBackoff = 30 * time.Second
 )
 
-// StatusPatcher writes a Service's status: the difference between two copies of it.
-type StatusPatcher func(ctx context.Context, old, updated *corev1.Service) error
+// Patcher writes the difference between two copies of a Service, in its status or its
+// finalizers.
+type Patcher func(ctx context.Context, old, updated *corev1.Service) error
 
 // Controller is the service-address controller. It finishes Services that wait for an
 // address as soon as the cause goes, the oldest first, and repairs statuses, claims and
-// records that somebody else has changed. It is a [store.Listener].
+// records that somebody else has changed. Services with Fairlead's load balancer class,
+// which the framework's service controller leaves alone, it serves from first to last,
+// under a finalizer of its own; and it sees to external IPs. It is a [store.Listener].
 type Controller struct {
 	store *store.Store
 	alloc *Allocator
-	patch StatusPatcher
+	patch Patcher
 	queue workqueue.TypedRateLimitingInterface[loadbalancer.ServiceKey]
-	// addresses holds one element while openings are due.
+	// addresses holds one element while the line is due.
 	addresses workqueue.TypedRateLimitingInterface[struct{}]
 
 	mu sync.Mutex
@@ -51,15 +55,19 @@ type Controller struct {
 	// the queue with growing pauses, and not whenever an address comes free, which a
 	// failed attempt itself brings about. Guarded by mu.
 	resting map[loadbalancer.ServiceKey]struct{}
+	// seen are the copies looked at last of the Services that nobody else serves.
+	// Guarded by mu.
+	seen map[loadbalancer.ServiceKey]*corev1.Service
 }
 
 // NewController makes the controller and subscribes it to the store.
-func NewController(s *store.Store, a *Allocator, patch StatusPatcher) *Controller {
+func NewController(s *store.Store, a *Allocator, patch Patcher) *Controller {
 	c := &Controller{
 		store:   s,
 		alloc:   a,
 		patch:   patch,
 		resting: make(map[loadbalancer.ServiceKey]struct{}),
+		seen:    make(map[loadbalancer.ServiceKey]*corev1.Service),
 		queue: workqueue.NewTypedRateLimitingQueueWithConfig(
 			workqueue.NewTypedItemExponentialFailureRateLimiter[loadbalancer.ServiceKey](50*time.Millisecond, maxBackoff),
 			workqueue.TypedRateLimitingQueueConfig[loadbalancer.ServiceKey]{Name: "service_address"}),
@@ -67,6 +75,7 @@ func NewController(s *store.Store, a *Allocator, patch StatusPatcher) *Controlle
 			workqueue.NewTypedItemExponentialFailureRateLimiter[struct{}](50*time.Millisecond, maxBackoff),
 			workqueue.TypedRateLimitingQueueConfig[struct{}]{Name: "service_address_open"}),
 	}
+	a.wake = c.AddressesChanged
 	s.Subscribe(c)
 	return c
 }
@@ -74,8 +83,15 @@ func NewController(s *store.Store, a *Allocator, patch StatusPatcher) *Controlle
 // AddressesChanged wakes the Services that wait for an address.
 func (c *Controller) AddressesChanged() { c.addresses.Add(struct{}{}) }
 
-// ServiceChanged has a Service looked at, a little later.
-func (c *Controller) ServiceChanged(key loadbalancer.ServiceKey) { c.queue.AddAfter(key, repairDelay) }
+// ServiceChanged has a Service looked at: at once if it has changed itself and nobody
+// else does it, else a little later.
+func (c *Controller) ServiceChanged(key loadbalancer.ServiceKey) {
+	if svc := c.store.Service(key); svc != nil && c.alone(svc) && c.unseen(svc) {
+		c.queue.Add(key)
+		return
+	}
+	c.queue.AddAfter(key, repairDelay)
+}
 
 // Run works until ctx is done.
 func (c *Controller) Run(ctx context.Context) error {
@@ -87,7 +103,7 @@ func (c *Controller) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		work(ctx, c.addresses, func(ctx context.Context, _ struct{}) error {
-			c.serveOpenings(ctx)
+			c.serveLine(ctx)
 			return nil
 		})
 	})
@@ -126,34 +142,61 @@ func (c *Controller) sync(ctx context.Context, key loadbalancer.ServiceKey) erro
 	if svc == nil {
 		c.alloc.forget(key)
 		c.rest(key, false)
+		c.see(key, nil)
 		return nil
 	}
-	if c.alloc.isOpen(key) && !c.rests(key) {
+	if c.alone(svc) {
+		c.see(key, svc)
+	}
+	if ended(c.store.Classes(), svc) {
+		err := c.end(ctx, svc)
+		c.rest(key, err != nil)
+		return err
+	}
+	if _, waits := c.alloc.opening(key); waits && !c.rests(key) {
+		c.alloc.change(key, func(o *opening) { o.tried = 0 })
 		c.addresses.Add(struct{}{})
 		return nil
 	}
-	err := c.repair(ctx, svc)
+	_, err := c.repair(ctx, svc, c.alloc.ticket(svc))
 	c.rest(key, err != nil)
 	return err
 }
 
-// serveOpenings tries every Service that waits, the oldest first.
-func (c *Controller) serveOpenings(ctx context.Context) {
-	var waiting []*corev1.Service
-	for _, key := range c.alloc.openings() {
-		if svc := c.store.Service(key); svc != nil && !c.rests(key) {
-			waiting = append(waiting, svc)
+// serveLine tries those that wait and that something may have changed for, the oldest
+// first. Nobody is asked again while all that could help him is known to be gone.
+func (c *Controller) serveLine(ctx context.Context) {
+	var t store.Ticket
+	// full are the messages of those that found nothing in this round, and the count of
+	// freed addresses then.
+	full := make(map[string]uint64)
+	for _, o := range c.alloc.line() {
+		freed := c.store.Freed()
+		svc := c.store.Service(o.key)
+		if svc == nil || svc.UID != o.uid || c.rests(o.key) {
+			continue
 		}
-	}
-	slices.SortFunc(waiting, func(a, b *corev1.Service) int {
-		return cmp.Or(a.CreationTimestamp.Compare(b.CreationTimestamp.Time),
-			cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
-	})
-	for _, svc := range waiting {
-		if err := c.repair(ctx, svc); err != nil && ctx.Err() == nil {
-			klog.FromContext(ctx).Error(err, "Sync failed, trying again", "service", klog.KObj(svc))
-			c.rest(convert.Key(svc), true)
-			c.queue.AddRateLimited(convert.Key(svc))
+		if o.tried != freed && o.tried != 0 && o.full != "" && full[o.full] == freed {
+			c.alloc.change(o.key, func(o *opening) { o.tried = freed })
+			o.tried = freed
+		}
+		if o.tried != freed {
+			queued, err := c.repair(ctx, svc, t)
+			if err != nil && ctx.Err() == nil {
+				klog.FromContext(ctx).Error(err, "Sync failed, trying again", "service", klog.KObj(svc))
+				c.rest(o.key, true)
+				c.queue.AddRateLimited(o.key)
+			}
+			if queued { // something came free meanwhile: the oldest is asked first
+				c.addresses.Add(struct{}{})
+				return
+			}
+		}
+		if now, waits := c.alloc.opening(o.key); waits {
+			t = now.before(t)
+			if now.full != "" {
+				full[now.full] = now.tried
+			}
 		}
 	}
 }
@@ -173,30 +216,49 @@ func (c *Controller) rest(key loadbalancer.ServiceKey, rest bool) {
 	} else {
 		delete(c.resting, key)
 	}
+	c.alloc.change(key, func(o *opening) { o.stuck = rest })
 }
 
 // repair brings a Service's claims, record and status to what they should be. It acts
-// only under the service controller's finalizer: without it nobody would be told of
-// the Service's end.
-func (c *Controller) repair(ctx context.Context, svc *corev1.Service) error {
-	if !convert.Ours(svc) || !servicehelper.HasLBFinalizer(svc) {
-		return nil
+// only under a finalizer: without it nobody would be told of the Service's end. queued
+// means that older Services have to be asked first.
+func (c *Controller) repair(ctx context.Context, svc *corev1.Service, t store.Ticket) (queued bool, err error) {
+	mine, err := c.take(ctx, svc)
+	if err != nil || !mine {
+		c.alloc.change(convert.Key(svc), func(o *opening) { o.stuck = true })
+		return false, err
 	}
-	status, err := c.alloc.repair(ctx, svc)
+	out, err := c.alloc.repair(ctx, svc, t)
 	if errors.Is(err, errGone) {
-		return nil
+		return false, nil
 	}
 	if err != nil {
-		return fmt.Errorf("repair service %s: %w", convert.Key(svc), err)
+		return false, fmt.Errorf("repair service %s: %w", convert.Key(svc), err)
 	}
-	// A Service without an address keeps what its status shows: it may come from
-	// another load balancer or a backup, and that status is all that tells its address.
-	if len(status.Ingress) == 0 || servicehelper.LoadBalancerStatusEqual(&svc.Status.LoadBalancer, status) {
+	if out.queued {
+		c.addresses.Add(struct{}{})
+		return true, nil
+	}
+	if !c.store.Classes().Serves(svc) {
+		return false, nil
+	}
+	return false, c.show(ctx, svc, out.status)
+}
+
+// show writes a Service's status if it differs. A Service without an address keeps what
+// its status shows, but for what is another's by now: it may come from another load
+// balancer or a backup, and that status is all that tells its address.
+func (c *Controller) show(ctx context.Context, svc *corev1.Service, status *corev1.LoadBalancerStatus) error {
+	if len(status.Ingress) == 0 {
+		status = svc.Status.LoadBalancer.DeepCopy()
+		status.Ingress = slices.DeleteFunc(status.Ingress, func(i corev1.LoadBalancerIngress) bool { return c.ofAnother(svc, i.IP) })
+	}
+	if servicehelper.LoadBalancerStatusEqual(&svc.Status.LoadBalancer, status) {
 		return nil
 	}
 	updated := svc.DeepCopy()
 	updated.Status.LoadBalancer = *status
-	err = c.patch(ctx, svc, updated)
+	err := c.patch(ctx, svc, updated)
 	if apierrors.IsNotFound(err) {
 		return nil
 	}
@@ -205,4 +267,14 @@ func (c *Controller) repair(ctx context.Context, svc *corev1.Service) error {
 	}
 	klog.FromContext(ctx).V(2).Info("Wrote service status", "service", klog.KObj(svc))
 	return nil
+}
+
+// ofAnother reports whether a claim gives an address to others and not to this Service.
+func (c *Controller) ofAnother(svc *corev1.Service, ip string) bool {
+	addr, err := netip.ParseAddr(ip)
+	if err != nil {
+		return false
+	}
+	claim := c.store.Claim(v1alpha1.ClaimName(addr))
+	return claim != nil && claim.Spec.Phase == v1alpha1.ClaimBound && !store.Holds(claim, svc.UID)
 }

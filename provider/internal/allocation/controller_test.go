@@ -15,6 +15,7 @@ import (
 	cloudprovider "k8s.io/cloud-provider"
 
 	"github.com/fairlead-lb/fairlead/loadbalancer"
+	"github.com/fairlead-lb/fairlead/loadbalancer/api/v1alpha1"
 	"github.com/fairlead-lb/fairlead/loadbalancer/reason"
 	"github.com/fairlead-lb/fairlead/provider/internal/store/storetest"
 )
@@ -197,7 +198,7 @@ func TestLatePoolGivesBackWhatServicesShow(t *testing.T) {
 	}
 }
 
-// The namesake of a Service that went by force takes its record over, not its address.
+// The namesake of a Service that went by force takes its record and its address over.
 func TestNamesake(t *testing.T) {
 	t.Parallel()
 	api := storetest.New()
@@ -208,8 +209,11 @@ func TestNamesake(t *testing.T) {
 	}
 	again := newService("web", 2, func(s *corev1.Service) { s.UID = "second-uid" })
 	got, err := l.ensure(t, again)
-	if err != nil || got[0] != "192.0.2.1" {
+	if err != nil || got[0] != "192.0.2.0" {
 		t.Errorf("the namesake got %v, %v", got, err)
+	}
+	if rule := api.AllRecords()[0].Spec.Addresses[0].Rule; rule != v1alpha1.RuleRetained {
+		t.Errorf("by rule %s", rule)
 	}
 	if err := check(api, again); err != nil {
 		t.Error(err)

@@ -3,22 +3,14 @@
 package allocation
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
-	"strconv"
-	"strings"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/equality"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/klog/v2"
 
-	"github.com/fairlead-lb/fairlead/loadbalancer"
 	"github.com/fairlead-lb/fairlead/loadbalancer/api/v1alpha1"
 	"github.com/fairlead-lb/fairlead/loadbalancer/convert"
 	"github.com/fairlead-lb/fairlead/loadbalancer/pool"
@@ -30,33 +22,150 @@ import (
 // that the caller's queue does it.
 const maxAttempts = 64
 
-// ensure brings claims and record to what the Service needs; its key is locked.
-// failed means that a person has to settle something; the status is then what the
-// Service still holds.
-func (a *Allocator) ensure(ctx context.Context, svc *corev1.Service) (status *corev1.LoadBalancerStatus, failed bool, err error) {
-	req, fault := convert.Service(svc)
-	if fault != nil {
-		return a.fail(ctx, svc, fault)
+// need is what a Service needs, as read from it.
+type need struct {
+	svc *corev1.Service
+	// serves: Fairlead is to give it a load balancer.
+	serves bool
+	// leave: its load balancer is another's by now, and what it has of Fairlead's stays
+	// as it is until it ends.
+	leave bool
+	// req is nil when the Service cannot be understood; fault says why.
+	req      *convert.ServiceRequest
+	fault    *pool.Error
+	tenant   pool.Tenant
+	external []netip.Addr
+}
+
+// outcome is what became of a Service.
+type outcome struct {
+	// status to show: the addresses of its load balancer.
+	status *corev1.LoadBalancerStatus
+	// failed: a person has to settle something before it has its load balancer.
+	failed bool
+	// queued: others have to be asked first.
+	queued bool
+}
+
+// decision is what a Service is to have.
+type decision struct {
+	balancer, external []store.Decision
+	// fault is why the load balancer is not as it should be; balancer is then what is kept.
+	fault *pool.Error
+	// refused are the external IPs that it cannot have.
+	refused []pool.Error
+	// lost says why it leaves addresses that it had.
+	lost []pool.Error
+	// short: a family that it would like is missing.
+	short  bool
+	queued bool
+}
+
+func (d *decision) all() []store.Decision { return slices.Concat(d.balancer, d.external) }
+
+func externalIPs(svc *corev1.Service) []netip.Addr {
+	if svc.Spec.Type == corev1.ServiceTypeExternalName {
+		return nil
 	}
-	a.warn(svc, req.Warnings)
+	return convert.ExternalIPs(svc)
+}
+
+// involved reports whether a Service that is not served has, or may have, anything.
+func (a *Allocator) involved(svc *corev1.Service) bool {
+	return len(externalIPs(svc)) > 0 || a.record(svc) != nil ||
+		slices.ContainsFunc(a.store.ClaimsOf(svc.UID), func(c *v1alpha1.IPClaim) bool { return store.Holds(c, svc.UID) })
+}
+
+func (a *Allocator) read(svc *corev1.Service) *need {
+	classes := a.store.Classes()
+	n := &need{svc: svc, serves: classes.Serves(svc), tenant: convert.Tenant(svc), external: externalIPs(svc)}
+	n.leave = !n.serves && svc.DeletionTimestamp == nil && svc.Spec.Type == corev1.ServiceTypeLoadBalancer &&
+		svc.Spec.LoadBalancerClass == nil
+	if n.serves {
+		n.req, n.fault = convert.Service(svc)
+	}
+	return n
+}
+
+// ensure brings claims and record to what the Service needs; its key is locked.
+func (a *Allocator) ensure(ctx context.Context, svc *corev1.Service, t store.Ticket) (outcome, error) {
+	n := a.read(svc)
+	freed := a.store.Freed()
 	for range maxAttempts {
-		a.setHeld(svc, &req.Pool)
-		got, fault := a.store.Allocate(&req.Pool)
-		if fault != nil {
-			return a.fail(ctx, svc, fault)
+		d := a.decide(n, t)
+		if d.queued {
+			a.wait(svc, func(o *opening) { o.waits = true })
+			return outcome{queued: true}, nil
 		}
-		r, err := a.write(ctx, svc, req, got)
+		r, err := a.write(ctx, n, d)
 		a.store.Cancel(svc.UID)
 		if errors.Is(err, store.ErrConflict) {
 			continue
 		}
 		if err != nil {
-			return nil, false, err
+			a.change(n.tenant.Service, func(o *opening) { o.stuck = true })
+			return outcome{}, err
 		}
-		a.settled(svc, req, got)
-		return statusOf(r), false, nil
+		if r == nil { // it neither needs nor has anything
+			return outcome{status: &corev1.LoadBalancerStatus{}}, nil
+		}
+		a.settle(ctx, n, d, r, freed)
+		return outcome{status: statusOf(r), failed: d.fault != nil}, nil
 	}
-	return nil, false, fmt.Errorf("allocate for service %s: %w", convert.Key(svc), store.ErrConflict)
+	return outcome{}, fmt.Errorf("allocate for service %s: %w", convert.Key(svc), store.ErrConflict)
+}
+
+func (a *Allocator) decide(n *need, t store.Ticket) *decision {
+	d := &decision{fault: n.fault}
+	if n.req != nil {
+		a.setHeld(n.svc, &n.req.Pool)
+		d.balancer, d.queued, d.fault = a.store.Allocate(&n.req.Pool, t)
+		if d.queued {
+			return d
+		}
+		d.short = d.fault == nil && !complete(&n.req.Pool, d.balancer)
+	}
+	if d.fault != nil || n.leave {
+		d.balancer = a.kept(n)
+	}
+	if n.serves {
+		d.lost = a.lost(n, d)
+	}
+	for _, addr := range n.external {
+		if slices.ContainsFunc(d.balancer, func(g store.Decision) bool { return g.Addr == addr }) {
+			continue
+		}
+		got, ours, refused := a.store.AllocateExternal(n.tenant, addr)
+		switch {
+		case !ours:
+		case refused != nil:
+			d.refused = append(d.refused, *refused)
+		default:
+			d.external = append(d.external, got)
+		}
+	}
+	return d
+}
+
+// complete reports whether a request is met in every family that it names.
+func complete(req *pool.Request, got []store.Decision) bool {
+	for _, f := range req.Families {
+		need, have := 0, 0
+		for _, addr := range req.Addresses {
+			if pool.FamilyOf(addr) == f {
+				need++
+			}
+		}
+		for _, g := range got {
+			if pool.FamilyOf(g.Addr) == f {
+				have++
+			}
+		}
+		if have < max(need, req.Count, 1) {
+			return false
+		}
+	}
+	return true
 }
 
 // setHeld fills in what the Service holds: the addresses of its record first, then
@@ -66,16 +175,16 @@ func (a *Allocator) setHeld(svc *corev1.Service, req *pool.Request) {
 	if r := a.record(svc); r != nil {
 		for _, ra := range r.Spec.Addresses {
 			addr, err := netip.ParseAddr(ra.Address)
-			if err != nil || !a.mayHold(svc, addr) {
+			if err != nil || ra.Rule == v1alpha1.RuleExternalIP || !a.mayHold(svc, addr) {
 				continue
 			}
-			req.Held = append(req.Held, pool.Assignment{Addr: addr, Pool: ra.Pool})
+			req.Held = append(req.Held, pool.Assignment{Addr: addr, Pool: ra.Pool, Rule: pool.Rule(ra.Rule)})
 		}
 	}
 	for _, c := range a.store.ClaimsOf(svc.UID) {
 		addr, err := v1alpha1.ParseClaimName(c.Name)
 		listed := slices.ContainsFunc(req.Held, func(h pool.Assignment) bool { return h.Addr == addr })
-		if err == nil && !listed && c.Spec.Phase == v1alpha1.ClaimBound {
+		if err == nil && !listed && c.Spec.Phase == v1alpha1.ClaimBound && c.Spec.SharingKey != pool.ExternalKey {
 			req.Held = append(req.Held, pool.Assignment{Addr: addr, Pool: c.Spec.Pool})
 		}
 	}
@@ -84,7 +193,7 @@ func (a *Allocator) setHeld(svc *corev1.Service, req *pool.Request) {
 // mayHold reports whether nobody else has the address, nor had it until just now.
 func (a *Allocator) mayHold(svc *corev1.Service, addr netip.Addr) bool {
 	h, held := a.store.Holding(addr)
-	return !held || h.State == pool.Bound && h.Names(loadbalancer.ServiceUID(svc.UID))
+	return !held || h.State == pool.Bound && h.Names(convert.Tenant(svc).UID)
 }
 
 // record returns the Service's own record, nil when there is none.
@@ -96,191 +205,73 @@ func (a *Allocator) record(svc *corev1.Service) *v1alpha1.LoadBalancer {
 	return r
 }
 
-// write carries a decision out: claims, then the record, then the claims of addresses
-// given up. A crash between any two writes leaves what the next attempt finishes.
-func (a *Allocator) write(ctx context.Context, svc *corev1.Service, req *convert.ServiceRequest, got []pool.Assignment) (*v1alpha1.LoadBalancer, error) {
-	addrs := make([]v1alpha1.LoadBalancerAddress, 0, len(got))
-	names := make([]string, 0, len(got))
-	for _, g := range got {
-		name := v1alpha1.ClaimName(g.Addr)
-		names = append(names, name)
-		addrs = append(addrs, v1alpha1.LoadBalancerAddress{Address: g.Addr.String(), Pool: g.Pool, Claim: name})
-	}
-	w := writer{a: a, svc: svc, addrs: addrs}
-	for _, g := range got {
-		if err := w.claim(ctx, g, slices.Min(names)); err != nil {
-			return nil, err
+// kept returns what a Service keeps whose request cannot be met: what its record lists
+// and it may still be on, or what it has claims of when there is no record.
+func (a *Allocator) kept(n *need) []store.Decision {
+	var out []store.Decision
+	keep := func(name string, as pool.Assignment) {
+		c := a.store.Claim(name)
+		if store.Holds(c, n.svc.UID) && a.misfit(n, c) == nil {
+			out = append(out, store.Decision{Assignment: as, Claim: c})
 		}
 	}
-	r, err := w.record(ctx, req)
-	if errors.Is(err, store.ErrConflict) || errors.Is(err, errGone) {
-		// Another leader may have written other addresses: ours must not stay.
-		return nil, errors.Join(err, w.undo(ctx))
-	}
-	if err != nil {
-		return nil, err
-	}
-	for _, c := range a.store.ClaimsOf(svc.UID) {
-		if !slices.Contains(names, c.Name) {
-			if err := a.release(ctx, c.Name, svc.UID); err != nil {
-				return nil, err
+	if r := a.record(n.svc); r != nil {
+		for _, ra := range r.Spec.Addresses {
+			if addr, err := netip.ParseAddr(ra.Address); err == nil && ra.Rule != v1alpha1.RuleExternalIP {
+				keep(ra.Claim, pool.Assignment{Addr: addr, Pool: ra.Pool, Rule: pool.Rule(ra.Rule)})
 			}
 		}
+		return out
 	}
-	return r, nil
-}
-
-// writer is one attempt to carry a decision out.
-type writer struct {
-	a     *Allocator
-	svc   *corev1.Service
-	addrs []v1alpha1.LoadBalancerAddress
-	// proposal is asked for once, when something new is written.
-	proposed bool
-	success  []string
-	ads      []v1alpha1.AdvertisementReference
-	// created are the claims that this attempt made.
-	created []*v1alpha1.IPClaim
-}
-
-func (w *writer) propose() {
-	if w.proposed {
-		return
-	}
-	p := w.a.announcer.Propose(w.svc, w.addrs)
-	w.success, w.ads, w.proposed = p.Successors, p.Advertisements, true
-}
-
-// claim creates the claim of one address, or brings it up to date.
-func (w *writer) claim(ctx context.Context, g pool.Assignment, group string) error {
-	ref := store.Reference(w.svc)
-	c := w.a.store.Claim(v1alpha1.ClaimName(g.Addr))
-	if c == nil {
-		w.propose()
-		c, err := w.a.store.CreateClaim(ctx, store.NewClaim(g, group, w.svc, w.success))
-		if err == nil {
-			w.created = append(w.created, c)
+	for _, c := range a.store.ClaimsOf(n.svc.UID) {
+		if addr, err := v1alpha1.ParseClaimName(c.Name); err == nil && c.Spec.SharingKey != pool.ExternalKey {
+			keep(c.Name, pool.Assignment{Addr: addr, Pool: c.Spec.Pool})
 		}
-		return err
 	}
-	i := slices.IndexFunc(c.Spec.Services, func(r v1alpha1.ServiceReference) bool { return r.UID == ref.UID })
-	if i < 0 || c.Spec.Phase != v1alpha1.ClaimBound {
-		return fmt.Errorf("claim %s: %w", c.Name, store.ErrConflict)
-	}
-	if c.Spec.Group == group && equality.Semantic.DeepEqual(c.Spec.Services[i], ref) {
-		return nil
-	}
-	next := c.DeepCopy()
-	next.Spec.Group = group
-	next.Spec.Services[i] = ref
-	_, err := w.a.store.UpdateClaim(ctx, next)
-	return err
+	return out
 }
 
-// undo deletes the claims that this attempt made and that the record, as it is now,
-// does not list. No node has taken them over if they are unchanged; else they go the
-// way of every released claim.
-func (w *writer) undo(ctx context.Context) error {
-	r := w.a.record(w.svc)
-	var errs []error
-	for _, c := range w.created {
-		if r != nil && slices.ContainsFunc(r.Spec.Addresses, func(ra v1alpha1.LoadBalancerAddress) bool { return ra.Claim == c.Name }) {
-			continue
-		}
-		err := w.a.store.DeleteClaim(ctx, c)
-		if errors.Is(err, store.ErrConflict) {
-			err = w.a.release(ctx, c.Name, w.svc.UID)
-		}
-		errs = append(errs, err)
+// misfit says why a Service may not be on a claim's address beside the others there. The
+// sharing key of a Service that cannot be understood is not at issue.
+func (a *Allocator) misfit(n *need, c *v1alpha1.IPClaim) *pool.Error {
+	key := c.Spec.SharingKey
+	if n.req != nil {
+		key = n.req.Pool.SharingKey
 	}
-	return errors.Join(errs...)
+	h := convert.Holding(c)
+	if h.SharingKey == "" && len(h.Tenants) > 1 {
+		h.SharingKey = key // written away by the release before, see store.Allocate
+	}
+	return pool.Fits(h, n.tenant, key)
 }
 
-// record creates or updates the record, if it differs.
-func (w *writer) record(ctx context.Context, req *convert.ServiceRequest) (*v1alpha1.LoadBalancer, error) {
-	known := w.a.store.Record(convert.Key(w.svc))
-	spec := v1alpha1.LoadBalancerSpec{
-		ServiceUID: w.svc.UID, Addresses: w.addrs, Ports: req.Ports, TargetType: cmp.Or(req.TargetType, v1alpha1.TargetPod),
-		ExternalTrafficPolicy: req.TrafficPolicy, Forwarding: v1alpha1.ForwardingKubeProxy,
-	}
-	if known != nil && known.Spec.ServiceUID == w.svc.UID && equality.Semantic.DeepEqual(known.Spec.Addresses, w.addrs) {
-		// Only announcement changes the advertisements of addresses that stay.
-		spec.Advertisements = known.Spec.Advertisements
-		if equality.Semantic.DeepEqual(known.Spec, spec) {
-			return known, nil
+// lost says why a Service leaves addresses that its record lists, or that its status
+// shows when it has no record: they are others', or it does not fit there any more.
+func (a *Allocator) lost(n *need, d *decision) []pool.Error {
+	var had []string
+	if r := a.record(n.svc); r != nil {
+		for _, ra := range r.Spec.Addresses {
+			if ra.Rule != v1alpha1.RuleExternalIP {
+				had = append(had, ra.Claim)
+			}
 		}
 	} else {
-		w.propose()
-		spec.Advertisements = w.ads
-	}
-	r, err := w.a.writeRecord(ctx, w.svc, known, spec)
-	if err == nil && (known == nil || known.Spec.ServiceUID != w.svc.UID || !equality.Semantic.DeepEqual(known.Spec.Addresses, w.addrs)) {
-		w.a.tellAllocated(ctx, w.svc, w.addrs)
-	}
-	return r, err
-}
-
-// writeRecord creates a record or replaces the spec of the known one. The record of a
-// Service that is gone and had the same name becomes this one's; its claims are let go.
-func (a *Allocator) writeRecord(ctx context.Context, svc *corev1.Service, known *v1alpha1.LoadBalancer, spec v1alpha1.LoadBalancerSpec) (*v1alpha1.LoadBalancer, error) {
-	if known == nil {
-		return a.store.CreateRecord(ctx, &v1alpha1.LoadBalancer{
-			ObjectMeta: metav1.ObjectMeta{
-				Namespace: svc.Namespace, Name: svc.Name, OwnerReferences: owners(svc),
-			},
-			Spec: spec,
-		})
-	}
-	if old := known.Spec.ServiceUID; old != svc.UID {
-		if err := a.mustExist(ctx, svc); err != nil {
-			return nil, err
-		}
-		for _, c := range a.store.ClaimsOf(old) {
-			if err := a.release(ctx, c.Name, old); err != nil {
-				return nil, err
-			}
+		for _, addr := range convert.StatusAddresses(n.svc) {
+			had = append(had, v1alpha1.ClaimName(addr))
 		}
 	}
-	next := known.DeepCopy()
-	next.OwnerReferences = owners(svc)
-	next.Spec = spec
-	return a.store.UpdateRecord(ctx, next)
-}
-
-// mustExist fails unless the API server has this very Service: what is about to be
-// taken from a namesake may be the namesake's by right, and ours the stale copy.
-func (a *Allocator) mustExist(ctx context.Context, svc *corev1.Service) error {
-	now, err := a.service(ctx, svc.Namespace, svc.Name)
-	if err != nil && !apierrors.IsNotFound(err) {
-		return fmt.Errorf("get service %s: %w", convert.Key(svc), err)
+	var out []pool.Error
+	for _, name := range had {
+		if slices.ContainsFunc(d.balancer, func(g store.Decision) bool { return v1alpha1.ClaimName(g.Addr) == name }) {
+			continue
+		}
+		c := a.store.Claim(name)
+		if c == nil || c.Spec.Phase != v1alpha1.ClaimBound {
+			continue
+		}
+		if why := a.misfit(n, c); why != nil && (d.fault == nil || d.fault.Reason != why.Reason) {
+			out = append(out, *why)
+		}
 	}
-	if err != nil || now.UID != svc.UID {
-		return fmt.Errorf("service %s of UID %s: %w", convert.Key(svc), svc.UID, errGone)
-	}
-	return nil
-}
-
-func owners(svc *corev1.Service) []metav1.OwnerReference {
-	return []metav1.OwnerReference{{APIVersion: "v1", Kind: "Service", Name: svc.Name, UID: svc.UID}}
-}
-
-func (a *Allocator) tellAllocated(ctx context.Context, svc *corev1.Service, addrs []v1alpha1.LoadBalancerAddress) {
-	parts := make([]string, 0, len(addrs))
-	for _, ad := range addrs {
-		parts = append(parts, ad.Address+" from pool "+strconv.Quote(ad.Pool))
-	}
-	text := strings.Join(parts, ", ")
-	klog.FromContext(ctx).Info("Assigned addresses", "service", klog.KObj(svc), "addresses", text)
-	a.events.Event(svc, corev1.EventTypeNormal, eventAllocated, "assigned "+text)
-}
-
-// statusOf returns the Service status that a record stands for. ipMode is written out,
-// as the API server would fill it in.
-func statusOf(r *v1alpha1.LoadBalancer) *corev1.LoadBalancerStatus {
-	mode := corev1.LoadBalancerIPModeVIP
-	s := &corev1.LoadBalancerStatus{}
-	for _, ra := range r.Spec.Addresses {
-		s.Ingress = append(s.Ingress, corev1.LoadBalancerIngress{IP: ra.Address, IPMode: &mode})
-	}
-	return s
+	return out
 }

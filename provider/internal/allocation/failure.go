@@ -4,97 +4,89 @@ package allocation
 
 import (
 	"context"
-	"errors"
 	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/klog/v2"
 
 	"github.com/fairlead-lb/fairlead/loadbalancer/api/v1alpha1"
 	"github.com/fairlead-lb/fairlead/loadbalancer/convert"
 	"github.com/fairlead-lb/fairlead/loadbalancer/pool"
-	"github.com/fairlead-lb/fairlead/provider/internal/store"
+	"github.com/fairlead-lb/fairlead/loadbalancer/reason"
 )
 
-// fail remembers that a Service waits for something that a person has to settle, tells
-// it once, and sees to it that there is a record to carry the condition. The Service
-// keeps what it holds.
-func (a *Allocator) fail(ctx context.Context, svc *corev1.Service, fault *pool.Error) (*corev1.LoadBalancerStatus, bool, error) {
-	key := convert.Key(svc)
-	now := opening{uid: svc.UID, failed: true, reason: fault.Reason, message: fault.Message}
-	a.mu.Lock()
-	last := a.open[key]
-	if last != now {
-		// Waiting from here on, told only once the record that carries the condition is there.
-		a.open[key] = opening{uid: svc.UID, failed: true}
+// failure is one thing that a person has to settle. Comparable.
+type failure struct {
+	reason  reason.Reason
+	message string
+}
+
+// settle tells what became of a Service whose claims and record are written, and ends
+// its waiting or begins it. freed is the store's count before the decision.
+func (a *Allocator) settle(ctx context.Context, n *need, d *decision, r *v1alpha1.LoadBalancer, freed uint64) {
+	var warnings []pool.Error
+	if n.req != nil {
+		warnings = n.req.Warnings
 	}
-	a.mu.Unlock()
-	r, err := a.failedRecord(ctx, svc)
-	if err != nil {
-		return nil, false, err
+	a.warn(n.svc, slices.Concat(warnings, d.lost))
+	var now []failure
+	if d.fault != nil {
+		now = append(now, failure{d.fault.Reason, d.fault.Message})
 	}
-	if last == now {
-		return statusOf(r), true, nil
+	for _, f := range d.refused {
+		now = append(now, failure{f.Reason, f.Message})
 	}
-	a.mu.Lock()
-	a.open[key] = now
-	a.mu.Unlock()
-	a.announcer.AllocationFailed(svc, fault.Reason, fault.Message)
+	if len(now) == 0 {
+		a.close(convert.Key(n.svc), n.svc.UID)
+		if d.short {
+			a.wait(n.svc, func(o *opening) { o.tried = freed })
+		}
+		return
+	}
+	var last []failure
+	a.wait(n.svc, func(o *opening) {
+		last = o.told
+		o.told, o.tried, o.stuck = now, freed, false
+		o.waits = d.fault != nil && d.fault.Reason == reason.PoolExhausted
+		o.full = ""
+		if o.waits && len(now) == 1 && simple(&n.req.Pool) {
+			o.full = n.tenant.Service.Namespace + labels.FormatLabels(n.svc.Labels) + d.fault.Message
+		}
+	})
+	if !slices.Equal(last, now) {
+		a.tellFailed(ctx, n.svc, r, last, now)
+	}
+}
+
+// simple requests need one free address of some pool, and nothing else helps them: of
+// two from one namespace, with the same labels and the same message, either both can
+// have one or neither.
+func simple(req *pool.Request) bool {
+	return req.SharingKey == "" && len(req.Preferred) == 0 && len(req.Addresses) == 0 && req.Count <= 1 && !req.AnyFamily
+}
+
+// tellFailed tells new failures in the condition and, each once, by an event.
+func (a *Allocator) tellFailed(ctx context.Context, svc *corev1.Service, r *v1alpha1.LoadBalancer, last, now []failure) {
+	messages := make([]string, 0, len(now))
+	for _, f := range now {
+		messages = append(messages, f.message)
+	}
+	why, message := now[0].reason, strings.Join(messages, "; ")
+	a.announcer.AllocationFailed(svc, why, message)
 	// An earlier leader may have told it already.
-	if c := meta.FindStatusCondition(r.Status.Conditions, v1alpha1.ConditionAllocated); c == nil ||
-		c.Status != metav1.ConditionFalse || c.Reason != fault.Reason.String() || c.Message != fault.Message {
-		klog.FromContext(ctx).Info("No address", "service", klog.KObj(svc), "reason", fault.Reason, "message", fault.Message)
-		a.events.Event(svc, corev1.EventTypeWarning, fault.Reason.String(), fault.Message)
+	c := meta.FindStatusCondition(r.Status.Conditions, v1alpha1.ConditionAllocated)
+	if last == nil && c != nil && c.Status == metav1.ConditionFalse && c.Reason == why.String() && c.Message == message {
+		return
 	}
-	return statusOf(r), true, nil
-}
-
-// failedRecord returns the Service's record with the addresses that it still holds, or
-// makes one without any.
-func (a *Allocator) failedRecord(ctx context.Context, svc *corev1.Service) (*v1alpha1.LoadBalancer, error) {
-	var err error
-	for range maxAttempts {
-		known := a.store.Record(convert.Key(svc))
-		spec := v1alpha1.LoadBalancerSpec{
-			ServiceUID: svc.UID, Ports: convert.Ports(svc), TargetType: v1alpha1.TargetPod,
-			ExternalTrafficPolicy: convert.TrafficPolicy(svc), Forwarding: v1alpha1.ForwardingKubeProxy,
+	for _, f := range now {
+		if !slices.Contains(last, f) {
+			klog.FromContext(ctx).Info("No address", "service", klog.KObj(svc), "reason", f.reason, "message", f.message)
+			a.events.Event(svc, corev1.EventTypeWarning, f.reason.String(), f.message)
 		}
-		if known != nil && known.Spec.ServiceUID == svc.UID {
-			spec = *known.Spec.DeepCopy()
-			spec.Addresses = slices.DeleteFunc(spec.Addresses, func(ra v1alpha1.LoadBalancerAddress) bool {
-				return !a.holds(svc, ra.Claim)
-			})
-			if len(spec.Addresses) == len(known.Spec.Addresses) {
-				return known, nil
-			}
-		}
-		var r *v1alpha1.LoadBalancer
-		r, err = a.writeRecord(ctx, svc, known, spec)
-		if !errors.Is(err, store.ErrConflict) {
-			return r, err
-		}
-	}
-	return nil, err
-}
-
-// holds reports whether a claim is Bound to the Service.
-func (a *Allocator) holds(svc *corev1.Service, claim string) bool {
-	c := a.store.Claim(claim)
-	return c != nil && c.Spec.Phase == v1alpha1.ClaimBound &&
-		slices.ContainsFunc(c.Spec.Services, func(r v1alpha1.ServiceReference) bool { return r.UID == svc.UID })
-}
-
-// settled ends a Service's waiting, or keeps it open for a family that it would like.
-func (a *Allocator) settled(svc *corev1.Service, req *convert.ServiceRequest, got []pool.Assignment) {
-	key := convert.Key(svc)
-	a.close(key, svc.UID)
-	if len(got) < len(req.Pool.Families) {
-		a.mu.Lock()
-		a.open[key] = opening{uid: svc.UID}
-		a.mu.Unlock()
 	}
 }
 

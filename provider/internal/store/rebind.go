@@ -66,11 +66,11 @@ func (s *Store) rebind(ctx context.Context) error {
 	})
 	var errs []error
 	for _, svc := range services {
-		if !convert.Ours(svc) {
+		if svc.DeletionTimestamp != nil {
 			continue
 		}
-		for _, as := range s.unclaimed(svc) {
-			errs = append(errs, s.rebindOne(ctx, svc, as))
+		for _, d := range s.unclaimed(svc) {
+			errs = append(errs, s.rebindOne(ctx, svc, d))
 		}
 	}
 	return errors.Join(errs...)
@@ -111,70 +111,99 @@ func (s *Store) load(ctx context.Context) ([]*corev1.Service, error) {
 	return out, nil
 }
 
-// unclaimed returns the addresses that a Service holds or shows and that no claim
-// exists for: those of its record, else those of its status that lie in a pool.
-func (s *Store) unclaimed(svc *corev1.Service) []pool.Assignment {
+// unclaimed returns the addresses that a Service holds or shows and whose claim does
+// not name it: those of its record, else those of its status that lie in a pool.
+// Retained and Releasing claims are left alone: nobody else gets those meanwhile.
+func (s *Store) unclaimed(svc *corev1.Service) []Decision {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.freshen()
 	var held []pool.Assignment
+	serves := s.classes.Serves(svc)
 	if r := s.records[convert.Key(svc)]; r != nil && r.Spec.ServiceUID == svc.UID && len(r.Spec.Addresses) > 0 {
 		for _, ra := range r.Spec.Addresses {
-			if a, err := netip.ParseAddr(ra.Address); err == nil {
-				held = append(held, pool.Assignment{Addr: a, Pool: ra.Pool})
+			a, err := netip.ParseAddr(ra.Address)
+			if err == nil && (serves || ra.Rule == v1alpha1.RuleExternalIP) {
+				held = append(held, pool.Assignment{Addr: a, Pool: ra.Pool, Rule: pool.Rule(ra.Rule)})
 			}
 		}
-	} else if len(s.byUID[svc.UID]) == 0 {
+	} else if serves && len(s.byUID[svc.UID]) == 0 {
 		for _, a := range convert.StatusAddresses(svc) {
 			if p, ok := s.set.ByAddr(a); ok && !s.ledger.Reserved(a) {
-				held = append(held, pool.Assignment{Addr: a, Pool: p.Name()})
+				held = append(held, pool.Assignment{Addr: a, Pool: p.Name(), Rule: pool.RuleShown})
 			}
 		}
 	}
-	return slices.DeleteFunc(held, func(as pool.Assignment) bool {
-		_, taken := s.claims[v1alpha1.ClaimName(as.Addr)]
-		return taken
-	})
+	var out []Decision
+	for _, as := range held {
+		c := s.claims[v1alpha1.ClaimName(as.Addr)]
+		if c == nil || c.Spec.Phase == v1alpha1.ClaimBound && !names(c, svc.UID) {
+			out = append(out, Decision{as, c})
+		}
+	}
+	return out
 }
 
-func (s *Store) rebindOne(ctx context.Context, svc *corev1.Service, as pool.Assignment) error {
-	name := v1alpha1.ClaimName(as.Addr)
-	group := name
-	for _, c := range s.ClaimsOf(svc.UID) {
-		group = min(group, c.Name)
+// rebindOne makes the claim of an address, or joins the one that an older Service has
+// by now, if the two may share.
+func (s *Store) rebindOne(ctx context.Context, svc *corev1.Service, d Decision) error {
+	logger := klog.FromContext(ctx).WithValues("service", klog.KObj(svc), "address", d.Addr)
+	key := ""
+	if d.Rule == pool.RuleExternalIP {
+		key = pool.ExternalKey
+	} else if req, fault := convert.Service(svc); fault == nil {
+		key = req.Pool.SharingKey
 	}
-	_, err := s.CreateClaim(ctx, NewClaim(as, group, svc, nil))
-	if errors.Is(err, ErrConflict) {
-		klog.FromContext(ctx).Info("Address of a Service belongs to another by now", "service", klog.KObj(svc), "address", as.Addr)
+	var err error
+	if d.Claim == nil {
+		names := []string{v1alpha1.ClaimName(d.Addr)}
+		for _, c := range s.ClaimsOf(svc.UID) {
+			names = append(names, c.Name)
+		}
+		c := NewClaim(d.Assignment, s.GroupFor(names), svc)
+		c.Spec.SharingKey = key
+		_, err = s.CreateClaim(ctx, c)
+	} else {
+		if misfit := pool.Fits(convert.Holding(d.Claim), convert.Tenant(svc), key); misfit != nil {
+			logger.Info("Address of a Service belongs to another by now", "reason", misfit.Reason, "message", misfit.Message)
+			return nil
+		}
+		next := d.Claim.DeepCopy()
+		next.Spec.Services = append(next.Spec.Services, Reference(svc))
+		_, err = s.UpdateClaim(ctx, next)
+	}
+	switch {
+	case err == nil:
+		logger.Info("Bound an address again", "pool", d.Pool)
+	case errors.Is(err, ErrConflict):
+		logger.Info("Address of a Service belongs to another by now")
 		return nil
-	}
-	if apierrors.IsInvalid(err) {
+	case apierrors.IsInvalid(err):
 		// Trying again cannot help, and every other Service waits for this to end. The
 		// address stays booked as wanted.
-		klog.FromContext(ctx).Error(err, "Address of a Service cannot be claimed", "service", klog.KObj(svc), "address", as.Addr)
+		logger.Error(err, "Address of a Service cannot be claimed")
 		return nil
-	}
-	if err == nil {
-		klog.FromContext(ctx).Info("Bound an address again", "service", klog.KObj(svc), "address", as.Addr, "pool", as.Pool)
 	}
 	return err
 }
 
 // NewClaim returns the claim of an address for a Service, not written yet.
-func NewClaim(as pool.Assignment, group string, svc *corev1.Service, successors []string) *v1alpha1.IPClaim {
+func NewClaim(as pool.Assignment, group string, svc *corev1.Service) *v1alpha1.IPClaim {
 	return &v1alpha1.IPClaim{
 		ObjectMeta: metav1.ObjectMeta{Name: v1alpha1.ClaimName(as.Addr)},
 		Spec: v1alpha1.IPClaimSpec{
-			Address:    as.Addr.String(),
-			Pool:       as.Pool,
-			Group:      group,
-			Services:   []v1alpha1.ServiceReference{Reference(svc)},
-			Successors: successors,
-			Phase:      v1alpha1.ClaimBound,
+			Address:  as.Addr.String(),
+			Pool:     as.Pool,
+			Group:    group,
+			Services: []v1alpha1.ServiceReference{Reference(svc)},
+			Phase:    v1alpha1.ClaimBound,
 		},
 	}
 }
 
 // Reference returns how claims name a Service.
 func Reference(svc *corev1.Service) v1alpha1.ServiceReference {
-	return v1alpha1.ServiceReference{Namespace: svc.Namespace, Name: svc.Name, UID: svc.UID, Ports: convert.Ports(svc)}
+	return v1alpha1.ServiceReference{
+		Namespace: svc.Namespace, Name: svc.Name, UID: svc.UID, Ports: convert.Ports(svc), Backends: convert.Backends(svc),
+	}
 }

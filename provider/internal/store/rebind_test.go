@@ -16,6 +16,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/fairlead-lb/fairlead/loadbalancer/api/v1alpha1"
+	"github.com/fairlead-lb/fairlead/loadbalancer/convert"
 	"github.com/fairlead-lb/fairlead/provider/internal/store"
 	"github.com/fairlead-lb/fairlead/provider/internal/store/storetest"
 )
@@ -58,7 +59,7 @@ func TestRebindSkipsWhatIsInvalid(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(klog.NewContext(t.Context(), logr.Discard()), 5*time.Second)
 	defer cancel()
-	s := store.New(picky{api, "192.0.2.0"})
+	s := store.New(store.Options{API: picky{api, "192.0.2.0"}, Classes: convert.Classes{Classless: true}})
 	api.Watch(s)
 	go func() { _ = s.Run(ctx) }()
 	if err := s.WaitReady(ctx); err != nil {
@@ -67,7 +68,7 @@ func TestRebindSkipsWhatIsInvalid(t *testing.T) {
 	if s.Claim("192.0.2.1") == nil {
 		t.Error("the other Service's address was not bound again")
 	}
-	if got, fault := s.Allocate(request("new")); fault != nil || got[0].Addr != mustAddr(t, "192.0.2.2") {
+	if got, _, fault := s.Allocate(request("new"), store.Ticket{}); fault != nil || got[0].Addr != mustAddr(t, "192.0.2.2") {
 		t.Errorf("a new Service got %v, %v", got, fault)
 	}
 }

@@ -26,6 +26,7 @@ import (
 
 	"github.com/fairlead-lb/fairlead/loadbalancer"
 	"github.com/fairlead-lb/fairlead/loadbalancer/api/v1alpha1"
+	"github.com/fairlead-lb/fairlead/loadbalancer/convert"
 	"github.com/fairlead-lb/fairlead/loadbalancer/pool"
 )
 
@@ -63,13 +64,24 @@ type API interface {
 type Listener interface {
 	// AddressesChanged: an address may have become free or taken, or pools changed.
 	AddressesChanged()
-	// ServiceChanged: a Service, its record or one of its claims changed.
+	// ServiceChanged: a Service, its record, one of its claims, or what it may have changed.
 	ServiceChanged(key loadbalancer.ServiceKey)
+}
+
+// Options are a Store's parts.
+type Options struct {
+	API API
+	// Classes says which Services are ours.
+	Classes convert.Classes
+	// Ranges are the cluster ranges that no object tells.
+	Ranges []pool.ClusterRange
 }
 
 // Store is made by New.
 type Store struct {
 	api       API
+	classes   convert.Classes
+	ranges    []pool.ClusterRange
 	listeners []Listener
 	ready     chan struct{}
 
@@ -82,40 +94,56 @@ type Store struct {
 	byUID    map[types.UID]map[string]struct{}
 	records  map[loadbalancer.ServiceKey]*v1alpha1.LoadBalancer
 	services map[loadbalancer.ServiceKey]*corev1.Service
+	// external are the Services with spec.externalIPs.
+	external map[loadbalancer.ServiceKey]struct{}
 	pools    map[string]*v1alpha1.IPAddressPool
+	policy   *v1alpha1.ExternalIPPolicy
 	set      *pool.Set
 	ledger   *pool.Ledger
-	// inflight are addresses chosen for a Service whose claim is not written yet.
-	inflight   map[netip.Addr]types.UID
-	wanted     map[types.UID][]netip.Addr
+	// stale and staleReserved ask for set and the reserved addresses to be made anew
+	// before they are used: a start brings thousands of Nodes and pools one by one.
+	stale, staleReserved bool
+	// inflight are addresses chosen for Services whose claims are not written yet;
+	// booked is the same by Service.
+	inflight map[netip.Addr][]booking
+	booked   map[types.UID][]netip.Addr
+	wanted   map[types.UID][]netip.Addr
+	// freed counts the changes that may let a waiting Service have an address.
+	freed      uint64
 	namespaces map[string]labels.Set
-	nodes      map[string][]netip.Addr
-	agents     map[string][]netip.Addr
+	cluster    clusterView
 }
 
 // New makes an empty store.
-func New(api API) *Store {
+func New(o Options) *Store {
 	return &Store{
-		api:        api,
+		api:        o.API,
+		classes:    o.Classes,
+		ranges:     o.Ranges,
 		ready:      make(chan struct{}),
 		claims:     make(map[string]*v1alpha1.IPClaim),
 		goneClaims: newGraves(), goneRecords: newGraves(), gonePools: newGraves(),
 		byUID:      make(map[types.UID]map[string]struct{}),
 		records:    make(map[loadbalancer.ServiceKey]*v1alpha1.LoadBalancer),
 		services:   make(map[loadbalancer.ServiceKey]*corev1.Service),
+		external:   make(map[loadbalancer.ServiceKey]struct{}),
 		pools:      make(map[string]*v1alpha1.IPAddressPool),
 		set:        pool.Compile(nil, nil),
 		ledger:     pool.NewLedger(),
-		inflight:   make(map[netip.Addr]types.UID),
+		inflight:   make(map[netip.Addr][]booking),
+		booked:     make(map[types.UID][]netip.Addr),
 		wanted:     make(map[types.UID][]netip.Addr),
 		namespaces: make(map[string]labels.Set),
-		nodes:      make(map[string][]netip.Addr),
-		agents:     make(map[string][]netip.Addr),
+		cluster:    newClusterView(),
+		freed:      1,
 	}
 }
 
 // Subscribe adds a listener; call it before anything is observed.
 func (s *Store) Subscribe(l Listener) { s.listeners = append(s.listeners, l) }
+
+// Classes returns which Services are ours.
+func (s *Store) Classes() convert.Classes { return s.classes }
 
 // WaitReady blocks until start-up reconciliation is done (see [Store.Run]): before it
 // nothing may be allocated.
@@ -166,72 +194,6 @@ func (s *Store) Holding(a netip.Addr) (pool.Holding, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.ledger.Holding(a)
-}
-
-// Allocate decides a Service's addresses and books the new ones, so that nobody else
-// in this process gets them. The caller then writes the claims, or calls Cancel.
-// It fills req.NamespaceLabels.
-func (s *Store) Allocate(req *pool.Request) ([]pool.Assignment, *pool.Error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	req.NamespaceLabels = s.namespaces[req.Service.Namespace]
-	got, err := pool.Allocate(s.set, s.ledger, req)
-	if err != nil {
-		return nil, err
-	}
-	for _, g := range got {
-		if _, held := s.ledger.Holding(g.Addr); !held {
-			s.ledger.Hold(g.Addr, pool.Holding{SharingKey: req.SharingKey, Tenants: []pool.Tenant{req.Tenant()}})
-			s.inflight[g.Addr] = types.UID(req.UID)
-		}
-	}
-	return got, nil
-}
-
-// Cancel takes back what Allocate booked for a Service and no claim was seen for.
-func (s *Store) Cancel(uid types.UID) {
-	s.mu.Lock()
-	freed := false
-	for a, by := range s.inflight {
-		if by == uid {
-			delete(s.inflight, a)
-			s.ledger.Release(a)
-			freed = true
-		}
-	}
-	s.mu.Unlock()
-	if freed {
-		s.tellAddresses()
-	}
-}
-
-// PoolView is a pool with what its status needs.
-type PoolView struct {
-	Pool  *v1alpha1.IPAddressPool
-	Fault *pool.Error
-	// Assigned and Available count addresses; they are zero for a pool with a Fault.
-	AssignedIPv4, AvailableIPv4, AssignedIPv6, AvailableIPv6 int64
-}
-
-// Pools returns every pool, by name.
-func (s *Store) Pools() []PoolView {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	out := make([]PoolView, 0, len(s.pools))
-	for _, name := range slices.Sorted(maps.Keys(s.pools)) {
-		v := PoolView{Pool: s.pools[name], Fault: s.set.Fault(name)}
-		if p, ok := s.set.ByName(name); ok {
-			v.AssignedIPv4, v.AvailableIPv4 = s.count(p, pool.IPv4)
-			v.AssignedIPv6, v.AvailableIPv6 = s.count(p, pool.IPv6)
-		}
-		out = append(out, v)
-	}
-	return out
-}
-
-func (s *Store) count(p *pool.Pool, f pool.Family) (assigned, available int64) {
-	held, unavailable := s.ledger.Count(p, f)
-	return held, p.Usable(f) - unavailable
 }
 
 func (s *Store) tellAddresses() {

@@ -18,6 +18,7 @@ import (
 
 	"github.com/fairlead-lb/fairlead/loadbalancer"
 	"github.com/fairlead-lb/fairlead/loadbalancer/api/v1alpha1"
+	"github.com/fairlead-lb/fairlead/loadbalancer/convert"
 	"github.com/fairlead-lb/fairlead/loadbalancer/pool"
 	"github.com/fairlead-lb/fairlead/provider/internal/store"
 	"github.com/fairlead-lb/fairlead/provider/internal/store/storetest"
@@ -53,7 +54,7 @@ func claim(version string, change func(*v1alpha1.IPClaim)) *v1alpha1.IPClaim {
 // A cache that lags never takes back what was written or seen since.
 func TestNeverRegresses(t *testing.T) {
 	t.Parallel()
-	s := store.New(storetest.New())
+	s := store.New(store.Options{API: storetest.New(), Classes: convert.Classes{Classless: true}})
 	s.ObserveClaim(claim("9", func(c *v1alpha1.IPClaim) { c.Spec.Phase = v1alpha1.ClaimReleasing }))
 	s.ObserveClaim(claim("8", nil))
 	if got := s.Claim("192.0.2.1"); got.Spec.Phase != v1alpha1.ClaimReleasing {
@@ -85,7 +86,7 @@ func TestNeverRegresses(t *testing.T) {
 // Listeners hear of changes that matter to them, and not of an owner's status writes.
 func TestListeners(t *testing.T) {
 	t.Parallel()
-	s := store.New(storetest.New())
+	s := store.New(store.Options{API: storetest.New(), Classes: convert.Classes{Classless: true}})
 	h := &hearing{}
 	s.Subscribe(h)
 	s.ObserveClaim(claim("1", nil))
@@ -105,16 +106,16 @@ func request(name string) *pool.Request {
 // What is chosen and not written yet is nobody else's, until it is cancelled.
 func TestAllocateBooks(t *testing.T) {
 	t.Parallel()
-	s := store.New(storetest.New())
+	s := store.New(store.Options{API: storetest.New(), Classes: convert.Classes{Classless: true}})
 	s.ObservePool(&v1alpha1.IPAddressPool{ObjectMeta: metav1.ObjectMeta{Name: "a"}, Spec: v1alpha1.IPAddressPoolSpec{Addresses: []string{"192.0.2.1/32"}}})
-	if _, err := s.Allocate(request("one")); err != nil {
+	if _, _, err := s.Allocate(request("one"), store.Ticket{}); err != nil {
 		t.Fatal(err)
 	}
-	if got, err := s.Allocate(request("two")); err == nil {
+	if got, _, err := s.Allocate(request("two"), store.Ticket{}); err == nil {
 		t.Fatalf("the address was given twice: %v", got)
 	}
 	s.Cancel("one")
-	if _, err := s.Allocate(request("two")); err != nil {
+	if _, _, err := s.Allocate(request("two"), store.Ticket{}); err != nil {
 		t.Errorf("after Cancel: %v", err)
 	}
 	s.ObserveClaim(claim("1", func(c *v1alpha1.IPClaim) { c.Spec.Services[0].UID = "two" }))
@@ -127,16 +128,16 @@ func TestAllocateBooks(t *testing.T) {
 // Namespace labels reach the decision.
 func TestNamespaceLabels(t *testing.T) {
 	t.Parallel()
-	s := store.New(storetest.New())
+	s := store.New(store.Options{API: storetest.New(), Classes: convert.Classes{Classless: true}})
 	s.ObservePool(&v1alpha1.IPAddressPool{ObjectMeta: metav1.ObjectMeta{Name: "a"}, Spec: v1alpha1.IPAddressPoolSpec{
 		Addresses:         []string{"192.0.2.1/32"},
 		ServiceAllocation: &v1alpha1.ServiceAllocation{NamespaceSelectors: []metav1.LabelSelector{{MatchLabels: map[string]string{"tier": "gold"}}}},
 	}})
-	if _, err := s.Allocate(request("one")); err == nil {
+	if _, _, err := s.Allocate(request("one"), store.Ticket{}); err == nil {
 		t.Fatal("the pool served a namespace without the label")
 	}
 	s.ObserveNamespace(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "default", Labels: map[string]string{"tier": "gold"}}})
-	if _, err := s.Allocate(request("one")); err != nil {
+	if _, _, err := s.Allocate(request("one"), store.Ticket{}); err != nil {
 		t.Error(err)
 	}
 }
@@ -153,7 +154,7 @@ func TestRunRetries(t *testing.T) {
 		}
 		return storetest.Pass
 	})
-	s := store.New(api)
+	s := store.New(store.Options{API: api, Classes: convert.Classes{Classless: true}})
 	ctx, stop := context.WithTimeout(klog.NewContext(t.Context(), logr.Discard()), 10*time.Second)
 	defer stop()
 	short, cancel := context.WithTimeout(ctx, 10*time.Millisecond)
@@ -176,7 +177,7 @@ func TestRunRetries(t *testing.T) {
 func TestReleaseClaim(t *testing.T) {
 	t.Parallel()
 	api := storetest.New()
-	s := store.New(api)
+	s := store.New(store.Options{API: api, Classes: convert.Classes{Classless: true}})
 	api.Watch(s)
 	c, err := s.CreateClaim(t.Context(), claim("", func(c *v1alpha1.IPClaim) {
 		c.Spec.Services = append(c.Spec.Services, v1alpha1.ServiceReference{Namespace: "default", Name: "other", UID: "v"})
@@ -215,7 +216,7 @@ func mustAddr(t *testing.T, s string) netip.Addr {
 // A list or a response may arrive after the informer told that its object is gone.
 func TestLateNewsRaisesNoDead(t *testing.T) {
 	t.Parallel()
-	s := store.New(storetest.New())
+	s := store.New(store.Options{API: storetest.New(), Classes: convert.Classes{Classless: true}})
 	s.ForgetClaim(claim("12", nil))
 	s.ObserveClaim(claim("11", nil))
 	if s.Claim("192.0.2.1") != nil || s.HasClaims("u") {

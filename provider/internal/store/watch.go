@@ -10,8 +10,8 @@ import (
 
 // Informers are the caches that feed the store. The caller starts them.
 type Informers struct {
-	Claims, Records, Pools, NodeAgents cache.SharedIndexInformer
-	Services, Namespaces, Nodes        cache.SharedIndexInformer
+	Claims, Records, Pools, NodeAgents, Policies cache.SharedIndexInformer
+	Services, Namespaces, Nodes, EndpointSlices  cache.SharedIndexInformer
 }
 
 // Watch feeds the store from informers. It returns what [Store.Run] has to wait for:
@@ -22,6 +22,8 @@ func (s *Store) Watch(in Informers) ([]cache.InformerSynced, error) {
 		informer cache.SharedIndexInformer
 		handler  cache.ResourceEventHandler
 	}{
+		{in.Policies, handler(s.ObservePolicy, s.ForgetPolicy)},
+		{in.EndpointSlices, handler(s.ObserveEndpointSlice, s.ForgetEndpointSlice)},
 		{in.Claims, handler(s.ObserveClaim, s.ForgetClaim)},
 		{in.Records, handler(s.ObserveRecord, s.ForgetRecord)},
 		{in.Pools, handler(s.ObservePool, s.ForgetPool)},
@@ -37,6 +39,16 @@ func (s *Store) Watch(in Informers) ([]cache.InformerSynced, error) {
 		synced = append(synced, r.HasSynced)
 	}
 	return synced, nil
+}
+
+// WatchServiceCIDRs feeds the store from one more informer, which only newer API servers
+// have.
+func (s *Store) WatchServiceCIDRs(i cache.SharedIndexInformer) (cache.InformerSynced, error) {
+	r, err := i.AddEventHandler(handler(s.ObserveServiceCIDR, s.ForgetServiceCIDR))
+	if err != nil {
+		return nil, fmt.Errorf("watch ServiceCIDRs for the store: %w", err)
+	}
+	return r.HasSynced, nil
 }
 
 // handler turns two typed functions into an informer's handler.

@@ -73,6 +73,9 @@ func (s *Store) RefreshClaims(ctx context.Context, r *v1alpha1.LoadBalancer) err
 
 // UpdateClaim writes a changed copy of a claim, which carries the version it came from.
 func (s *Store) UpdateClaim(ctx context.Context, c *v1alpha1.IPClaim) (*v1alpha1.IPClaim, error) {
+	if known := s.Claim(c.Name); known == nil || known.UID == c.UID && known.ResourceVersion != c.ResourceVersion {
+		return nil, fmt.Errorf("update claim %s: %w", c.Name, ErrConflict) // lost before it was tried
+	}
 	got, err := s.api.Claims().Update(ctx, c, metav1.UpdateOptions{FieldManager: fieldManager})
 	if err == nil {
 		s.ObserveClaim(got)
@@ -87,27 +90,26 @@ func (s *Store) UpdateClaim(ctx context.Context, c *v1alpha1.IPClaim) (*v1alpha1
 	return nil, fmt.Errorf("update claim %s: %w", c.Name, ErrConflict)
 }
 
-// ReleaseClaim takes a Service off a claim: the claim of nobody else becomes
-// Releasing as of now. A claim that is gone, or does not hold it, is fine.
+// ReleaseClaim takes a Service off a claim. The claim of nobody else becomes Retained,
+// if that was asked for, or Releasing, as of now. A claim that is gone, or does not hold
+// it, is fine.
 func (s *Store) ReleaseClaim(ctx context.Context, c *v1alpha1.IPClaim, uid types.UID, now time.Time) error {
-	if c.Spec.Phase == v1alpha1.ClaimReleasing {
+	if !Holds(c, uid) {
 		return nil
 	}
 	next := c.DeepCopy()
-	next.Spec.Services = nil
-	for _, ref := range c.Spec.Services {
-		if ref.UID != uid {
-			next.Spec.Services = append(next.Spec.Services, ref)
-		}
-	}
-	if len(next.Spec.Services) == len(c.Spec.Services) {
-		return nil
-	}
-	if len(next.Spec.Services) == 0 {
+	next.Spec.Services = slices.DeleteFunc(next.Spec.Services, func(r v1alpha1.ServiceReference) bool { return r.UID == uid })
+	switch {
+	case len(next.Spec.Services) > 0:
+	case c.Spec.RetainFor != nil:
+		until := metav1.NewTime(now.Add(c.Spec.RetainFor.Duration))
+		next.Spec.Services = c.Spec.Services
+		next.Spec.Phase, next.Spec.RetainUntil = v1alpha1.ClaimRetained, &until
+		next.Spec.Group = c.Name
+	default:
 		since := metav1.NewTime(now)
 		next.Spec.Services = c.Spec.Services
-		next.Spec.Phase = v1alpha1.ClaimReleasing
-		next.Spec.ReleasingSince = &since
+		next.Spec.Phase, next.Spec.ReleasingSince = v1alpha1.ClaimReleasing, &since
 	}
 	_, err := s.UpdateClaim(ctx, next)
 	return err
@@ -187,8 +189,4 @@ func (s *Store) DeleteRecord(ctx context.Context, r *v1alpha1.LoadBalancer) erro
 	}
 	s.ForgetRecord(r)
 	return nil
-}
-
-func names(c *v1alpha1.IPClaim, uid types.UID) bool {
-	return slices.ContainsFunc(c.Spec.Services, func(r v1alpha1.ServiceReference) bool { return r.UID == uid })
 }

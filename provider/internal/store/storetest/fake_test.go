@@ -9,6 +9,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/fairlead-lb/fairlead/loadbalancer/api/v1alpha1"
+	"github.com/fairlead-lb/fairlead/loadbalancer/convert"
 	"github.com/fairlead-lb/fairlead/provider/internal/store"
 	"github.com/fairlead-lb/fairlead/provider/internal/store/storetest"
 )
@@ -56,7 +57,7 @@ func TestFake(t *testing.T) {
 func TestHold(t *testing.T) {
 	t.Parallel()
 	api := storetest.New()
-	s := store.New(api)
+	s := store.New(store.Options{API: api, Classes: convert.Classes{Classless: true}})
 	api.Watch(s)
 	api.Hold()
 	if _, err := api.Claims().Create(t.Context(), &v1alpha1.IPClaim{ObjectMeta: metav1.ObjectMeta{Name: "192.0.2.1"}}, metav1.CreateOptions{}); err != nil {
