@@ -48,9 +48,10 @@ clean: ## Remove what was built here (the lab's cache outside the work tree stay
 ##@ Build
 
 .PHONY: build
-build: ## Build controller, node agent and lab into bin/ (GOARCH=arm64 cross-compiles).
+build: ## Build controller, node agent, plugin and lab into bin/ (GOARCH=arm64 cross-compiles).
 	GOOS=linux GOARCH=$(GOARCH) $(BUILD) -ldflags "$(LDFLAGS)" -o $(OUT)/fairlead-cloud-controller-manager ./cmd/fairlead-cloud-controller-manager
 	GOOS=linux GOARCH=$(GOARCH) $(BUILD) -ldflags "$(LDFLAGS)" -o $(OUT)/fairlead-node-agent ./cmd/fairlead-node-agent
+	GOOS=linux GOARCH=$(GOARCH) $(BUILD) -ldflags "$(LDFLAGS)" -o $(OUT)/kubectl-fairlead ./cmd/kubectl-fairlead
 	GOOS=linux GOARCH=$(GOARCH) $(BUILD) -ldflags "$(LDFLAGS)" -o $(OUT)/fairlead-lab ./test/lab/cmd/fairlead-lab
 
 .PHONY: lab

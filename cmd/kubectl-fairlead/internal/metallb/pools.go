@@ -1,0 +1,222 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package metallb
+
+import (
+	"fmt"
+	"slices"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/fairlead-lb/fairlead/cmd/kubectl-fairlead/internal/manifest"
+	"github.com/fairlead-lb/fairlead/loadbalancer/api/v1alpha1"
+	"github.com/fairlead-lb/fairlead/loadbalancer/convert"
+	"github.com/fairlead-lb/fairlead/loadbalancer/pool"
+)
+
+// maxAddresses is how many prefixes and ranges a pool may have (the CRD's maxItems).
+const maxAddresses = 64
+
+func typeMeta(kind string) metav1.TypeMeta {
+	return metav1.TypeMeta{APIVersion: v1alpha1.SchemeGroupVersion().String(), Kind: kind}
+}
+
+func (c *converter) pool(o manifest.Object, r *remarks) {
+	top := newFields("", o.Fields, r)
+	p := v1alpha1.IPAddressPool{TypeMeta: typeMeta("IPAddressPool"), ObjectMeta: metadata(top)}
+	whole := true
+	if spec := top.sub("spec"); spec != nil {
+		p.Spec.Addresses = addresses(spec)
+		p.Spec.AutoAssign = spec.flag("autoAssign")
+		p.Spec.AvoidBuggyIPs = isTrue(spec.flag("avoidBuggyIPs"))
+		p.Spec.ServiceAllocation, whole = allocation(spec.sub("serviceAllocation"))
+		spec.finish()
+	}
+	top.finish()
+	if !whole {
+		no := false
+		p.Spec.AutoAssign = &no
+		r.note("a part of serviceAllocation is missing, so the pool is written with autoAssign: false", "complete the output, then take autoAssign: false out")
+	}
+	c.addPool(p, func(why, remedy string) { r.lostObject(userFields(o), why, remedy) })
+}
+
+func isTrue(b *bool) bool { return b != nil && *b }
+
+// addresses reads prefixes and ranges; what cannot be understood is named.
+func addresses(f *fields) []string {
+	var out []string
+	for i, v := range f.list("addresses") {
+		text, ok := v.(string)
+		if !ok {
+			f.misfit(index("addresses", i), v, "a text")
+			continue
+		}
+		if _, err := pool.ParseInterval(text); err != nil {
+			f.r.lost([]string{join(f.at, index("addresses", i))}, err.Error(), "correct it in the input")
+			continue
+		}
+		if !slices.Contains(out, text) {
+			out = append(out, text)
+		}
+	}
+	return out
+}
+
+// allocation reads serviceAllocation; false when a selector had to be left out.
+func allocation(f *fields) (*v1alpha1.ServiceAllocation, bool) {
+	if f == nil {
+		return nil, true
+	}
+	a := &v1alpha1.ServiceAllocation{Priority: f.number("priority"), Namespaces: f.texts("namespaces")}
+	var namespaces, services bool
+	a.NamespaceSelectors, namespaces = f.selectors("namespaceSelectors")
+	a.ServiceSelectors, services = f.selectors("serviceSelectors")
+	f.finish()
+	return a, namespaces && services
+}
+
+// addPool adds a pool unless it is empty or its name is taken; refuse says so.
+func (c *converter) addPool(p v1alpha1.IPAddressPool, refuse func(why, remedy string)) {
+	switch {
+	case p.Name == "":
+		refuse("has no usable name", "give it one")
+	case len(p.Spec.Addresses) == 0:
+		refuse("has no address", "correct the input")
+	case slices.ContainsFunc(c.result.Pools, func(other v1alpha1.IPAddressPool) bool { return other.Name == p.Name }):
+		refuse(fmt.Sprintf("a pool named %q is in the input already", p.Name), "remove one of the two or rename it")
+	default:
+		c.result.Pools = append(c.result.Pools, p)
+	}
+}
+
+func (c *converter) advertisement(o manifest.Object, r *remarks) {
+	top := newFields("", o.Fields, r)
+	a := v1alpha1.L2Advertisement{TypeMeta: typeMeta("L2Advertisement"), ObjectMeta: metadata(top)}
+	whole := true
+	if spec := top.sub("spec"); spec != nil {
+		a.Spec.IPAddressPools = spec.texts("ipAddressPools")
+		a.Spec.Interfaces = spec.texts("interfaces")
+		for _, s := range []struct {
+			field string
+			into  *[]metav1.LabelSelector
+		}{
+			{"ipAddressPoolSelectors", &a.Spec.IPAddressPoolSelectors},
+			{"nodeSelectors", &a.Spec.NodeSelectors},
+			{"serviceSelectors", &a.Spec.ServiceSelectors},
+		} {
+			var ok bool
+			*s.into, ok = spec.selectors(s.field)
+			whole = whole && ok
+		}
+		spec.drop("preferredNodeSelectors", "Fairlead has no preference among nodes: the owner is spread over all that may announce and stays until it fails",
+			"to keep an address on some nodes only, give them in nodeSelectors")
+		spec.finish()
+	}
+	top.finish()
+	switch {
+	case !whole:
+		// Without one of its selectors it would announce from, or for, what was left out.
+		r.lostObject(userFields(o), "a selector of it cannot be understood", "correct the selector")
+	case a.Name == "":
+		r.lostObject(userFields(o), "has no usable name", "give it one")
+	case slices.ContainsFunc(c.result.Advertisements, func(other v1alpha1.L2Advertisement) bool { return other.Name == a.Name }):
+		r.lostObject(userFields(o), fmt.Sprintf("an L2Advertisement named %q is in the input already", a.Name), "remove one of the two or rename it")
+	default:
+		c.result.Advertisements = append(c.result.Advertisements, a)
+	}
+}
+
+// addressPool reads the kind that MetalLB 0.12 to 0.14 kept for those who came from the
+// ConfigMap: a pool with its protocol.
+func (c *converter) addressPool(o manifest.Object, r *remarks) {
+	top := newFields("", o.Fields, r)
+	p := v1alpha1.IPAddressPool{TypeMeta: typeMeta("IPAddressPool"), ObjectMeta: metadata(top)}
+	var protocol string
+	if spec := top.sub("spec"); spec != nil {
+		p.Spec.Addresses = addresses(spec)
+		p.Spec.AutoAssign = spec.flag("autoAssign")
+		p.Spec.AvoidBuggyIPs = isTrue(spec.flag("avoidBuggyIPs"))
+		protocol = readProtocol(spec)
+		spec.drop("bgpAdvertisements", bgpWhy, bgpRemedy)
+		spec.finish()
+	}
+	top.finish()
+	c.addPool(p, func(why, remedy string) { r.lostObject(userFields(o), why, remedy) })
+	if protocol == protocolL2 {
+		c.advertise(p.Name)
+	}
+}
+
+const (
+	protocolL2  = "layer2"
+	protocolBGP = "bgp"
+)
+
+// readProtocol reads how a pool of the old kinds is announced.
+func readProtocol(f *fields) string {
+	switch p := f.text("protocol"); p {
+	case protocolL2, "l2":
+		return protocolL2
+	case protocolBGP:
+		f.r.lost([]string{join(f.at, "protocol")}, "bgp: "+bgpWhy+"; the pool is carried over, nobody announces its addresses",
+			"to announce them by layer 2, create an L2Advertisement that names the pool")
+		return protocolBGP
+	default:
+		f.r.lost([]string{join(f.at, "protocol")}, fmt.Sprintf("%q is neither layer2 nor bgp", p), "correct it in the input")
+		return ""
+	}
+}
+
+// advertise makes the advertisement of a layer 2 pool of the old kinds.
+func (c *converter) advertise(name string) {
+	taken := func(a v1alpha1.L2Advertisement) bool { return a.Name == name }
+	if name == "" || slices.ContainsFunc(c.result.Advertisements, taken) {
+		return
+	}
+	c.result.Advertisements = append(c.result.Advertisements, v1alpha1.L2Advertisement{
+		TypeMeta: typeMeta("L2Advertisement"), ObjectMeta: metav1.ObjectMeta{Name: name},
+		Spec: v1alpha1.L2AdvertisementSpec{IPAddressPools: []string{name}},
+	})
+}
+
+// checkPools names pools that nobody announces and pools that overlap.
+func (c *converter) checkPools() {
+	ads := make([]convert.Advertisement, 0, len(c.result.Advertisements))
+	for i := range c.result.Advertisements {
+		// Selectors were understood before.
+		if ad, err := convert.L2Advertisement(&c.result.Advertisements[i]); err == nil {
+			ads = append(ads, ad)
+		}
+	}
+	for i := range c.result.Pools {
+		p := &c.result.Pools[i]
+		r := &remarks{object: "IPAddressPool " + p.Name, source: "output", all: &c.result.Remarks}
+		if !slices.ContainsFunc(ads, func(a convert.Advertisement) bool { return a.SelectsPool(p.Name, p.Labels) }) {
+			r.note("no L2Advertisement of the output selects it: Services get addresses that nobody announces",
+				"create an L2Advertisement that names the pool, unless another load balancer announces it")
+		}
+		if n := len(p.Spec.Addresses); n > maxAddresses {
+			r.note(fmt.Sprintf("has %d prefixes and ranges, the API server accepts %d", n, maxAddresses), "join neighbours or split the pool before you apply the output")
+		}
+		for j := range i {
+			if a, b, ok := overlap(&c.result.Pools[j], p); ok {
+				r.add(Remark{Lost: true, Fields: []string{"spec.addresses"}, Why: fmt.Sprintf("%s overlaps %s of pool %q: Fairlead uses the older of two such pools only", b, a, c.result.Pools[j].Name),
+					Remedy: "take the common addresses out of one of them"})
+			}
+		}
+	}
+}
+
+func overlap(a, b *v1alpha1.IPAddressPool) (inA, inB string, ok bool) {
+	for _, x := range a.Spec.Addresses {
+		for _, y := range b.Spec.Addresses {
+			ix, errX := pool.ParseInterval(x)
+			iy, errY := pool.ParseInterval(y)
+			if errX == nil && errY == nil && ix.Overlaps(iy) {
+				return x, y, true
+			}
+		}
+	}
+	return "", "", false
+}
