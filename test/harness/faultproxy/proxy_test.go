@@ -4,6 +4,7 @@ package faultproxy
 
 import (
 	"context"
+	"crypto/x509"
 	"encoding/pem"
 	"io"
 	"net/http"
@@ -14,8 +15,6 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
-
-	"crypto/x509"
 )
 
 // bed is a proxy in front of a server that counts what reaches it.

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -41,7 +42,7 @@ func (p *Plane) install(ctx context.Context) error {
 		return err
 	}
 	var objects []string
-	for _, doc := range strings.Split(all, documentSeparator) {
+	for doc := range strings.SplitSeq(all, documentSeparator) {
 		kind, err := kindOf(doc)
 		if err != nil {
 			return err
@@ -152,11 +153,11 @@ func (p *Plane) StartController(ctx context.Context, o ControllerOptions) (*Proc
 		return nil, err
 	}
 	// The last of equal flags counts.
-	args := append(s.args, "--cloud-config="+configFile, "--kubeconfig="+kubeconfig,
-		"--authentication-kubeconfig="+kubeconfig, "--authorization-kubeconfig="+kubeconfig,
-		"--bind-address="+loopback.String(), fmt.Sprintf("--secure-port=%d", port), "--cert-dir="+p.path(o.Name+".certs"))
+	args := slices.Concat(s.args, []string{"--cloud-config=" + configFile, "--kubeconfig=" + kubeconfig,
+		"--authentication-kubeconfig=" + kubeconfig, "--authorization-kubeconfig=" + kubeconfig,
+		"--bind-address=" + loopback.String(), fmt.Sprintf("--secure-port=%d", port), "--cert-dir=" + p.path(o.Name+".certs")}, o.Args)
 	proc, err := startProcess(ctx, o.Name, p.path(o.Name+".log"), p.path(harness.ControllerProgram),
-		append(args, o.Args...), []string{"POD_NAMESPACE=" + harness.Namespace})
+		args, []string{"POD_NAMESPACE=" + harness.Namespace})
 	if err != nil {
 		return nil, err
 	}
@@ -176,7 +177,7 @@ func readShipped(path string) (shipped, error) {
 		return shipped{}, fmt.Errorf("read the controller's manifest: %w", err)
 	}
 	var s shipped
-	for _, doc := range strings.Split(string(b), documentSeparator) {
+	for doc := range strings.SplitSeq(string(b), documentSeparator) {
 		kind, err := kindOf(doc)
 		if err != nil {
 			return shipped{}, err

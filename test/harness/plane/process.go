@@ -58,7 +58,9 @@ func startProcess(ctx context.Context, name, logFile, program string, args, env 
 		}
 		p.pid = cmd.Process.Pid
 		started <- nil
-		p.end = cmd.Wait()
+		if p.end = cmd.Wait(); p.end == nil {
+			p.end = errors.New("exit status 0")
+		}
 		close(p.done)
 	}()
 	if err := <-started; err != nil {
@@ -84,7 +86,7 @@ func (p *Process) Err() error {
 	if p.expected.Load() {
 		return nil
 	}
-	return fmt.Errorf("%s ended (%v); the end of %s:\n%s", p.name, p.end, filepath.Base(p.log), p.tail())
+	return fmt.Errorf("%s ended: %w; the end of %s:\n%s", p.name, p.end, filepath.Base(p.log), p.tail())
 }
 
 func (p *Process) tail() string {

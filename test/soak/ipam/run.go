@@ -179,7 +179,7 @@ func (r *run) prepare(ctx, background context.Context, wg *sync.WaitGroup) error
 		}
 		proxy, err := faultproxy.New(ctx, faultproxy.Options{
 			Target: r.p.Server(), Authority: authority, Cert: cert, Key: key, Listen: fmt.Sprintf("127.0.0.1:%d", port),
-			Faults: faults(), Seed: r.c.Seed + uint64(i), //nolint:gosec // two
+			Faults: faults(), Seed: r.c.Seed + uint64(i),
 		})
 		if err != nil {
 			return err
