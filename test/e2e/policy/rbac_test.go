@@ -51,7 +51,7 @@ func TestRoles(t *testing.T) {
 		who                                       user
 		not                                       string
 	}{
-		{name: "controller", who: controller(), verbs: "get list watch patch", resource: "services", not: "create update delete deletecollection"},
+		{name: "controller", who: controller(), verbs: "get list watch", resource: "services", not: "create update patch delete deletecollection"},
 		{name: "controller", who: controller(), verbs: "patch", resource: "services", subresource: "status", not: "update"},
 		{name: "controller", who: controller(), verbs: "list watch", resource: "namespaces", not: "get patch update delete create"},
 		{name: "controller", who: controller(), verbs: "get list watch update patch", resource: "nodes", not: "delete create"},
