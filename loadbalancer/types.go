@@ -87,6 +87,8 @@ type Interface struct {
 	Index int
 	// Prefixes are the link's own addresses with their length, not masked.
 	Prefixes []netip.Prefix
+	// NoIPv4 and NoIPv6 say that addresses of a family cannot be announced on it.
+	NoIPv4, NoIPv6 bool
 }
 
 // Since is a point in time, kept as Unix nanoseconds so that values stay comparable.

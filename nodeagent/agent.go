@@ -21,6 +21,7 @@ import (
 	"github.com/fairlead-lb/fairlead/loadbalancer/reason"
 	"github.com/fairlead-lb/fairlead/nodeagent/internal/announce/arp"
 	"github.com/fairlead-lb/fairlead/nodeagent/internal/announce/l2"
+	"github.com/fairlead-lb/fairlead/nodeagent/internal/announce/ndp"
 	"github.com/fairlead-lb/fairlead/nodeagent/internal/intake"
 	"github.com/fairlead-lb/fairlead/nodeagent/internal/kernel"
 	"github.com/fairlead-lb/fairlead/nodeagent/internal/member"
@@ -56,6 +57,7 @@ type objects interface {
 type deps struct {
 	kernel     kernelView
 	openARP    l2.Opener
+	openNDP    l2.Opener
 	newObjects func(notify func()) (objects, error)
 	newGossip  func(cfg member.Config, notify func()) gossip
 	claims     status.Claims
@@ -74,7 +76,7 @@ type Agent struct {
 
 	dirty, linksDirty chan struct{}
 	objects           objects
-	arp               *l2.Announcer
+	arp, ndp          *l2.Announcer
 	owners            *status.Owners
 	report            *status.Report
 	metrics           *metrics.Metrics
@@ -100,7 +102,8 @@ func newAgent(o Options, version string, d deps) (*Agent, error) {
 	if a.objects, err = d.newObjects(func() { mark(a.dirty) }); err != nil {
 		return nil, err
 	}
-	a.arp = arp.New(d.openARP, m, func() { mark(a.dirty) })
+	a.arp = arp.New(d.openARP, m.ARP(), func() { mark(a.dirty) })
+	a.ndp = ndp.New(d.openNDP, m.NDP(), func() { mark(a.dirty) })
 	a.owners = status.NewOwners(o.NodeName, d.claims, a.objects.Claim)
 	a.report = status.NewReport(o.NodeName, d.agents, func() types.UID { return a.objects.NodeUID(a.name()) })
 	return a, nil
@@ -130,6 +133,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	g.Go(func() error { return a.serveHealth(work) })
 	g.Go(func() error { return a.objects.Run(work) })
 	g.Go(func() error { return a.arp.Run(work) })
+	g.Go(func() error { return a.ndp.Run(work) })
 	g.Go(func() error { return a.owners.Run(work) })
 	g.Go(func() error { return a.report.Run(work) })
 	g.Go(func() error { return a.watchLinks(work) })

@@ -47,6 +47,7 @@ func New(o Options, version string, reg *prometheus.Registry) (*Agent, error) {
 	}
 	d.kernel = k
 	d.openARP = func(l kernel.Link) (l2.Conn, error) { return k.OpenARP(l) }
+	d.openNDP = func(l kernel.Link) (l2.Conn, error) { return k.OpenNDP(l) }
 	d.newGossip = func(c member.Config, notify func()) gossip { return member.New(c, notify) }
 	return newAgent(o, version, d)
 }

@@ -169,11 +169,23 @@ func (l *loop) refreshLinks(ctx context.Context, now time.Time) {
 func (l *loop) self() plan.Member {
 	m := plan.Member{Known: true, Leaving: l.leaving, Gateways: l.routes.Gateways, Claims: l.held.claims()}
 	for _, k := range l.links {
-		if !l.a.arp.Failed(k.Name) {
-			m.Interfaces = append(m.Interfaces, loadbalancer.Interface{Name: k.Name, Prefixes: k.Prefixes})
+		if i, ok := l.usable(k); ok {
+			m.Interfaces = append(m.Interfaces, i)
 		}
 	}
 	return m
+}
+
+// usable is a link as far as it can announce; false if it cannot at all. The prefixes of a
+// family that it cannot announce are left out, for those who look at nothing else.
+func (l *loop) usable(k kernel.Link) (loadbalancer.Interface, bool) {
+	i := loadbalancer.Interface{Name: k.Name, NoIPv4: l.a.arp.Failed(k.Name), NoIPv6: l.a.ndp.Failed(k.Name)}
+	for _, p := range k.Prefixes {
+		if p.Addr().Is4() && !i.NoIPv4 || p.Addr().Is6() && !i.NoIPv6 {
+			i.Prefixes = append(i.Prefixes, p)
+		}
+	}
+	return i, !i.NoIPv4 || !i.NoIPv6
 }
 
 func (l *loop) snapshot(now time.Time, objs intake.Objects, view member.View) plan.Snapshot {
@@ -218,7 +230,9 @@ func (l *loop) learnEpochs(claims []loadbalancer.Claim, members map[loadbalancer
 
 // apply makes the network and the gossip match the holdings. The network comes first.
 func (l *loop) apply() {
-	l.a.arp.Apply(l.links, l.held.announcements())
+	want := l.held.announcements()
+	l.a.arp.Apply(l.links, want)
+	l.a.ndp.Apply(l.links, want)
 	self := l.self()
 	l.gossip.Publish(member.State{Leaving: self.Leaving, Interfaces: self.Interfaces, Gateways: self.Gateways, Claims: self.Claims})
 }

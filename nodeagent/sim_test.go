@@ -106,11 +106,12 @@ func (s *sim) start(name loadbalancer.NodeName) {
 	s.t.Helper()
 	own := netip.AddrFrom4([4]byte{10, 0, 0, name[0] - 'a' + 1})
 	n := &simNode{s: s, name: name, done: make(chan error, 1), ip: own}
-	n.links = []kernel.Link{{Name: "eth0", Index: 2, MAC: kernel.MAC{2, 0, 0, 0, 0, name[0]}, Prefixes: []netip.Prefix{netip.PrefixFrom(own, 24)}}}
+	n.links = []kernel.Link{{Name: "eth0", Index: 2, MAC: kernel.MAC{2, 0, 0, 0, 0, name[0]}, IPv6: true, Prefixes: []netip.Prefix{netip.PrefixFrom(own, 24), own6(name)}}}
 	o := Defaults(env("NODE_NAME", string(name)))
 	a, err := newAgent(o, "v0", deps{
 		kernel: n, claims: s.claims, agents: s.agents, registry: prometheus.NewRegistry(),
-		openARP:    n.open,
+		openARP:    func(kernel.Link) (l2.Conn, error) { return n.open(false) },
+		openNDP:    func(kernel.Link) (l2.Conn, error) { return n.open(true) },
 		newObjects: func(func()) (objects, error) { return n, nil },
 	})
 	if err != nil {
@@ -125,13 +126,17 @@ func (s *sim) start(name loadbalancer.NodeName) {
 	s.markAll()
 }
 
+func own6(name loadbalancer.NodeName) netip.Prefix {
+	return netip.PrefixFrom(netip.AddrFrom16([16]byte{0xfd, 15: name[0] - 'a' + 1}), 64)
+}
+
 // run is Agent.Run without the servers, whose sockets would stop a bubble's clock.
 func (n *simNode) run() {
 	ctx, cancel := context.WithCancel(n.s.t.Context())
 	work, kill := context.WithCancel(context.WithoutCancel(ctx))
 	n.cancel, n.kill = cancel, kill
 	var wg sync.WaitGroup
-	for _, f := range []func(context.Context) error{n.agent.arp.Run, n.agent.owners.Run, n.agent.report.Run} {
+	for _, f := range []func(context.Context) error{n.agent.arp.Run, n.agent.ndp.Run, n.agent.owners.Run, n.agent.report.Run} {
 		wg.Go(func() {
 			if err := f(work); err != nil {
 				n.s.t.Errorf("%s: %v", n.name, err)
@@ -422,11 +427,11 @@ func (n *simNode) unplug() {
 	mark(n.agent.linksDirty)
 }
 
-func (n *simNode) open(kernel.Link) (l2.Conn, error) {
+func (n *simNode) open(six bool) (l2.Conn, error) {
 	if n.name == n.s.deaf {
 		return nil, errors.New("operation not permitted")
 	}
-	w := &simWire{in: make(chan []byte), out: make(chan []byte, 1000), closed: make(chan struct{})}
+	w := &simWire{six: six, in: make(chan []byte), out: make(chan []byte, 1000), closed: make(chan struct{})}
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.wires = append(n.wires, w)
@@ -440,59 +445,6 @@ func (n *simNode) answers(addr string) bool {
 	n.mu.Unlock()
 	for _, w := range wires {
 		if !off && w.ask(netip.MustParseAddr(addr)) {
-			return true
-		}
-	}
-	return false
-}
-
-// simWire is one link of one node.
-type simWire struct {
-	in, out chan []byte
-	closed  chan struct{}
-	once    sync.Once
-}
-
-func (w *simWire) ReadFrame(b []byte) (int, error) {
-	select {
-	case f := <-w.in:
-		return copy(b, f), nil
-	case <-w.closed:
-		return 0, context.Canceled
-	}
-}
-
-func (w *simWire) WriteFrame(b []byte, _ kernel.MAC) error {
-	select {
-	case w.out <- b:
-	default:
-	}
-	return nil
-}
-
-func (w *simWire) Listen([]netip.Addr) error { return nil }
-
-func (w *simWire) Close() error {
-	w.once.Do(func() { close(w.closed) })
-	return nil
-}
-
-// ask sends an ARP request for addr and says whether a reply came.
-func (w *simWire) ask(addr netip.Addr) bool {
-	for len(w.out) > 0 {
-		<-w.out
-	}
-	a := addr.As4()
-	f := []byte{255, 255, 255, 255, 255, 255, 2, 0, 0, 0, 0, 255, 8, 6, 0, 1, 8, 0, 6, 4, 0, 1, 2, 0, 0, 0, 0, 255, 10, 0, 0, 99, 0, 0, 0, 0, 0, 0}
-	f = append(append(f, a[:]...), make([]byte, 18)...)
-	select {
-	case w.in <- f:
-	case <-w.closed:
-		return false
-	}
-	synctest.Wait()
-	for len(w.out) > 0 {
-		if r := <-w.out; r[21] == 2 && r[0] == 2 {
 			return true
 		}
 	}

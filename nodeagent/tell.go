@@ -84,11 +84,12 @@ func (l *loop) agentStatus(announced, members int, keyIDs []string) v1alpha1.Nod
 		Gossip:             v1alpha1.GossipStatus{Members: int32(min(members, math.MaxInt32)), KeyIDs: keyIDs}, //nolint:gosec // bounded
 	}
 	for _, k := range l.links {
-		if l.a.arp.Failed(k.Name) {
+		usable, ok := l.usable(k)
+		if !ok {
 			continue
 		}
 		i := v1alpha1.NodeInterface{Name: k.Name, MAC: k.MAC.String()}
-		for _, p := range k.Prefixes {
+		for _, p := range usable.Prefixes {
 			i.Prefixes = append(i.Prefixes, p.String())
 		}
 		s.Interfaces = append(s.Interfaces, i)

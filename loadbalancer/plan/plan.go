@@ -440,7 +440,7 @@ func fulfils(name loadbalancer.NodeName, i loadbalancer.Interface, t target) boo
 // or one in the address's subnet if an advertisement names none.
 func announcesOn(name loadbalancer.NodeName, i loadbalancer.Interface, addr netip.Addr, ads []loadbalancer.Advertisement) bool {
 	return slices.ContainsFunc(ads, func(a loadbalancer.Advertisement) bool {
-		if !a.Selects(name) {
+		if !a.Selects(name) || addr.Is4() && i.NoIPv4 || addr.Is6() && i.NoIPv6 {
 			return false
 		}
 		if len(a.Interfaces) > 0 {

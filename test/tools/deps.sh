@@ -6,7 +6,7 @@ set -euo pipefail
 
 # package:command that proves it (empty command: ask dpkg only)
 needs=(
-  iproute2:ip nftables:nft iptables:iptables iputils-arping:arping iputils-ping:ping
+  iproute2:ip nftables:nft iptables:iptables iputils-arping:arping iputils-ping:ping ndisc6:ndisc6
   ipvsadm:ipvsadm curl:curl jq:jq zsh:zsh tcpdump:tcpdump conntrack:conntrack
   pkg-config:pkg-config gcc:gcc ethtool:ethtool procps:ps git:git ca-certificates:
   libc6-dev: libseccomp-dev:

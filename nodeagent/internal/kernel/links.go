@@ -28,12 +28,16 @@ type Link struct {
 	Index int
 	MAC   MAC
 	// Prefixes are the link's own addresses with their length, not masked, sorted.
+	// Link-local ones are left out.
 	Prefixes []netip.Prefix
+	// IPv6 says that the link has any address of that family, link-local ones included: it
+	// has none where IPv6 is disabled, and then packets for one are dropped.
+	IPv6 bool
 }
 
 // Equal says whether nothing of the link changed.
 func (l Link) Equal(m Link) bool {
-	return l.Name == m.Name && l.Index == m.Index && l.MAC == m.MAC && slices.Equal(l.Prefixes, m.Prefixes)
+	return l.Name == m.Name && l.Index == m.Index && l.MAC == m.MAC && l.IPv6 == m.IPv6 && slices.Equal(l.Prefixes, m.Prefixes)
 }
 
 // Kernel is the kernel of one network namespace. It is safe for concurrent use.
@@ -64,8 +68,11 @@ func (k *Kernel) Links() ([]Link, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list addresses: %w", err)
 	}
-	byLink := make(map[int][]netip.Prefix)
+	byLink, ipv6 := make(map[int][]netip.Prefix), make(map[int]bool)
 	for i := range addrs {
+		if isIPv6(&addrs[i]) {
+			ipv6[addrs[i].LinkIndex] = true
+		}
 		if p, ok := prefixOf(&addrs[i]); ok {
 			byLink[addrs[i].LinkIndex] = append(byLink[addrs[i].LinkIndex], p)
 		}
@@ -78,7 +85,7 @@ func (k *Kernel) Links() ([]Link, error) {
 		}
 		prefixes := byLink[a.Index]
 		slices.SortFunc(prefixes, comparePrefixes)
-		out = append(out, Link{Name: a.Name, Index: a.Index, MAC: MAC(a.HardwareAddr), Prefixes: prefixes})
+		out = append(out, Link{Name: a.Name, Index: a.Index, MAC: MAC(a.HardwareAddr), Prefixes: prefixes, IPv6: ipv6[a.Index]})
 	}
 	slices.SortFunc(out, func(a, b Link) int { return strings.Compare(a.Name, b.Name) })
 	return out, nil
@@ -94,6 +101,14 @@ func comparePrefixes(a, b netip.Prefix) int {
 		return c
 	}
 	return a.Bits() - b.Bits()
+}
+
+func isIPv6(a *netlink.Addr) bool {
+	if a.IPNet == nil {
+		return false
+	}
+	addr, ok := netip.AddrFromSlice(a.IP)
+	return ok && addr.Is6() && !addr.Is4In6()
 }
 
 // prefixOf converts an address that peers can reach: link-local ones are left out.

@@ -15,23 +15,27 @@ import (
 
 // Metrics are the agent's figures. They are safe for concurrent use.
 type Metrics struct {
-	announced, members            prometheus.Gauge
-	takeovers, conflicts          prometheus.Counter
-	requests, replies, gratuitous prometheus.Counter
-	releases                      *prometheus.CounterVec
+	announced, members      prometheus.Gauge
+	takeovers, conflicts    prometheus.Counter
+	gratuitous              prometheus.Counter
+	arpRequests, arpReplies prometheus.Counter
+	ndpRequests, ndpReplies prometheus.Counter
+	releases                *prometheus.CounterVec
 }
 
 // New makes the collectors and registers them, together with those of the process, the
 // Go runtime and the build.
 func New(reg prometheus.Registerer, version string) (*Metrics, error) {
 	m := &Metrics{
-		announced:  gauge("announced_addresses", "Addresses that this node announces now."),
-		members:    gauge("gossip_members", "Live members of the gossip, this node included."),
-		takeovers:  counter("takeovers_total", "Addresses that this node took over."),
-		conflicts:  counter("owner_conflicts_total", "Times another host was seen to claim an address that this node announces."),
-		requests:   counter("arp_requests_total", "ARP requests received for announced addresses."),
-		replies:    counter("arp_replies_total", "ARP replies sent."),
-		gratuitous: counter("gratuitous_total", "Gratuitous ARP frames sent."),
+		announced:   gauge("announced_addresses", "Addresses that this node announces now."),
+		members:     gauge("gossip_members", "Live members of the gossip, this node included."),
+		takeovers:   counter("takeovers_total", "Addresses that this node took over."),
+		conflicts:   counter("owner_conflicts_total", "Times another host was seen to claim an address that this node announces."),
+		gratuitous:  counter("gratuitous_total", "Unsolicited ARP and NDP frames sent."),
+		arpRequests: counter("arp_requests_total", "ARP requests received for announced addresses."),
+		arpReplies:  counter("arp_replies_total", "ARP replies sent."),
+		ndpRequests: counter("ndp_solicitations_total", "Neighbor Solicitations received for announced addresses."),
+		ndpReplies:  counter("ndp_advertisements_total", "Neighbor Advertisements sent in answer."),
 		releases: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Namespace: "fairlead", Subsystem: "agent", Name: "releases_total",
 			Help: "Addresses that this node stopped announcing, by reason.",
@@ -43,7 +47,8 @@ func New(reg prometheus.Registerer, version string) (*Metrics, error) {
 	})
 	build.Set(1)
 	for _, c := range []prometheus.Collector{
-		m.announced, m.members, m.takeovers, m.conflicts, m.requests, m.replies, m.gratuitous, m.releases, build,
+		m.announced, m.members, m.takeovers, m.conflicts, m.arpRequests, m.arpReplies, m.ndpRequests, m.ndpReplies,
+		m.gratuitous, m.releases, build,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 	} {
 		if err := reg.Register(c); err != nil {
@@ -61,17 +66,28 @@ func counter(name, help string) prometheus.Counter {
 	return prometheus.NewCounter(prometheus.CounterOpts{Namespace: "fairlead", Subsystem: "agent", Name: name, Help: help})
 }
 
-// Request counts an ARP request for an announced address.
-func (m *Metrics) Request() { m.requests.Inc() }
+// Wire are the figures of one protocol.
+type Wire struct {
+	requests, replies, gratuitous, conflicts prometheus.Counter
+}
 
-// Reply counts an ARP reply.
-func (m *Metrics) Reply() { m.replies.Inc() }
+// ARP are the figures of ARP.
+func (m *Metrics) ARP() Wire { return Wire{m.arpRequests, m.arpReplies, m.gratuitous, m.conflicts} }
+
+// NDP are the figures of NDP.
+func (m *Metrics) NDP() Wire { return Wire{m.ndpRequests, m.ndpReplies, m.gratuitous, m.conflicts} }
+
+// Request counts a request for an announced address.
+func (w Wire) Request() { w.requests.Inc() }
+
+// Reply counts an answer.
+func (w Wire) Reply() { w.replies.Inc() }
 
 // Gratuitous counts an unsolicited frame.
-func (m *Metrics) Gratuitous() { m.gratuitous.Inc() }
+func (w Wire) Gratuitous() { w.gratuitous.Inc() }
 
 // Conflict counts a foreign claim to an announced address.
-func (m *Metrics) Conflict() { m.conflicts.Inc() }
+func (w Wire) Conflict() { w.conflicts.Inc() }
 
 // TookOver counts an address taken over.
 func (m *Metrics) TookOver() { m.takeovers.Inc() }

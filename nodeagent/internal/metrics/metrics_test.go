@@ -120,16 +120,19 @@ func TestFiguresAreExported(t *testing.T) {
 	m.Now(3, 4)
 	m.TookOver()
 	m.Released(reason.NotOwner)
-	m.Request()
-	m.Reply()
-	m.Gratuitous()
-	m.Conflict()
+	for _, w := range []metrics.Wire{m.ARP(), m.NDP(), m.NDP()} {
+		w.Request()
+		w.Reply()
+		w.Gratuitous()
+		w.Conflict()
+	}
 	w := httptest.NewRecorder()
 	promhttp.HandlerFor(reg, promhttp.HandlerOpts{}).ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/metrics", http.NoBody))
 	for _, line := range []string{
 		"fairlead_agent_announced_addresses 3", "fairlead_agent_gossip_members 4", "fairlead_agent_takeovers_total 1",
 		`fairlead_agent_releases_total{reason="NotOwner"} 1`, "fairlead_agent_arp_requests_total 1", "fairlead_agent_arp_replies_total 1",
-		"fairlead_agent_gratuitous_total 1", "fairlead_agent_owner_conflicts_total 1", `fairlead_agent_build_info{version="v1"} 1`,
+		"fairlead_agent_ndp_solicitations_total 2", "fairlead_agent_ndp_advertisements_total 2",
+		"fairlead_agent_gratuitous_total 3", "fairlead_agent_owner_conflicts_total 3", `fairlead_agent_build_info{version="v1"} 1`,
 	} {
 		if !strings.Contains(w.Body.String(), line+"\n") {
 			t.Errorf("no line %q", line)

@@ -28,6 +28,8 @@ func (protocol) Name() string { return "ARP" }
 
 func (protocol) Serves(a netip.Addr) bool { return a.Is4() }
 
+func (protocol) Uses(kernel.Link) bool { return true }
+
 // Burst is when gratuitous frames go out after a take-over. The first is what moves the
 // traffic; the later ones are for neighbours that lost it or that ignore changes within
 // a second of the last one (Linux' locktime).

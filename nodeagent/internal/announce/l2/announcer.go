@@ -74,8 +74,9 @@ func (a *Announcer) Apply(links []kernel.Link, want map[plan.Announcement]uint64
 	}
 }
 
-// Failed says whether a link cannot be announced on: there is no connection, and the
-// last attempt to open one failed. It is tried again every second.
+// Failed says whether a link cannot be announced on: it has nothing of the address family,
+// or there is no connection and the last attempt to open one failed; that is tried again
+// every second.
 func (a *Announcer) Failed(link string) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -97,6 +98,18 @@ func (a *Announcer) setFailed(link string, failed bool) bool {
 		a.notify()
 	}
 	return before != failed
+}
+
+// forgetFailed forgets links that are no longer there.
+func (a *Announcer) forgetFailed(known map[string]struct{}) {
+	a.mu.Lock()
+	before := len(a.failed)
+	maps.DeleteFunc(a.failed, func(name string, _ struct{}) bool { _, ok := known[name]; return !ok })
+	changed := len(a.failed) != before
+	a.mu.Unlock()
+	if changed {
+		a.notify()
+	}
 }
 
 func (a *Announcer) announces(link string, addr netip.Addr) bool {
@@ -159,9 +172,14 @@ func (r *runner) reconcile(ctx context.Context, now time.Time) {
 	r.a.mu.Lock()
 	links := r.a.links
 	r.a.mu.Unlock()
-	want := make(map[string]kernel.Link, len(links))
+	want, known := make(map[string]kernel.Link, len(links)), make(map[string]struct{}, len(links))
 	for _, l := range links {
-		want[l.Name] = l
+		known[l.Name] = struct{}{}
+		if r.a.protocol.Uses(l) {
+			want[l.Name] = l
+		} else {
+			r.a.setFailed(l.Name, true)
+		}
 	}
 	for name, c := range r.conns {
 		if l, ok := want[name]; !ok || l.Index != c.link.Index || l.MAC != c.link.MAC {
@@ -178,9 +196,9 @@ func (r *runner) reconcile(ctx context.Context, now time.Time) {
 	for name := range r.retryAt {
 		if _, ok := want[name]; !ok {
 			delete(r.retryAt, name)
-			r.a.setFailed(name, false)
 		}
 	}
+	r.a.forgetFailed(known)
 	r.listen(ctx, now)
 	r.startBursts(now)
 }

@@ -24,6 +24,8 @@ type Protocol interface {
 	Name() string
 	// Serves says whether an address is of the protocol's family.
 	Serves(a netip.Addr) bool
+	// Uses says whether addresses can be announced on a link at all.
+	Uses(l kernel.Link) bool
 	// Parse reads a frame that may hold anything; false says that it is of no interest.
 	Parse(frame []byte) (Packet, bool)
 	// Reply answers a packet that asks for an address.
