@@ -129,7 +129,7 @@ func (p *Plane) prepare(ctx context.Context) error {
 		return fmt.Errorf("prepare: %w", err)
 	}
 	p.config = &rest.Config{
-		Host: p.Server(), QPS: -1,
+		Host: p.Server(), QPS: -1, WarningHandler: rest.NoWarnings{},
 		TLSClientConfig: rest.TLSClientConfig{CAFile: p.key("ca.crt"), CertFile: p.key("admin.crt"), KeyFile: p.key("admin.key")},
 	}
 	if p.client, err = kubernetes.NewForConfig(p.config); err != nil {

@@ -41,13 +41,17 @@ type Book struct {
 	// shown and claimed index the two by address.
 	shown   map[string]map[string]bool
 	claimed map[string]map[string]bool
+	// granted are the ports that a claim last said a Service holds, by "address uid". A
+	// user may change a Service's ports to those of its neighbour at any time: until the
+	// controller has answered, the Service holds what it held.
+	granted map[string][]Port
 }
 
 // NewBook returns an empty book.
 func NewBook() *Book {
 	return &Book{
 		services: map[string]*Service{}, claims: map[string]*Claim{}, records: map[string]*Record{},
-		shown: map[string]map[string]bool{}, claimed: map[string]map[string]bool{},
+		shown: map[string]map[string]bool{}, claimed: map[string]map[string]bool{}, granted: map[string][]Port{},
 	}
 }
 
@@ -75,6 +79,7 @@ func (b *Book) Apply(e *Event) []string {
 		if c := e.Claim; c != nil {
 			b.claims[e.Key] = c
 			index(b.claimed, []string{c.Address}, e.Key)
+			b.grant(c)
 			touched = []string{c.Address}
 		}
 	case "record":
@@ -88,6 +93,23 @@ func (b *Book) Apply(e *Event) []string {
 		faults = append(faults, b.check(a)...)
 	}
 	return faults
+}
+
+// grant notes what a claim says its tenants hold.
+func (b *Book) grant(c *Claim) {
+	for _, t := range c.Tenants {
+		if c.Phase == "Bound" && len(t.Ports) > 0 {
+			b.granted[c.Address+" "+t.UID] = t.Ports
+		}
+	}
+}
+
+// ports of a Service on one address.
+func (b *Book) ports(s *Service, addr string) []Port {
+	if p, ok := b.granted[addr+" "+s.UID]; ok {
+		return p
+	}
+	return s.Ports
 }
 
 func index(m map[string]map[string]bool, addresses []string, key string) {
@@ -119,7 +141,7 @@ func (b *Book) check(addr string) []string {
 	for i, key := range shown {
 		s := b.services[key]
 		for _, other := range shown[:i] {
-			if p, clash := common(s.Ports, b.services[other].Ports); clash {
+			if p, clash := common(b.ports(s, addr), b.ports(b.services[other], addr)); clash {
 				faults = append(faults, fmt.Sprintf("%s %s/%d is shown by %s and by %s", addr, p.Protocol, p.Port, other, key))
 			}
 		}
@@ -159,7 +181,7 @@ func (b *Book) givenAway(s *Service, addr string, c *Claim) []string {
 		if other := b.services[t.Key]; len(ports) == 0 && other != nil {
 			ports = other.Ports
 		}
-		if p, clash := common(s.Ports, ports); clash && t.Key != s.Key {
+		if p, clash := common(b.ports(s, addr), ports); clash && t.Key != s.Key {
 			return []string{fmt.Sprintf("%s %s/%d is shown by %s but held by %s", addr, p.Protocol, p.Port, s.Key, t.Key)}
 		}
 	}

@@ -46,6 +46,12 @@ func TestReplayFindsEveryDoubleAllocation(t *testing.T) {
 		},
 		{"two statuses", []Event{shows(1, "a", 80, addr), shows(2, "b", 80, addr)}, "192.0.2.1 TCP/80 is shown by ns/a and by ns/b"},
 		{"shared with other ports", []Event{holds(1, "Bound", tenant("a", 80), tenant("b", 81)), shows(2, "a", 80, addr), shows(3, "b", 81, addr)}, ""},
+		{"a port changed by its user", []Event{holds(1, "Bound", tenant("a", 80), tenant("b", 81)), shows(2, "a", 80, addr), shows(3, "b", 80, addr)}, ""},
+		{
+			"given away while its user changed the port",
+			[]Event{holds(1, "Bound", tenant("a", 80)), shows(2, "a", 90, addr), holds(3, "Bound", tenant("b", 80))},
+			"shown by ns/a but held by ns/b",
+		},
 		{"the first goes", []Event{shows(1, "a", 80, addr), leaving, shows(3, "b", 80, addr)}, ""},
 		{"the first went", []Event{shows(1, "a", 80, addr), gone, shows(5, "b", 80, addr)}, ""},
 		{"claim with a clash", []Event{holds(1, "Bound", tenant("a", 80, 81), tenant("b", 81))}, "both serve TCP/81"},
