@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -14,17 +15,17 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/record"
-	"k8s.io/client-go/util/workqueue"
 	"k8s.io/klog/v2"
 
 	"github.com/fairlead-lb/fairlead/loadbalancer/api/v1alpha1"
+	"github.com/fairlead-lb/fairlead/provider/internal/worker"
 )
 
 const (
-	// probeInterval is how often the API is asked whether the metallb.io kinds exist.
-	probeInterval = 10 * time.Second
-	// maxRetryDelay bounds the back-off of a failing write.
-	maxRetryDelay = 30 * time.Second
+	// probeInterval is how often the API is asked whether the mirrored kinds exist,
+	// reportInterval whether those do that are only told that nobody reads them.
+	probeInterval  = 10 * time.Second
+	reportInterval = time.Minute
 )
 
 // Mode says when metallb.io objects are mirrored.
@@ -72,16 +73,19 @@ type key struct {
 	name      string
 }
 
+// String returns the key's text, for the log.
+func (k key) String() string { return k.kind + " " + k.namespace + "/" + k.name }
+
 // Controller is made with New.
 type Controller struct {
 	opts    Options
 	kinds   map[string]*kind
 	metallb *detector
-	queue   workqueue.TypedRateLimitingInterface[key]
+	queue   *worker.Queue[key]
 	synced  []cache.InformerSynced
-	// told is what each metallb.io object was last told by an event; only the worker
-	// touches it.
-	told map[key]string
+	// told is what each metallb.io object was last told by an event, noted the version of
+	// it that was told of unread fields; only the worker touches them.
+	told, noted map[key]string
 }
 
 // New checks the options and hooks into the informers. Wiring:
@@ -100,17 +104,16 @@ func New(opts Options) (*Controller, error) {
 		return nil, errors.New("mirror controller: an option is missing")
 	}
 	c := &Controller{
-		opts: opts,
-		queue: workqueue.NewTypedRateLimitingQueueWithConfig(
-			workqueue.NewTypedItemExponentialFailureRateLimiter[key](50*time.Millisecond, maxRetryDelay),
-			workqueue.TypedRateLimitingQueueConfig[key]{Name: "metallb-mirror"}),
-		told: map[key]string{},
+		opts:  opts,
+		queue: worker.New[key]("metallb-mirror"),
+		kinds: map[string]*kind{},
+		told:  map[key]string{}, noted: map[key]string{},
 	}
-	c.kinds = map[string]*kind{
-		kindPool:          poolKind(opts),
-		kindAdvertisement: advertisementKind(opts),
-	}
-	for _, k := range c.kinds {
+	for _, k := range append(reportedKinds(), poolKind(opts), advertisementKind(opts)) {
+		c.kinds[k.name] = k
+		if k.target == nil {
+			continue
+		}
 		reg, err := k.target.informer().AddEventHandler(onAny(func(obj metav1.Object) {
 			c.queue.Add(key{k.name, opts.Namespace, obj.GetName()})
 		}))
@@ -143,48 +146,24 @@ func onAny(f func(metav1.Object)) cache.ResourceEventHandler {
 func (c *Controller) Run(ctx context.Context) error {
 	logger := klog.FromContext(ctx).WithName("metallb-mirror")
 	ctx = klog.NewContext(ctx, logger)
-	defer c.queue.ShutDown()
 	if c.opts.Mode == Off {
+		defer c.queue.ShutDown()
 		logger.Info("Mirroring of metallb.io objects is off")
 		<-ctx.Done()
 		return nil
 	}
 	var wg sync.WaitGroup
 	defer wg.Wait()
+	synced := c.synced
 	if c.opts.Mode == Auto {
 		wg.Go(func() { c.metallb.run(ctx) })
-		c.synced = append(c.synced, c.metallb.hasSynced)
-	}
-	if !cache.WaitForCacheSync(ctx.Done(), c.synced...) {
-		return nil // ctx is done
+		synced = append(slices.Clone(synced), c.metallb.hasSynced)
 	}
 	for _, k := range c.kinds {
 		wg.Go(func() { c.follow(ctx, k) })
 	}
-	wg.Go(func() {
-		<-ctx.Done()
-		c.queue.ShutDown()
-	})
-	for c.next(ctx) {
-	}
+	c.queue.Run(ctx, 1, synced, c.sync)
 	return nil
-}
-
-func (c *Controller) next(ctx context.Context) bool {
-	k, shutdown := c.queue.Get()
-	if shutdown {
-		return false
-	}
-	defer c.queue.Done(k)
-	if err := c.sync(ctx, k); err != nil {
-		if ctx.Err() == nil {
-			klog.FromContext(ctx).Error(err, "Mirror sync failed, will retry", "kind", k.kind, "object", klog.KRef(k.namespace, k.name))
-		}
-		c.queue.AddRateLimited(k)
-		return true
-	}
-	c.queue.Forget(k)
-	return true
 }
 
 // markAll re-examines every object, source or mirrored.
@@ -197,6 +176,9 @@ func (c *Controller) markAll() {
 func (c *Controller) markKind(k *kind) {
 	for _, o := range k.source.list() {
 		c.queue.Add(key{k.name, o.GetNamespace(), o.GetName()})
+	}
+	if k.target == nil {
+		return
 	}
 	for _, name := range k.target.informer().GetStore().ListKeys() {
 		c.queue.Add(key{k.name, c.opts.Namespace, name})

@@ -54,6 +54,10 @@ func start(t *testing.T, mode mirror.Mode, prepare func(b *bed)) *bed {
 	b := &bed{
 		dynamic: dynamicfake.NewSimpleDynamicClientWithCustomListKinds(runtime.NewScheme(), map[schema.GroupVersionResource]string{
 			gvr("ipaddresspools"): "IPAddressPoolList", gvr("l2advertisements"): "L2AdvertisementList",
+			gvr("bgppeers"): "BGPPeerList", gvr("bgpadvertisements"): "BGPAdvertisementList", gvr("bfdprofiles"): "BFDProfileList",
+			gvr("communities"): "CommunityList", gvr("addresspools"): "AddressPoolList",
+			gvr("bgppeers").GroupResource().WithVersion("v1beta2"):      "BGPPeerList",
+			gvr("addresspools").GroupResource().WithVersion("v1alpha1"): "AddressPoolList",
 		}),
 		kube:   fake.NewClientset(),
 		pools:  fakeapi.NewStore("ipaddresspools", &v1alpha1.IPAddressPool{}),

@@ -30,16 +30,23 @@ const (
 
 // source reads one metallb.io kind, which may come and go.
 type source struct {
-	gvr schema.GroupVersionResource
+	resource string
+	// versions of the kind, best first.
+	versions []string
+	// interval between two looks at whether the kind exists.
+	interval time.Duration
 
 	mu       sync.Mutex
 	presence presence    // guarded by mu
 	store    cache.Store // guarded by mu; nil unless present
 }
 
-func metallbResource(resource string) schema.GroupVersionResource {
-	return schema.GroupVersionResource{Group: "metallb.io", Version: "v1beta1", Resource: resource}
+func newSource(resource string, interval time.Duration, versions ...string) *source {
+	return &source{resource: resource, versions: versions, interval: interval}
 }
+
+// name is the kind's name in messages.
+func (s *source) name() string { return s.resource + "." + sourceMetalLB }
 
 func (s *source) set(p presence, store cache.Store) (changed bool) {
 	s.mu.Lock()
@@ -79,15 +86,15 @@ func (s *source) list() []*unstructured.Unstructured {
 	return out
 }
 
-// follow asks every few seconds whether the kind exists, and runs an informer while it
-// does. CustomResourceDefinitions come and go so rarely that polling one list of one
-// item is cheaper to get right than a watch on the definitions, and needs no right on them.
+// follow asks now and then whether the kind exists, and runs an informer while it does.
+// CustomResourceDefinitions come and go so rarely that polling one list of one item is
+// cheaper to get right than a watch on the definitions, and needs no right on them.
 func (c *Controller) follow(ctx context.Context, k *kind) {
-	ticker := time.NewTicker(probeInterval)
+	ticker := time.NewTicker(k.source.interval)
 	defer ticker.Stop()
 	for {
-		if c.probe(ctx, k) {
-			c.followWhilePresent(ctx, k, ticker.C)
+		if gvr, ok := c.probe(ctx, k); ok {
+			c.followWhilePresent(ctx, k, gvr, ticker.C)
 		}
 		select {
 		case <-ctx.Done():
@@ -97,37 +104,43 @@ func (c *Controller) follow(ctx context.Context, k *kind) {
 	}
 }
 
-// probe asks whether the kind exists; false also when that cannot be told.
-func (c *Controller) probe(ctx context.Context, k *kind) bool {
-	resource := k.source.gvr.GroupResource().String()
-	_, err := c.opts.Dynamic.Resource(k.source.gvr).List(ctx, metav1.ListOptions{Limit: 1})
-	switch {
-	case apierrors.IsNotFound(err):
-		if k.source.set(absent, nil) {
-			klog.FromContext(ctx).Info("Kind does not exist, nothing to mirror", "resource", resource)
-			c.markKind(k)
+// probe asks in which version the kind exists; false also when that cannot be told.
+func (c *Controller) probe(ctx context.Context, k *kind) (schema.GroupVersionResource, bool) {
+	for _, version := range k.source.versions {
+		gvr := schema.GroupVersionResource{Group: sourceMetalLB, Version: version, Resource: k.source.resource}
+		_, err := c.opts.Dynamic.Resource(gvr).List(ctx, metav1.ListOptions{Limit: 1})
+		switch {
+		case err == nil:
+			return gvr, true
+		case apierrors.IsNotFound(err):
+			continue
+		case ctx.Err() == nil:
+			klog.FromContext(ctx).V(2).Info("Cannot tell whether kind exists", "resource", k.source.name(), "err", err)
 		}
-	case err != nil && ctx.Err() == nil:
-		klog.FromContext(ctx).V(2).Info("Cannot tell whether kind exists", "resource", resource, "err", err)
+		return schema.GroupVersionResource{}, false
 	}
-	return err == nil
+	if k.source.set(absent, nil) {
+		klog.FromContext(ctx).V(2).Info("Kind does not exist, nothing to mirror", "resource", k.source.name())
+		c.markKind(k)
+	}
+	return schema.GroupVersionResource{}, false
 }
 
 // followWhilePresent runs an informer until the kind is gone or ctx is done. Failing
 // probes for other causes stop nothing: the informer reconnects by itself.
-func (c *Controller) followWhilePresent(ctx context.Context, k *kind, tick <-chan time.Time) {
+func (c *Controller) followWhilePresent(ctx context.Context, k *kind, gvr schema.GroupVersionResource, tick <-chan time.Time) {
 	ctx, cancel := context.WithCancel(ctx)
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer cancel()
-	wg.Go(func() { c.runInformer(ctx, k) })
+	wg.Go(func() { c.runInformer(ctx, k, gvr) })
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick:
 		}
-		_, err := c.opts.Dynamic.Resource(k.source.gvr).List(ctx, metav1.ListOptions{Limit: 1})
+		_, err := c.opts.Dynamic.Resource(gvr).List(ctx, metav1.ListOptions{Limit: 1})
 		if apierrors.IsNotFound(err) {
 			return // the next probe says so
 		}
@@ -135,9 +148,15 @@ func (c *Controller) followWhilePresent(ctx context.Context, k *kind, tick <-cha
 }
 
 // runInformer fills and follows a cache of the kind until ctx is done.
-func (c *Controller) runInformer(ctx context.Context, k *kind) {
-	logger := klog.FromContext(ctx).WithValues("resource", k.source.gvr.GroupResource().String())
-	informer := dynamicinformer.NewFilteredDynamicInformer(c.opts.Dynamic, k.source.gvr, metav1.NamespaceAll, 0, cache.Indexers{}, nil).Informer()
+func (c *Controller) runInformer(ctx context.Context, k *kind, gvr schema.GroupVersionResource) {
+	logger := klog.FromContext(ctx).WithValues("resource", k.source.name(), "version", gvr.Version)
+	informer := dynamicinformer.NewFilteredDynamicInformer(c.opts.Dynamic, gvr, metav1.NamespaceAll, 0, cache.Indexers{}, nil).Informer()
+	if k.target == nil {
+		if err := informer.SetTransform(onlyNames); err != nil {
+			logger.Error(err, "Cannot follow kind")
+			return
+		}
+	}
 	if _, err := informer.AddEventHandler(onAny(func(obj metav1.Object) {
 		c.queue.Add(key{k.name, obj.GetNamespace(), obj.GetName()})
 	})); err != nil {
@@ -151,8 +170,22 @@ func (c *Controller) runInformer(ctx context.Context, k *kind) {
 		return
 	}
 	k.source.set(present, informer.GetStore())
-	logger.Info("Mirroring kind", "namespace", c.opts.Namespace)
+	if k.target != nil {
+		logger.Info("Mirroring kind", "namespace", c.opts.Namespace)
+	}
 	c.markKind(k)
 	<-ctx.Done()
 	k.source.set(unknown, nil)
+}
+
+// onlyNames drops all but the metadata of an object that is not read: a BGPPeer may
+// hold a password, in its spec and in the annotation of kubectl.
+func onlyNames(obj any) (any, error) {
+	if u, ok := obj.(*unstructured.Unstructured); ok {
+		u.SetManagedFields(nil)
+		u.SetAnnotations(nil)
+		delete(u.Object, "spec")
+		delete(u.Object, "status")
+	}
+	return obj, nil
 }

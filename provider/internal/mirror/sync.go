@@ -6,6 +6,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -18,7 +20,11 @@ import (
 )
 
 // sync brings the copy of one metallb.io object in line with it.
-func (c *Controller) sync(ctx context.Context, at key) error {
+func (c *Controller) sync(ctx context.Context, at key) (time.Duration, error) {
+	return 0, c.bringInLine(ctx, at)
+}
+
+func (c *Controller) bringInLine(ctx context.Context, at key) error {
 	k, ok := c.kinds[at.kind]
 	if !ok {
 		return fmt.Errorf("unknown kind %q", at.kind)
@@ -29,6 +35,11 @@ func (c *Controller) sync(ctx context.Context, at key) error {
 	}
 	if src == nil {
 		delete(c.told, at)
+		delete(c.noted, at)
+	}
+	if k.target == nil {
+		c.report(ctx, at, src)
+		return nil
 	}
 	if at.namespace != c.opts.Namespace {
 		if src != nil {
@@ -48,8 +59,8 @@ func (c *Controller) sync(ctx context.Context, at key) error {
 	if src != nil && src.GetDeletionTimestamp() != nil {
 		src = nil
 	}
-	if src != nil && c.opts.Mode == Auto {
-		if name := c.metallb.found(); name != "" {
+	if src != nil {
+		if name := c.rival(); name != "" {
 			c.tell(ctx, at, src, reason.MetalLBRunning, fmt.Sprintf(
 				"not used while MetalLB runs (%s in namespace %s): remove it, or set metallb.mirror: Force", name, c.opts.Namespace))
 			src = nil
@@ -61,12 +72,33 @@ func (c *Controller) sync(ctx context.Context, at key) error {
 	return c.put(ctx, at, src, existing)
 }
 
+// rival returns the MetalLB that keeps the mirror from its work, empty for none.
+func (c *Controller) rival() string {
+	if c.opts.Mode != Auto {
+		return ""
+	}
+	return c.metallb.found()
+}
+
+// report tells an object that nothing reads it, unless a MetalLB does.
+func (c *Controller) report(ctx context.Context, at key, src *unstructured.Unstructured) {
+	if src == nil || src.GetDeletionTimestamp() != nil {
+		return
+	}
+	if c.rival() != "" {
+		delete(c.told, at)
+		return
+	}
+	c.tell(ctx, at, src, reason.KindNotSupported, fmt.Sprintf(
+		"not used: Fairlead does not read %s objects in this release; see docs/reference/metallb-compatibility.md", at.kind))
+}
+
 func (c *Controller) remove(ctx context.Context, k *kind, existing metav1.Object) error {
 	if existing == nil || existing.GetDeletionTimestamp() != nil {
 		return nil
 	}
 	err := k.target.remove(ctx, existing)
-	if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
+	if apierrors.IsNotFound(err) {
 		return nil // its event is under way
 	}
 	if err != nil {
@@ -78,22 +110,41 @@ func (c *Controller) remove(ctx context.Context, k *kind, existing metav1.Object
 
 func (c *Controller) put(ctx context.Context, at key, src *unstructured.Unstructured, existing metav1.Object) error {
 	k := c.kinds[at.kind]
-	changed, err := k.target.put(ctx, src, existing)
+	changed, unread, err := k.target.put(ctx, src, existing)
 	var misfit convertError
 	switch {
 	case errors.As(err, &misfit), apierrors.IsInvalid(err):
 		c.tell(ctx, at, src, k.invalid, "not used: "+err.Error())
 		return nil
-	case apierrors.IsAlreadyExists(err), apierrors.IsConflict(err), apierrors.IsNotFound(err):
+	case apierrors.IsAlreadyExists(err), apierrors.IsNotFound(err):
 		return nil // the cache lags behind: the event is under way
 	case err != nil:
 		return fmt.Errorf("mirror %s %s: %w", k.name, src.GetName(), err)
 	}
 	delete(c.told, at)
+	c.note(ctx, at, src, unread)
 	if changed {
 		klog.FromContext(ctx).Info("Mirrored object", "kind", k.name, "source", klog.KObj(src))
 	}
 	return nil
+}
+
+// note emits one Warning event per generation of an object that is used without some of
+// its fields.
+func (c *Controller) note(ctx context.Context, at key, src *unstructured.Unstructured, unread []string) {
+	if len(unread) == 0 {
+		delete(c.noted, at)
+		return
+	}
+	version := fmt.Sprintf("%s/%d", src.GetUID(), src.GetGeneration())
+	if c.noted[at] == version {
+		return
+	}
+	c.noted[at] = version
+	fields := strings.Join(unread, ", ")
+	klog.FromContext(ctx).Info("Object is mirrored without some fields", "kind", at.kind, "source", klog.KObj(src), "fields", fields)
+	c.opts.Recorder.Eventf(src, corev1.EventTypeWarning, reason.FieldNotSupported.String(),
+		"used without %s, which Fairlead does not read in this release; see docs/reference/metallb-compatibility.md", fields)
 }
 
 // tell emits one Warning event per object and cause.

@@ -30,6 +30,7 @@ const (
 type kind struct {
 	name   string
 	source *source
+	// target is nil for a kind that this release does not read, whose objects are told so.
 	target target
 	// invalid is why an object of the kind cannot be copied.
 	invalid reason.Reason
@@ -41,16 +42,18 @@ type target interface {
 	// get returns the cached object, nil when there is none.
 	get(name string) metav1.Object
 	// put makes the mirrored object equal to the source; existing is nil or what get returned.
-	put(ctx context.Context, src *unstructured.Unstructured, existing metav1.Object) (changed bool, err error)
+	// unread are the paths of the source's fields that it leaves out.
+	put(ctx context.Context, src *unstructured.Unstructured, existing metav1.Object) (changed bool, unread []string, err error)
 	remove(ctx context.Context, existing metav1.Object) error
 }
 
 func poolKind(o Options) *kind {
 	return &kind{
 		name: kindPool, invalid: reason.InvalidAddresses,
-		source: &source{gvr: metallbResource("ipaddresspools")},
+		source: newSource("ipaddresspools", probeInterval, "v1beta1"),
 		target: &typedTarget[*v1alpha1.IPAddressPool, v1alpha1.IPAddressPoolSpec]{
 			client: o.Pools, cache: o.PoolInformer,
+			fields:    []string{"addresses", "autoAssign", "avoidBuggyIPs", "serviceAllocation"},
 			make:      func() *v1alpha1.IPAddressPool { return &v1alpha1.IPAddressPool{} },
 			spec:      func(p *v1alpha1.IPAddressPool) *v1alpha1.IPAddressPoolSpec { return &p.Spec },
 			normalise: normalisePool,
@@ -61,13 +64,27 @@ func poolKind(o Options) *kind {
 func advertisementKind(o Options) *kind {
 	return &kind{
 		name: kindAdvertisement, invalid: reason.InvalidSelector,
-		source: &source{gvr: metallbResource("l2advertisements")},
+		source: newSource("l2advertisements", probeInterval, "v1beta1"),
 		target: &typedTarget[*v1alpha1.L2Advertisement, v1alpha1.L2AdvertisementSpec]{
 			client: o.Advertisements, cache: o.AdvertisementInformer,
+			fields:    []string{"ipAddressPools", "ipAddressPoolSelectors", "nodeSelectors", "serviceSelectors", "interfaces"},
 			make:      func() *v1alpha1.L2Advertisement { return &v1alpha1.L2Advertisement{} },
 			spec:      func(a *v1alpha1.L2Advertisement) *v1alpha1.L2AdvertisementSpec { return &a.Spec },
 			normalise: normaliseAdvertisement,
 		},
+	}
+}
+
+// reportedKinds are the kinds of MetalLB that configure and that this release does not
+// read. Two versions of one kind are two views of the same objects: the first that the
+// API server has is read.
+func reportedKinds() []*kind {
+	return []*kind{
+		{name: "BGPPeer", source: newSource("bgppeers", reportInterval, "v1beta2", "v1beta1")},
+		{name: "BGPAdvertisement", source: newSource("bgpadvertisements", reportInterval, "v1beta1")},
+		{name: "BFDProfile", source: newSource("bfdprofiles", reportInterval, "v1beta1")},
+		{name: "Community", source: newSource("communities", reportInterval, "v1beta1")},
+		{name: "AddressPool", source: newSource("addresspools", reportInterval, "v1beta1", "v1alpha1")},
 	}
 }
 
@@ -104,8 +121,10 @@ type typedTarget[T interface {
 	runtime.Object
 	metav1.Object
 }, S any] struct {
-	client    Client[T]
-	cache     cache.SharedIndexInformer
+	client Client[T]
+	cache  cache.SharedIndexInformer
+	// fields of MetalLB's spec that are read.
+	fields    []string
 	make      func() T
 	spec      func(T) *S
 	normalise func(*S)
@@ -131,42 +150,44 @@ type convertError struct{ err error }
 func (e convertError) Error() string { return e.err.Error() }
 func (e convertError) Unwrap() error { return e.err }
 
-func (t *typedTarget[T, S]) put(ctx context.Context, src *unstructured.Unstructured, existing metav1.Object) (bool, error) {
+func (t *typedTarget[T, S]) put(ctx context.Context, src *unstructured.Unstructured, existing metav1.Object) (bool, []string, error) {
 	want := t.make()
 	if existing != nil {
 		old, ok := existing.(T)
 		if !ok {
-			return false, fmt.Errorf("unexpected %T in the cache", existing)
+			return false, nil, fmt.Errorf("unexpected %T in the cache", existing)
 		}
 		copied, ok := old.DeepCopyObject().(T)
 		if !ok {
-			return false, fmt.Errorf("unexpected copy of %T", existing)
+			return false, nil, fmt.Errorf("unexpected copy of %T", existing)
 		}
 		want = copied
 	}
-	if err := t.fill(want, src); err != nil {
-		return false, convertError{err}
+	unread, err := t.fill(want, src)
+	if err != nil {
+		return false, nil, convertError{err}
 	}
 	if existing == nil {
 		_, err := t.client.Create(ctx, want, metav1.CreateOptions{})
-		return err == nil, err
+		return err == nil, unread, err
 	}
 	if old, ok := existing.(T); ok && equality.Semantic.DeepEqual(old, want) {
-		return false, nil
+		return false, unread, nil
 	}
-	_, err := t.client.Update(ctx, want, metav1.UpdateOptions{})
-	return err == nil, err
+	_, err = t.client.Update(ctx, want, metav1.UpdateOptions{})
+	return err == nil, unread, err
 }
 
-// fill copies name, labels (which selectors match) and spec of the source.
-func (t *typedTarget[T, S]) fill(dst T, src *unstructured.Unstructured) error {
+// fill copies name, labels (which selectors match) and spec of the source, and returns
+// what of the spec it left out.
+func (t *typedTarget[T, S]) fill(dst T, src *unstructured.Unstructured) ([]string, error) {
 	spec, _, err := unstructured.NestedMap(src.Object, "spec")
 	if err != nil {
-		return fmt.Errorf("read spec: %w", err)
+		return nil, fmt.Errorf("read spec: %w", err)
 	}
-	var converted S
-	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(spec, &converted); err != nil {
-		return fmt.Errorf("convert spec: %w", err)
+	converted, unread, err := readSpec[S](spec, t.fields)
+	if err != nil {
+		return nil, err
 	}
 	t.normalise(&converted)
 	*t.spec(dst) = converted
@@ -178,7 +199,7 @@ func (t *typedTarget[T, S]) fill(dst T, src *unstructured.Unstructured) error {
 	dst.SetName(src.GetName())
 	dst.SetLabels(labels)
 	dst.SetAnnotations(map[string]string{v1alpha1.AnnotationSourceObject: src.GetNamespace() + "/" + src.GetName()})
-	return nil
+	return unread, nil
 }
 
 func (t *typedTarget[T, S]) remove(ctx context.Context, existing metav1.Object) error {
