@@ -94,7 +94,7 @@ type Controller struct {
 	worlds worldCache
 
 	mu sync.Mutex
-	// ledger, failures, settled, written and firstSeen are guarded by mu.
+	// The fields below are guarded by mu.
 	ledger   *ledger
 	failures map[loadbalancer.ServiceKey]failure
 	// settled are the Services that allocation has found in order since the process
@@ -102,6 +102,7 @@ type Controller struct {
 	settled   map[loadbalancer.ServiceKey]bool
 	written   map[loadbalancer.ServiceKey]writtenStatus
 	firstSeen map[types.UID]time.Time
+	proposed  map[types.UID]writtenList
 }
 
 // New checks the options and hooks into the informers. Wiring:
@@ -127,6 +128,7 @@ func New(opts Options) (*Controller, error) {
 		settled:   map[loadbalancer.ServiceKey]bool{},
 		written:   map[loadbalancer.ServiceKey]writtenStatus{},
 		firstSeen: map[types.UID]time.Time{},
+		proposed:  map[types.UID]writtenList{},
 	}
 	c.worlds.informers = opts.Informers
 	if err := c.hook(); err != nil {

@@ -13,8 +13,10 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/fairlead-lb/fairlead/loadbalancer"
 	"github.com/fairlead-lb/fairlead/loadbalancer/api/v1alpha1"
@@ -319,7 +321,9 @@ func TestFailingWritesAreRetried(t *testing.T) {
 		b := start(t)
 		fail := func(string, string) error { return errors.New("injected") }
 		b.records.FailWith(fail)
-		b.claims.FailWith(fail)
+		b.claims.FailWith(func(_, name string) error { // without a change behind it
+			return apierrors.NewConflict(schema.GroupResource{Resource: "ipclaims"}, name, errors.New("injected"))
+		})
 		b.allocate(t, 200)
 		b.own(t, 200, "worker3", 1)
 		wait(t, 20*time.Second)

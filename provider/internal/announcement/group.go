@@ -12,6 +12,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/resourceversion"
 	"k8s.io/klog/v2"
 
 	"github.com/fairlead-lb/fairlead/loadbalancer"
@@ -35,10 +36,10 @@ func (c *Controller) syncGroup(ctx context.Context, group loadbalancer.Group) er
 	if len(wishes) == 0 {
 		return nil // no record yet: the claim was created with our proposal
 	}
-	names := c.successors(group, w, wishes)
+	names := c.successors(group, w, wishes, true)
 	var errs []error
 	for _, claim := range bound {
-		if slices.Equal(claim.Spec.Successors, names) {
+		if slices.Equal(c.listOf(claim), names) {
 			continue
 		}
 		if err := c.applySuccessors(ctx, claim, names); err != nil {
@@ -46,6 +47,12 @@ func (c *Controller) syncGroup(ctx context.Context, group loadbalancer.Group) er
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// writtenList is our latest write of a claim's successors, kept until the cache has it.
+type writtenList struct {
+	resourceVersion string
+	names           []string
 }
 
 // boundOf returns the claims that somebody holds.
@@ -77,11 +84,33 @@ func (c *Controller) wishesOf(claims []*v1alpha1.IPClaim, w *world, without type
 	return out
 }
 
+// listOf returns a claim's successors as they are on the server as far as we know: the
+// cache's, or our own later write.
+func (c *Controller) listOf(claim *v1alpha1.IPClaim) []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	w, ok := c.proposed[claim.UID]
+	if !ok {
+		return claim.Spec.Successors
+	}
+	if order, err := resourceversion.CompareResourceVersion(claim.ResourceVersion, w.resourceVersion); err == nil && order < 0 {
+		return w.names
+	}
+	delete(c.proposed, claim.UID)
+	return claim.Spec.Successors
+}
+
 func (c *Controller) applySuccessors(ctx context.Context, claim *v1alpha1.IPClaim, names []string) error {
-	err := apply(ctx, c.opts.Claims, document("IPClaim", claim, "spec", map[string]any{"successors": names}))
+	stored, err := applyGet(ctx, c.opts.Claims, document("IPClaim", claim, "spec", map[string]any{"successors": names}))
 	if err != nil {
 		return fmt.Errorf("apply successors of claim %s: %w", claim.Name, err)
 	}
+	if stored == nil {
+		return nil // gone
+	}
+	c.mu.Lock()
+	c.proposed[claim.UID] = writtenList{stored.ResourceVersion, names}
+	c.mu.Unlock()
 	klog.FromContext(ctx).V(2).Info("Proposed successors", "claim", claim.Name, "successors", names)
 	return nil
 }
@@ -106,8 +135,8 @@ func document(kind string, obj metav1.Object, section string, content map[string
 	}}
 }
 
-// apply writes the document; an object that is gone or was replaced is no error,
-// because its event is under way.
+// apply writes the document; an object that is gone is no error, because its event is
+// under way, one that was replaced is a conflict.
 func apply[T any](ctx context.Context, p Patcher[T], doc applied, subresources ...string) error {
 	_, err := applyGet(ctx, p, doc, subresources...)
 	return err
@@ -124,7 +153,7 @@ func applyGet[T any](ctx context.Context, p Patcher[T], doc applied, subresource
 	force := true
 	stored, err := p.Patch(ctx, doc.name, types.ApplyPatchType, data,
 		metav1.PatchOptions{FieldManager: fieldManager, Force: &force}, subresources...)
-	if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
+	if apierrors.IsNotFound(err) {
 		return none, nil
 	}
 	if err != nil {

@@ -85,6 +85,9 @@ func (c *Controller) claimChanged(before, after *v1alpha1.IPClaim) {
 	if after != nil && after.Spec.Phase == v1alpha1.ClaimBound {
 		c.ledger.observe(after)
 	}
+	if after == nil {
+		delete(c.proposed, before.UID)
+	}
 	c.mu.Unlock()
 	delay := time.Duration(0)
 	if after != nil && after.Spec.Phase != v1alpha1.ClaimBound {

@@ -42,7 +42,7 @@ func (c *Controller) Propose(svc *corev1.Service, addrs []v1alpha1.LoadBalancerA
 		group = min(group, g)
 		joined = append(joined, boundOf(c.claimsOf(g))...)
 	}
-	p.Successors = c.successors(group, w, append(c.wishesOf(joined, w, svc.UID), own))
+	p.Successors = c.successors(group, w, append(c.wishesOf(joined, w, svc.UID), own), false)
 	return p
 }
 
@@ -72,8 +72,9 @@ func groupOf(addrs []v1alpha1.LoadBalancerAddress) loadbalancer.Group {
 }
 
 // successors proposes a group's list and remembers its head. A candidate can announce
-// every address of the group as every Service wants it.
-func (c *Controller) successors(group loadbalancer.Group, w *world, wishes []wish) []string {
+// every address of the group as every Service wants it. While a proposal is only about
+// to join a group that exists, the group's head stays what it is.
+func (c *Controller) successors(group loadbalancer.Group, w *world, wishes []wish, settled bool) []string {
 	targets := targetsOf(wishes)
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -91,7 +92,9 @@ func (c *Controller) successors(group loadbalancer.Group, w *world, wishes []wis
 	if len(names) > 0 {
 		first = names[0]
 	}
-	c.ledger.reserve(group, first, seen, time.Now())
+	if settled == seen { // a settled group that is not seen has just gone
+		c.ledger.reserve(group, first, seen, time.Now())
+	}
 	out := make([]string, 0, len(names))
 	for _, n := range names {
 		out = append(out, string(n))

@@ -38,6 +38,7 @@ func (b *bed) join(t *testing.T, s *corev1.Service, group string, addrs ...v1alp
 	t.Helper()
 	b.services.Put(t, s)
 	b.slices.Put(t, endpointSlice(s.Name, "worker"))
+	synctest.Wait() // allocation acts on what the cache has
 	p := b.Propose(s, addrs)
 	for _, a := range addrs {
 		claim, found := b.claims.Find(a.Claim)
@@ -77,6 +78,7 @@ func TestSharersHaveOneListAndOneOwner(t *testing.T) {
 		if diff := cmp.Diff([]string{"worker2"}, p.Successors); diff != "" {
 			t.Errorf("proposal to the one who joins (-want +got):\n%s", diff)
 		}
+		synctest.Wait()
 		b.own(t, 200, "worker2", 1)
 		wait(t, time.Second)
 		if diff := cmp.Diff([]string{"worker2"}, b.successorsOf(t, 200)); diff != "" {

@@ -13,7 +13,9 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/record"
 
@@ -34,6 +36,8 @@ type world struct {
 	nodes    *fakeapi.Store[*corev1.Node]
 	services *fakeapi.Store[*corev1.Service]
 	events   *record.FakeRecorder
+	// classed: Services without a class are not served.
+	classed bool
 	// getService replaces the uncached read of a Service when not nil.
 	getService func(namespace, name string) (*corev1.Service, error)
 }
@@ -62,7 +66,7 @@ func start(t *testing.T, prepare func(w *world)) *world {
 		GetRecord: func(ctx context.Context, ns, name string) (*v1alpha1.LoadBalancer, error) {
 			return w.records.In(ns).Get(ctx, name, metav1.GetOptions{})
 		},
-		Classes:  convert.Classes{Class: v1alpha1.DefaultLoadBalancerClass, Classless: true},
+		Classes:  convert.Classes{Class: v1alpha1.DefaultLoadBalancerClass, Classless: !w.classed},
 		Recorder: w.events,
 		Informers: claims.Informers{
 			Claims: w.claims.Informer(), Records: w.records.Informer(), NodeAgents: w.agents.Informer(),
@@ -291,6 +295,9 @@ func TestReleaseWhenTheOwnerLetsGo(t *testing.T) {
 				return nil
 			}
 			failures--
+			if failures == 0 { // as an API server in trouble says without a change behind it
+				return apierrors.NewConflict(schema.GroupResource{Resource: "ipclaims"}, address, errors.New("injected"))
+			}
 			return errors.New("injected")
 		})
 		c, _ := w.claims.Find(address)
@@ -377,6 +384,23 @@ func TestCollect(t *testing.T) {
 				s.Spec.LoadBalancerClass = new("example.com/other")
 				w.services.Put(w.t, s)
 				w.records.Put(w.t, recordOf("svc1"))
+			},
+		},
+		{
+			name:  "the Service has no class and such are no longer served, but its record keeps the address",
+			after: time.Hour, want: v1alpha1.ClaimBound, left: []string{"svc1"},
+			prepare: func(w *world) {
+				w.classed = true
+				w.services.Put(w.t, service("svc1"))
+				w.records.Put(w.t, recordOf("svc1"))
+			},
+		},
+		{
+			name:  "a namesake without a class, and such are not served",
+			after: 500 * time.Millisecond, want: v1alpha1.ClaimReleasing, left: []string{"svc1"},
+			prepare: func(w *world) {
+				w.classed = true
+				w.services.Put(w.t, namesake())
 			},
 		},
 		{

@@ -167,7 +167,7 @@ func (c *Controller) onServer(ctx context.Context, claim *v1alpha1.IPClaim, s v1
 // judge is the decision of standing on objects of whatever source; r may be nil.
 func (c *Controller) judge(claim *v1alpha1.IPClaim, s v1alpha1.ServiceReference, svc *corev1.Service, r *v1alpha1.LoadBalancer) standing {
 	switch {
-	case svc.UID != s.UID && svc.DeletionTimestamp == nil && c.entitled(svc, claim):
+	case svc.UID != s.UID && c.mayInherit(svc, claim):
 		return replaced
 	case svc.UID != s.UID:
 		return gone
@@ -180,11 +180,19 @@ func (c *Controller) judge(claim *v1alpha1.IPClaim, s v1alpha1.ServiceReference,
 
 // entitled reports whether a Service may hold the claim's address at all: Fairlead
 // serves it, or its spec.externalIPs names the address. One that is being deleted holds
-// its addresses until allocation has released them.
+// its addresses until allocation has released them; one without a class that Fairlead
+// once served and by its configuration no longer does keeps what it has.
 func (c *Controller) entitled(svc *corev1.Service, claim *v1alpha1.IPClaim) bool {
 	alive := *svc
 	alive.DeletionTimestamp = nil
-	return c.opts.Classes.Serves(&alive) || slices.ContainsFunc(svc.Spec.ExternalIPs, names(claim))
+	served := c.opts.Classes
+	served.Classless = true
+	return served.Serves(&alive) || slices.ContainsFunc(svc.Spec.ExternalIPs, names(claim))
+}
+
+// mayInherit reports whether a Service may take the address of a namesake over.
+func (c *Controller) mayInherit(svc *corev1.Service, claim *v1alpha1.IPClaim) bool {
+	return c.opts.Classes.Serves(svc) || svc.DeletionTimestamp == nil && slices.ContainsFunc(svc.Spec.ExternalIPs, names(claim))
 }
 
 func recordUses(r *v1alpha1.LoadBalancer, s v1alpha1.ServiceReference, claim *v1alpha1.IPClaim) bool {
@@ -205,11 +213,10 @@ func names(claim *v1alpha1.IPClaim) func(string) bool {
 	}
 }
 
-// write swaps a claim for its successor; a claim that changed meanwhile is looked at
-// again when its event comes.
+// write swaps a claim for its successor; an error says too that it changed meanwhile.
 func (c *Controller) write(ctx context.Context, claim *v1alpha1.IPClaim, what string) error {
 	_, err := c.opts.Claims.Update(ctx, claim, metav1.UpdateOptions{})
-	if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
+	if apierrors.IsNotFound(err) {
 		return nil
 	}
 	if err != nil {

@@ -122,8 +122,8 @@ func (c *Controller) release(ctx context.Context, claim *v1alpha1.IPClaim) (time
 	err := c.opts.Claims.Delete(ctx, claim.Name, metav1.DeleteOptions{
 		Preconditions: &metav1.Preconditions{UID: &claim.UID, ResourceVersion: &claim.ResourceVersion},
 	})
-	if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
-		return 0, nil // changed: its event is under way
+	if apierrors.IsNotFound(err) {
+		return 0, nil
 	}
 	if err != nil {
 		return 0, fmt.Errorf("delete claim %s: %w", claim.Name, err)

@@ -14,6 +14,7 @@ import (
 	"sync"
 	"time"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/util/workqueue"
 	"k8s.io/klog/v2"
@@ -49,6 +50,9 @@ func (q *Queue[T]) Add(item T) { q.items.Add(item) }
 // does not block.
 func (q *Queue[T]) AddAfter(item T, delay time.Duration) { q.items.AddAfter(item, delay) }
 
+// ShutDown ends a queue that is not run.
+func (q *Queue[T]) ShutDown() { q.items.ShutDown() }
+
 // Run waits for the caches, then has that many workers take steps until ctx is done. No
 // item is in two steps at a time. A queue runs once.
 func (q *Queue[T]) Run(ctx context.Context, workers int, synced []cache.InformerSynced, step Step[T]) {
@@ -77,8 +81,14 @@ func (q *Queue[T]) next(ctx context.Context, step Step[T]) bool {
 	defer q.items.Done(item)
 	again, err := step(ctx, item)
 	if err != nil {
-		if ctx.Err() == nil {
-			klog.FromContext(ctx).Error(err, "Sync failed, will retry", "item", item)
+		logger := klog.FromContext(ctx)
+		switch {
+		case apierrors.IsConflict(err):
+			// As a rule another writer was faster and its event is under way. But an API
+			// server may say so without one, so that nothing else would bring us back.
+			logger.V(2).Info("Lost a write to another writer, will look again", "item", item, "err", err)
+		case ctx.Err() == nil:
+			logger.Error(err, "Sync failed, will retry", "item", item)
 		}
 		q.items.AddRateLimited(item)
 		return true
