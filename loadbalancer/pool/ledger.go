@@ -150,7 +150,8 @@ func (l *Ledger) fill(fresh map[*book]struct{}) {
 	}
 	for a, h := range l.held {
 		if at, ok := in(a); ok {
-			at.count(h.Tenants, l.Reserved(a), 1)
+			// Not reserved yet: the loop below does that.
+			at.count(h.Tenants, false, 1)
 			at.block()
 		}
 	}
