@@ -4,8 +4,6 @@ package allocation_test
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"net/netip"
 	"sync"
 	"testing"
@@ -57,8 +55,34 @@ func (a *announcer) AllocationSucceeded(key loadbalancer.ServiceKey) {
 	delete(a.failed, key)
 }
 
+// kind is a way that Services come to Fairlead: without a class through the service
+// controller, or with its class. Both have to see the same.
+type kind struct{ class string }
+
+// forBoth runs a test for both.
+func forBoth(t *testing.T, test func(t *testing.T, k kind)) {
+	t.Helper()
+	t.Parallel()
+	for name, k := range map[string]kind{"without a class": {}, "with the class": {v1alpha1.DefaultLoadBalancerClass}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			test(t, k)
+		})
+	}
+}
+
+// dress makes a Service one of the kind, as it is when its user has made it and, without a
+// class, the service controller has put its finalizer there.
+func (k kind) dress(svc *corev1.Service) {
+	if k.class != "" && svc.Spec.Type == corev1.ServiceTypeLoadBalancer {
+		svc.Spec.LoadBalancerClass = &k.class
+		svc.Finalizers = nil
+	}
+}
+
 // leader is one life of the controller on a fake server.
 type leader struct {
+	kind   kind
 	api    *storetest.API
 	store  *store.Store
 	alloc  *allocation.Allocator
@@ -74,22 +98,16 @@ func quiet(t *testing.T) context.Context {
 	return klog.NewContext(t.Context(), logr.Discard())
 }
 
-func newLeader(t *testing.T, api *storetest.API) *leader {
+func newLeader(t *testing.T, api *storetest.API, k kind) *leader {
 	t.Helper()
 	ctx, stop := context.WithCancel(quiet(t))
 	l := &leader{
-		api: api, store: store.New(store.Options{API: api, Classes: convert.Classes{Class: v1alpha1.DefaultLoadBalancerClass, Classless: true}}), stop: stop, events: record.NewFakeRecorder(1000),
+		kind: k, api: api, store: store.New(store.Options{API: api, Classes: convert.Classes{Class: v1alpha1.DefaultLoadBalancerClass, Classless: true}}), stop: stop, events: record.NewFakeRecorder(1000),
 		ann: &announcer{failed: make(map[loadbalancer.ServiceKey]reason.Reason)},
 	}
 	l.alloc = allocation.New(allocation.Options{Store: l.store, Announcer: l.ann, Events: l.events, Service: getService(api), Now: time.Now})
 	l.ctl = allocation.NewController(l.store, l.alloc, func(_ context.Context, old, updated *corev1.Service) error {
-		now := api.Service(old.Namespace, old.Name)
-		if now == nil {
-			return errors.New("no such service")
-		}
-		now.Status = updated.Status
-		api.PutService(now)
-		return nil
+		return api.PatchService(old, updated)
 	})
 	api.Watch(l.store)
 	go func() { _ = l.store.Run(ctx) }()
@@ -164,10 +182,16 @@ func ips(s *corev1.LoadBalancerStatus) []string {
 	return out
 }
 
-// ensure puts a Service on the server, ensures it and shows the status, as upstream does.
+// ensure puts a Service on the server and has it served: without a class as upstream
+// does it, with one by the controller. It returns what the Service shows, or
+// ImplementedElsewhere when a person has to settle something.
 func (l *leader) ensure(t *testing.T, svc *corev1.Service) ([]string, error) {
 	t.Helper()
+	l.kind.dress(svc)
 	l.api.PutService(svc)
+	if svc.Spec.LoadBalancerClass != nil || svc.Spec.Type != corev1.ServiceTypeLoadBalancer {
+		return l.sync(t, svc)
+	}
 	status, err := l.alloc.Ensure(quiet(t), svc)
 	if err != nil {
 		return nil, err
@@ -178,56 +202,60 @@ func (l *leader) ensure(t *testing.T, svc *corev1.Service) ([]string, error) {
 	return ips(status), nil
 }
 
+// sync has the controller look at a Service and at the line.
+func (l *leader) sync(t *testing.T, svc *corev1.Service) ([]string, error) {
+	t.Helper()
+	key := loadbalancer.ServiceKey{Namespace: svc.Namespace, Name: svc.Name}
+	if err := l.ctl.Sync(quiet(t), key); err != nil {
+		return nil, err
+	}
+	if l.alloc.Fails(key) {
+		return nil, cloudprovider.ImplementedElsewhere
+	}
+	now := l.api.Service(svc.Namespace, svc.Name)
+	if now == nil {
+		return nil, nil
+	}
+	return ips(&now.Status.LoadBalancer), nil
+}
+
+// remove deletes a Service as its user does, and has it let go.
+func (l *leader) remove(t *testing.T, svc *corev1.Service) error {
+	t.Helper()
+	l.api.EndService(svc.Namespace, svc.Name)
+	now := l.api.Service(svc.Namespace, svc.Name)
+	switch {
+	case now == nil:
+		return nil
+	case now.Spec.LoadBalancerClass != nil:
+		_, err := l.sync(t, svc)
+		return err
+	}
+	if err := l.alloc.Delete(quiet(t), now); err != nil {
+		return err
+	}
+	l.api.DeleteService(now)
+	return nil
+}
+
+// writes returns the writes of claims and records so far.
 func writes(api *storetest.API) []string {
 	var out []string
 	for _, c := range api.Log() {
-		if c.Write() {
+		if c.Write() && c.Verb != "patch" {
 			out = append(out, c.Verb+" "+c.Object)
 		}
 	}
 	return out
 }
 
-// check verifies that nothing is leaked, doubled or lost: each Bound claim belongs to
-// a Service that lists it, each record's addresses have their claims.
-func check(api *storetest.API, services ...*corev1.Service) error {
-	var errs []error
-	live := make(map[types.UID]bool)
-	for _, s := range services {
-		live[s.UID] = true
-	}
-	listed := make(map[string]types.UID)
-	for _, r := range api.AllRecords() {
-		if !live[r.Spec.ServiceUID] {
-			errs = append(errs, fmt.Errorf("record %s is left over", r.Name))
-		}
-		for _, a := range r.Spec.Addresses {
-			if by, twice := listed[a.Claim]; twice {
-				errs = append(errs, fmt.Errorf("%s is held twice, by %s and %s", a.Claim, by, r.Spec.ServiceUID))
-			}
-			listed[a.Claim] = r.Spec.ServiceUID
-		}
-	}
-	for _, c := range api.AllClaims() {
-		if c.Spec.Phase != v1alpha1.ClaimBound {
-			continue
-		}
-		if by := listed[c.Name]; by != c.Spec.Services[0].UID {
-			errs = append(errs, fmt.Errorf("claim %s of %s is listed by %q", c.Name, c.Spec.Services[0].UID, by))
-		}
-		delete(listed, c.Name)
-	}
-	for name, uid := range listed {
-		errs = append(errs, fmt.Errorf("address %s of %s has no claim", name, uid))
-	}
-	return errors.Join(errs...)
-}
+func TestEnsure(t *testing.T) { forBoth(t, testEnsure) }
 
-func TestEnsure(t *testing.T) {
-	t.Parallel()
+func testEnsure(t *testing.T, k kind) {
+	t.Helper()
 	api := storetest.New()
 	api.PutPool(newPool("my-ippool", "172.20.255.200-172.20.255.250"))
-	l := newLeader(t, api)
+	l := newLeader(t, api, k)
 	svc := newService("svc1", 1, nil)
 	for range 3 {
 		got, err := l.ensure(t, svc)
@@ -266,11 +294,13 @@ func TestEnsure(t *testing.T) {
 	}
 }
 
-func TestEnsureFollowsTheService(t *testing.T) {
-	t.Parallel()
+func TestEnsureFollowsTheService(t *testing.T) { forBoth(t, testEnsureFollowsTheService) }
+
+func testEnsureFollowsTheService(t *testing.T, k kind) {
+	t.Helper()
 	api := storetest.New()
 	api.PutPool(newPool("a", "192.0.2.0/24", "2001:db8::/64"))
-	l := newLeader(t, api)
+	l := newLeader(t, api, k)
 	steps := []struct {
 		name   string
 		change func(*corev1.Service)
@@ -317,11 +347,13 @@ func TestEnsureFollowsTheService(t *testing.T) {
 	}
 }
 
-func TestDelete(t *testing.T) {
-	t.Parallel()
+func TestDelete(t *testing.T) { forBoth(t, testDelete) }
+
+func testDelete(t *testing.T, k kind) {
+	t.Helper()
 	api := storetest.New()
 	api.PutPool(newPool("a", "192.0.2.1-192.0.2.2"))
-	l := newLeader(t, api)
+	l := newLeader(t, api, k)
 	svc := newService("web", 1, nil)
 	if _, err := l.ensure(t, svc); err != nil {
 		t.Fatal(err)
@@ -334,10 +366,13 @@ func TestDelete(t *testing.T) {
 	}
 	exists(true)
 	for range 2 {
-		if err := l.alloc.Delete(quiet(t), svc); err != nil {
+		if err := l.remove(t, svc); err != nil {
 			t.Fatal(err)
 		}
 		exists(true) // the claim is still there
+	}
+	if api.Service("default", "web") != nil {
+		t.Error("a finalizer is still there")
 	}
 	c := api.AllClaims()[0]
 	if c.Spec.Phase != v1alpha1.ClaimReleasing || c.Spec.ReleasingSince == nil || len(api.AllRecords()) != 0 {
@@ -351,11 +386,13 @@ func TestDelete(t *testing.T) {
 	exists(false)
 }
 
-func TestNodeAddressIsNotGiven(t *testing.T) {
-	t.Parallel()
+func TestNodeAddressIsNotGiven(t *testing.T) { forBoth(t, testNodeAddressIsNotGiven) }
+
+func testNodeAddressIsNotGiven(t *testing.T, k kind) {
+	t.Helper()
 	api := storetest.New()
 	api.PutPool(newPool("a", "192.0.2.0/29"))
-	l := newLeader(t, api)
+	l := newLeader(t, api, k)
 	l.store.ObserveNode(&corev1.Node{
 		ObjectMeta: metav1.ObjectMeta{Name: "worker"},
 		Status:     corev1.NodeStatus{Addresses: []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: "192.0.2.0"}}},
@@ -378,10 +415,12 @@ func TestNodeAddressIsNotGiven(t *testing.T) {
 }
 
 // A failure is told although the first attempt could not write the record for it.
-func TestFailureIsToldAfterALostWrite(t *testing.T) {
-	t.Parallel()
+func TestFailureIsToldAfterALostWrite(t *testing.T) { forBoth(t, testFailureIsToldAfterALostWrite) }
+
+func testFailureIsToldAfterALostWrite(t *testing.T, k kind) {
+	t.Helper()
 	api := storetest.New()
-	l := newLeader(t, api)
+	l := newLeader(t, api, k)
 	svc := newService("web", 1, nil)
 	api.OnCall(func(c storetest.Call) storetest.Outcome {
 		if c.Verb == "create" {

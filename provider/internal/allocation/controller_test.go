@@ -22,11 +22,13 @@ import (
 
 // An address given back goes to the Service that waits longest, without a new event
 // about failure and without the service controller's help.
-func TestOldestWaitsFirst(t *testing.T) {
-	t.Parallel()
+func TestOldestWaitsFirst(t *testing.T) { forBoth(t, testOldestWaitsFirst) }
+
+func testOldestWaitsFirst(t *testing.T, k kind) {
+	t.Helper()
 	api := storetest.New()
 	api.PutPool(newPool("a", "192.0.2.1/32"))
-	l := newLeader(t, api)
+	l := newLeader(t, api, k)
 	go func() { _ = l.ctl.Run(quiet(t)) }()
 	first := newService("first", 1, nil)
 	if _, err := l.ensure(t, first); err != nil {
@@ -45,8 +47,7 @@ func TestOldestWaitsFirst(t *testing.T) {
 	if l.ann.failed[loadbalancer.ServiceKey{Namespace: "default", Name: "z-old"}] != reason.PoolExhausted {
 		t.Errorf("conditions: %v", l.ann.failed)
 	}
-	api.DeleteService(first)
-	if err := l.alloc.Delete(quiet(t), first); err != nil {
+	if err := l.remove(t, first); err != nil {
 		t.Fatal(err)
 	}
 	api.RemoveClaim("192.0.2.1")
@@ -72,11 +73,13 @@ func TestOldestWaitsFirst(t *testing.T) {
 }
 
 // Statuses, records and claims that somebody else removes come back.
-func TestRepair(t *testing.T) {
-	t.Parallel()
+func TestRepair(t *testing.T) { forBoth(t, testRepair) }
+
+func testRepair(t *testing.T, k kind) {
+	t.Helper()
 	api := storetest.New()
 	api.PutPool(newPool("a", "192.0.2.0/24"))
-	l := newLeader(t, api)
+	l := newLeader(t, api, k)
 	go func() { _ = l.ctl.Run(quiet(t)) }()
 	svc := newService("web", 1, nil)
 	if _, err := l.ensure(t, svc); err != nil {
@@ -119,7 +122,7 @@ func TestStaleCopyDoesNotReturn(t *testing.T) {
 	t.Parallel()
 	api := storetest.New()
 	api.PutPool(newPool("a", "192.0.2.0/24"))
-	l := newLeader(t, api)
+	l := newLeader(t, api, kind{})
 	svc := newService("web", 1, nil)
 	if _, err := l.ensure(t, svc); err != nil {
 		t.Fatal(err)
@@ -140,8 +143,10 @@ func TestStaleCopyDoesNotReturn(t *testing.T) {
 }
 
 // A new leader binds what Services show before it gives anything away.
-func TestRebind(t *testing.T) {
-	t.Parallel()
+func TestRebind(t *testing.T) { forBoth(t, testRebind) }
+
+func testRebind(t *testing.T, k kind) {
+	t.Helper()
 	shows := func(ip string) func(*corev1.Service) {
 		return func(s *corev1.Service) { s.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: ip}} }
 	}
@@ -160,7 +165,7 @@ func TestRebind(t *testing.T) {
 	for _, s := range services {
 		api.PutService(s)
 	}
-	l := newLeader(t, api)
+	l := newLeader(t, api, k)
 	if c := api.AllClaims(); len(c) != 1 || c[0].Spec.Services[0].Name != "old" {
 		t.Fatalf("claims after start: %d", len(c))
 	}
@@ -175,9 +180,13 @@ func TestRebind(t *testing.T) {
 
 // Pools that come late (a mirror's, say) find the Services that showed their addresses.
 func TestLatePoolGivesBackWhatServicesShow(t *testing.T) {
-	t.Parallel()
+	forBoth(t, testLatePoolGivesBackWhatServicesShow)
+}
+
+func testLatePoolGivesBackWhatServicesShow(t *testing.T, k kind) {
+	t.Helper()
 	api := storetest.New()
-	l := newLeader(t, api)
+	l := newLeader(t, api, k)
 	old := newService("old", 5, func(s *corev1.Service) {
 		s.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: "192.0.2.0"}}
 	})
@@ -199,11 +208,13 @@ func TestLatePoolGivesBackWhatServicesShow(t *testing.T) {
 }
 
 // The namesake of a Service that went by force takes its record and its address over.
-func TestNamesake(t *testing.T) {
-	t.Parallel()
+func TestNamesake(t *testing.T) { forBoth(t, testNamesake) }
+
+func testNamesake(t *testing.T, k kind) {
+	t.Helper()
 	api := storetest.New()
 	api.PutPool(newPool("a", "192.0.2.0/29"))
-	l := newLeader(t, api)
+	l := newLeader(t, api, k)
 	if _, err := l.ensure(t, newService("web", 1, nil)); err != nil {
 		t.Fatal(err)
 	}
@@ -233,10 +244,12 @@ func TestNamesake(t *testing.T) {
 
 // A Service whose claim cannot be written is tried again with growing pauses, not as
 // fast as the API server can refuse.
-func TestRefusedWritesAreNoStorm(t *testing.T) {
-	t.Parallel()
+func TestRefusedWritesAreNoStorm(t *testing.T) { forBoth(t, testRefusedWritesAreNoStorm) }
+
+func testRefusedWritesAreNoStorm(t *testing.T, k kind) {
+	t.Helper()
 	api := storetest.New()
-	l := newLeader(t, api)
+	l := newLeader(t, api, k)
 	go func() { _ = l.ctl.Run(quiet(t)) }()
 	svc := newService("web", 1, nil)
 	if _, err := l.ensure(t, svc); err != cloudprovider.ImplementedElsewhere { //nolint:errorlint // upstream compares it bare

@@ -38,14 +38,14 @@ const (
 
 // Call is one call to the server.
 type Call struct {
-	// Verb is create, update, delete, get or list.
+	// Verb is create, update, patch, delete, get or list.
 	Verb string
-	// Object is kind/name, as claim/192.0.2.1 or record/default/web.
+	// Object is kind/name, as claim/192.0.2.1, record/default/web or service/default/web.
 	Object string
 }
 
 // Write reports whether the call changes anything.
-func (c Call) Write() bool { return c.Verb == "create" || c.Verb == "update" || c.Verb == "delete" }
+func (c Call) Write() bool { return c.Verb != "get" && c.Verb != "list" }
 
 // API is the fake server. Make it with New.
 type API struct {
@@ -58,6 +58,7 @@ type API struct {
 	records  map[string]*v1alpha1.LoadBalancer
 	pools    map[string]*v1alpha1.IPAddressPool
 	services map[string]*corev1.Service
+	policy   *v1alpha1.ExternalIPPolicy
 	watchers []*store.Store
 	held     bool
 	pending  []func()
@@ -96,6 +97,9 @@ func (a *API) Watch(s *store.Store) {
 	a.watchers = append(a.watchers, s)
 	for _, p := range a.pools {
 		s.ObservePool(p.DeepCopy())
+	}
+	if a.policy != nil {
+		s.ObservePolicy(a.policy.DeepCopy())
 	}
 	for _, svc := range a.services {
 		s.ObserveService(svc.DeepCopy())
