@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"regexp"
+	"time"
 
 	"github.com/spf13/pflag"
 )
@@ -15,6 +16,9 @@ import (
 // defaultExclude are the names of interfaces that belong to container networks, as
 // MetalLB's shipped configuration has them.
 const defaultExclude = `^(docker.*|cbr.*|dummy.*|virbr.*|lxcbr.*|veth.*|lo|cali.*|tunl.*|flannel.*|kube-ipvs.*|cni.*|nodelocaldns.*|lxc.*)$`
+
+// minAnnounceInterval leaves room for ten thousand addresses under the bound on frames.
+const minAnnounceInterval = 10 * time.Second
 
 // Options are what an administrator sets.
 type Options struct {
@@ -35,6 +39,9 @@ type Options struct {
 	MetricsAddress string
 	// DaemonSetName is the DaemonSet that the agent is part of, for its log.
 	DaemonSetName string
+	// AnnounceInterval is how often neighbours are told again of each address, for switches
+	// that forget where it is; 0 is never.
+	AnnounceInterval time.Duration
 	// ExcludeInterfaces matches the names of interfaces that never announce.
 	ExcludeInterfaces string
 }
@@ -50,6 +57,7 @@ func Defaults(getenv func(string) string) Options {
 		HealthAddress:     "127.0.0.1:7957",
 		MetricsAddress:    ":7480",
 		DaemonSetName:     "fairlead-node-agent",
+		AnnounceInterval:  time.Minute,
 		ExcludeInterfaces: defaultExclude,
 	}
 }
@@ -65,6 +73,8 @@ func (o *Options) AddFlags(fs *pflag.FlagSet) {
 	fs.StringVar(&o.HealthAddress, "health-address", o.HealthAddress, "address of /healthz, /readyz and /debug/state; loopback only")
 	fs.StringVar(&o.MetricsAddress, "metrics-address", o.MetricsAddress, "address of /metrics over HTTPS; empty serves none")
 	fs.StringVar(&o.DaemonSetName, "daemonset-name", o.DaemonSetName, "DaemonSet that this agent is part of")
+	fs.DurationVar(&o.AnnounceInterval, "announce-interval", o.AnnounceInterval,
+		"how often neighbours are told again of each address, at least 10s; 0 is never")
 	fs.StringVar(&o.ExcludeInterfaces, "exclude-interfaces", o.ExcludeInterfaces, "regular expression of interface names that never announce")
 }
 
@@ -92,6 +102,9 @@ func (o *Options) Validate() error {
 		if _, _, err := net.SplitHostPort(o.MetricsAddress); err != nil {
 			errs = append(errs, fmt.Errorf("--metrics-address: %w", err))
 		}
+	}
+	if o.AnnounceInterval != 0 && o.AnnounceInterval < minAnnounceInterval {
+		errs = append(errs, fmt.Errorf("--announce-interval: %s is neither 0 nor at least %s", o.AnnounceInterval, minAnnounceInterval))
 	}
 	if _, err := regexp.Compile(o.ExcludeInterfaces); err != nil {
 		errs = append(errs, fmt.Errorf("--exclude-interfaces: %w", err))

@@ -33,9 +33,10 @@ func TestOptions(t *testing.T) {
 		"flag wins":   {env: env("NODE_NAME", ""), args: []string{"--node-name=n"}},
 		"all faults at once": {
 			env:  env("NODE_NAME", "n"),
-			args: []string{"--node-ip=x", "--gossip-port=0", "--gossip-key-file=", "--health-address=0.0.0.0:1", "--metrics-address=1", "--exclude-interfaces=("},
-			errs: []string{"--node-ip", "--gossip-port: 0", "--gossip-key-file", "--health-address: 0.0.0.0 is not a loopback", "--metrics-address", "--exclude-interfaces"},
+			args: []string{"--node-ip=x", "--gossip-port=0", "--gossip-key-file=", "--health-address=0.0.0.0:1", "--metrics-address=1", "--exclude-interfaces=(", "--announce-interval=1s"},
+			errs: []string{"--node-ip", "--gossip-port: 0", "--gossip-key-file", "--health-address: 0.0.0.0 is not a loopback", "--metrics-address", "--exclude-interfaces", "--announce-interval: 1s is neither"},
 		},
+		"no repeats": {env: env("NODE_NAME", "n"), args: []string{"--announce-interval=0"}},
 		"no metrics": {env: env("NODE_NAME", "n"), args: []string{"--metrics-address="}},
 	}
 	for name, tt := range tests {

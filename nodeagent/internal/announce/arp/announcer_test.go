@@ -7,6 +7,7 @@ package arp
 import (
 	"context"
 	"errors"
+	"maps"
 	"net/netip"
 	"sync"
 	"testing"
@@ -71,7 +72,7 @@ func run(t *testing.T, test func(b *bench)) {
 			w := newWire()
 			b.wires = append(b.wires, w)
 			return w, nil
-		}, &b.count, b.notified)
+		}, &b.count, time.Minute, b.notified)
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error)
 		go func() { done <- b.a.Run(ctx) }()
@@ -198,6 +199,73 @@ func TestTakeOverSendsOneBurst(t *testing.T) {
 		time.Sleep(5 * time.Second) //nolint:forbidigo // a bubble's clock
 		if _, requests, _ := burstOf(b, start); requests != 5 {
 			b.t.Errorf("a new epoch sent %d announcements, want 5", requests)
+		}
+	})
+}
+
+// Every minute each address is told again, once however often the link was opened, at a
+// time of its own within the interval.
+func TestAnnouncementsAreRepeated(t *testing.T) {
+	t.Parallel()
+	run(t, func(b *bench) {
+		want := on("eth0", "192.0.2.200", 3)
+		maps.Copy(want, on("eth0", "192.0.2.201", 3))
+		b.a.Apply([]kernel.Link{eth0()}, want)
+		synctest.Wait()
+		_ = b.last().Close()
+		time.Sleep(10 * time.Second) //nolint:forbidigo // a bubble's clock
+		b.last().frames()
+		time.Sleep(90 * time.Second) //nolint:forbidigo // a bubble's clock
+		b.last().frames()
+		first := map[netip.Addr]time.Time{}
+		for range 10 {
+			time.Sleep(time.Minute) //nolint:forbidigo // a bubble's clock
+			got := b.last().frames()
+			if len(got) != 4 {
+				b.t.Fatalf("%d frames in a minute, want both forms for each address", len(got))
+			}
+			for _, s := range got {
+				at, seen := first[s.p.senderIP]
+				if first[s.p.senderIP] = s.at; seen && s.p.request && s.at.Sub(at) != time.Minute {
+					b.t.Errorf("%s is told again after %s", s.p.senderIP, s.at.Sub(at))
+				}
+			}
+		}
+		a, c := first[netip.MustParseAddr("192.0.2.200")], first[netip.MustParseAddr("192.0.2.201")]
+		if a.Equal(c) {
+			b.t.Error("both addresses are told of at once")
+		}
+	})
+}
+
+// Ten thousand addresses taken over at once: the rate is bounded, and each is told once
+// before any is told twice.
+func TestUnsolicitedFramesAreBounded(t *testing.T) {
+	t.Parallel()
+	run(t, func(b *bench) {
+		const addrs, rate, burst = 10_000, 4000, 200
+		want := map[plan.Announcement]uint64{}
+		for i := range addrs {
+			want[plan.Announcement{Interface: "eth0", Addr: netip.AddrFrom4([4]byte{10, 0, byte(i / 250), byte(i % 250)})}] = 1
+		}
+		start := time.Now()
+		b.a.Apply([]kernel.Link{eth0()}, want)
+		time.Sleep(time.Minute / 2) //nolint:forbidigo // a bubble's clock
+		got := b.last().frames()
+		if len(got) != 2*5*addrs {
+			b.t.Errorf("%d frames, want %d", len(got), 2*5*addrs)
+		}
+		told := map[netip.Addr]int{}
+		for i, s := range got {
+			if told[s.p.senderIP]++; told[s.p.senderIP] == 3 && len(told) < addrs {
+				b.t.Fatalf("%s is told twice when only %d are told", s.p.senderIP, len(told))
+			}
+			if allowed := burst + 2 + int(s.at.Sub(start).Seconds()*rate); i+1 > allowed {
+				b.t.Fatalf("%d frames after %s, allowed %d", i+1, s.at.Sub(start), allowed)
+			}
+		}
+		if took := got[2*addrs-1].at.Sub(start); took > 5*time.Second {
+			b.t.Errorf("all were told after %s", took)
 		}
 	})
 }

@@ -28,6 +28,7 @@ type Announcer struct {
 	protocol Protocol
 	open     Opener
 	count    Counters
+	repeat   time.Duration
 	notify   func()
 
 	// current is read by the responders for every request.
@@ -39,11 +40,12 @@ type Announcer struct {
 	failed map[string]struct{} // guarded by mu, by link name
 }
 
-// New makes an announcer that announces nothing yet. notify is called when the answer
-// of [Announcer.Failed] changes; it must not block.
-func New(p Protocol, open Opener, count Counters, notify func()) *Announcer {
+// New makes an announcer that announces nothing yet. Neighbours are told again of each
+// address every repeat, for switches that forget; 0 is never. notify is called when the
+// answer of [Announcer.Failed] changes; it must not block.
+func New(p Protocol, open Opener, count Counters, repeat time.Duration, notify func()) *Announcer {
 	a := &Announcer{
-		protocol: p, open: open, count: count, notify: notify, changed: make(chan struct{}, 1), failed: map[string]struct{}{},
+		protocol: p, open: open, count: count, repeat: repeat, notify: notify, changed: make(chan struct{}, 1), failed: map[string]struct{}{},
 	}
 	a.current.Store(&table{})
 	return a
@@ -120,14 +122,15 @@ func (a *Announcer) announces(link string, addr netip.Addr) bool {
 // Run announces until ctx ends, and closes every connection before it returns.
 func (a *Announcer) Run(ctx context.Context) error {
 	r := runner{
-		a: a, told: table{}, steps: a.protocol.Burst(), conns: map[string]*responder{}, broken: make(chan *responder),
-		retryAt: map[string]time.Time{},
+		a: a, told: map[plan.Announcement]told{}, burst: a.protocol.Burst(), conns: map[string]*responder{},
+		broken: make(chan *responder), retryAt: map[string]time.Time{}, later: jobs{less: byDue},
 	}
 	defer r.closeAll()
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	for {
 		timer.Reset(r.next(time.Now()))
+		changed := true
 		select {
 		case <-ctx.Done():
 			return nil
@@ -135,36 +138,59 @@ func (a *Announcer) Run(ctx context.Context) error {
 		case dead := <-r.broken:
 			r.drop(ctx, dead)
 		case <-timer.C:
+			changed = r.mayRetry(time.Now())
 		}
-		r.reconcile(ctx, time.Now())
+		if changed {
+			r.reconcile(ctx, time.Now())
+		}
 		r.sendDue(ctx, time.Now())
 	}
 }
 
+// told is a burst that was started.
+type told struct{ epoch, run uint64 }
+
 // runner is the state of [Announcer.Run]'s goroutine.
 type runner struct {
 	a *Announcer
-	// told is the table for which bursts were started.
-	told table
-	// steps are the protocol's.
-	steps   []time.Duration
+	// told are the bursts that were started for what is announced, runs their number.
+	told map[plan.Announcement]told
+	runs uint64
+	// burst is the protocol's.
+	burst   []time.Duration
 	conns   map[string]*responder
 	retryAt map[string]time.Time
 	broken  chan *responder
-	pending queue
-	wg      sync.WaitGroup
+	// later are the jobs that are not due; those that are lie in their link's outbox.
+	later jobs
+	wg    sync.WaitGroup
 }
 
 // next is how long to sleep.
 func (r *runner) next(now time.Time) time.Duration {
 	d := time.Hour
-	if len(r.pending) > 0 {
-		d = r.pending[0].due.Sub(now)
+	if r.later.Len() > 0 {
+		d = r.later.list[0].due.Sub(now)
+	}
+	for _, c := range r.conns {
+		if at, ok := c.outbox.ready(); ok {
+			d = min(d, at.Sub(now))
+		}
 	}
 	for _, at := range r.retryAt {
 		d = min(d, at.Sub(now))
 	}
 	return max(d, 0)
+}
+
+// mayRetry says whether a link has rested for long enough.
+func (r *runner) mayRetry(now time.Time) bool {
+	for _, at := range r.retryAt {
+		if !now.Before(at) {
+			return true
+		}
+	}
+	return false
 }
 
 // reconcile opens and closes connections and starts bursts for what is new.
@@ -240,7 +266,7 @@ func (r *runner) start(ctx context.Context, l kernel.Link, now time.Time) {
 	}
 	delete(r.retryAt, l.Name)
 	r.a.setFailed(l.Name, false)
-	c := &responder{a: r.a, link: l, conn: conn, done: make(chan struct{})}
+	c := &responder{a: r.a, link: l, conn: conn, outbox: newOutbox(now), done: make(chan struct{})}
 	r.conns[l.Name] = c
 	r.wg.Go(func() {
 		c.run(ctx)
@@ -266,33 +292,42 @@ func (r *runner) drop(ctx context.Context, c *responder) {
 
 // forget makes a link's addresses new again: its address or its neighbours changed.
 func (r *runner) forget(link string) {
-	maps.DeleteFunc(r.told, func(k plan.Announcement, _ uint64) bool { return k.Interface == link })
+	maps.DeleteFunc(r.told, func(k plan.Announcement, _ told) bool { return k.Interface == link })
 }
 
 func (r *runner) startBursts(now time.Time) {
 	current := *r.a.current.Load()
 	for k, epoch := range current {
-		if _, open := r.conns[k.Interface]; !open || r.told[k] == epoch {
+		if t, ok := r.told[k]; r.conns[k.Interface] == nil || ok && t.epoch == epoch {
 			continue
 		}
-		r.told[k] = epoch
-		r.pending.push(job{due: now, key: k, epoch: epoch, started: now})
+		r.runs++
+		r.told[k] = told{epoch, r.runs}
+		r.later.add(job{due: now, key: k, run: r.runs, started: now})
 	}
-	maps.DeleteFunc(r.told, func(k plan.Announcement, _ uint64) bool { _, ok := current[k]; return !ok })
+	maps.DeleteFunc(r.told, func(k plan.Announcement, _ told) bool { _, ok := current[k]; return !ok })
 }
 
-// sendDue sends the gratuitous frames whose time has come, for what is still ours.
+// sendDue sends the unsolicited frames whose time has come, for what is still ours.
 func (r *runner) sendDue(ctx context.Context, now time.Time) {
-	for len(r.pending) > 0 && !r.pending[0].due.After(now) {
-		j := r.pending.pop()
-		c, open := r.conns[j.key.Interface]
-		if !open || r.told[j.key] != j.epoch || (*r.a.current.Load())[j.key] != j.epoch {
-			continue
+	for r.later.Len() > 0 && !r.later.list[0].due.After(now) {
+		j := r.later.take()
+		if c := r.conns[j.key.Interface]; c != nil && r.told[j.key].run == j.run {
+			c.outbox.due.add(j)
 		}
-		c.announce(ctx, j.key.Addr)
-		if j.step++; j.step < len(r.steps) {
-			j.due = j.started.Add(r.steps[j.step])
-			r.pending.push(j)
+	}
+	for _, c := range r.conns {
+		c.outbox.fill(now)
+		for c.outbox.due.Len() > 0 && c.outbox.tokens >= 1 {
+			j := c.outbox.due.take()
+			// The table may have changed since it was read for the bursts.
+			if !r.a.announces(j.key.Interface, j.key.Addr) || r.told[j.key].run != j.run {
+				continue
+			}
+			c.outbox.tokens -= float64(c.announce(ctx, j.key.Addr))
+			if j.nextStep(r.burst, r.a.repeat) {
+				r.later.add(j)
+			}
 		}
 	}
 }

@@ -19,8 +19,10 @@ type responder struct {
 	conn Conn
 	// listens is the table that the connection was told of; only the runner looks at it.
 	listens *table
-	done    chan struct{}
-	once    sync.Once
+	// outbox is what to tell the neighbours; only the runner looks at it.
+	outbox *outbox
+	done   chan struct{}
+	once   sync.Once
 }
 
 // stop ends run; it may be called more than once.
@@ -77,8 +79,8 @@ func (c *responder) handle(ctx context.Context, p Packet) {
 	c.a.count.Reply()
 }
 
-// announce tells the neighbours of an address.
-func (c *responder) announce(ctx context.Context, addr netip.Addr) {
+// announce tells the neighbours of an address and returns the number of frames.
+func (c *responder) announce(ctx context.Context, addr netip.Addr) int {
 	frames, err := c.a.protocol.Announcement(addr, c.link.MAC)
 	for _, f := range frames {
 		if err == nil {
@@ -91,4 +93,5 @@ func (c *responder) announce(ctx context.Context, addr netip.Addr) {
 	if err != nil {
 		klog.FromContext(ctx).V(2).Info("Cannot tell the neighbours", "address", addr, "protocol", c.a.protocol.Name(), "cause", err.Error())
 	}
+	return max(len(frames), 1)
 }

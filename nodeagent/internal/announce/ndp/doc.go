@@ -15,8 +15,8 @@ import (
 )
 
 // New makes an announcer of IPv6 addresses; see [l2.New].
-func New(open l2.Opener, count l2.Counters, notify func()) *l2.Announcer {
-	return l2.New(protocol{}, open, count, notify)
+func New(open l2.Opener, count l2.Counters, repeat time.Duration, notify func()) *l2.Announcer {
+	return l2.New(protocol{}, open, count, repeat, notify)
 }
 
 type protocol struct{}

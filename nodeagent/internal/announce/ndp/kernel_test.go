@@ -63,7 +63,7 @@ func newBed(t *testing.T) *bed {
 		out := b.client.Run("ip", "-6", "addr", "show", "dev", "host0")
 		return !strings.Contains(out, "tentative") && strings.Contains(out, "fe80") && strings.Contains(out, "state UP")
 	})
-	b.a = New(func(l kernel.Link) (l2.Conn, error) { return b.k.OpenNDP(l) }, &b.count, func() {})
+	b.a = New(func(l kernel.Link) (l2.Conn, error) { return b.k.OpenNDP(l) }, &b.count, 0, func() {})
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- b.a.Run(ctx) }()
