@@ -106,12 +106,12 @@ test-e2e: ## Each behaviour once, on a lab cluster (root).
 	$(GOTEST) -tags e2e -count=1 -p 1 -timeout 20m -v ./test/lab/cmd/... ./test/e2e/...
 
 .PHONY: bench
-bench: deps lab ## Measure on a lab cluster: BENCH=failover (RUNS=20).
+bench: deps lab ## Measure: BENCH=failover on a lab cluster (RUNS=20), BENCH=ipam on a control plane alone.
 	@$(BUILD) -o bin/fairlead-bench ./test/bench
 	bin/fairlead-bench -bench $(BENCH) $(if $(RUNS),-runs $(RUNS))
 
 .PHONY: soak
-soak: deps lab ## Repeat with full counts and write a result file: SOAK=controller or failover.
+soak: deps lab ## Repeat with full counts and write a result file: SOAK=controller, failover or ipam.
 	@$(BUILD) -o bin/fairlead-soak ./test/soak
 	bin/fairlead-soak -soak $(SOAK) $(if $(RUNS),-runs $(RUNS))
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command bench measures Fairlead on a lab cluster of its own and writes the figures as
-// JSON, with the conditions that they were taken under. It owns the choice of benchmarks
+// Command bench measures Fairlead on a lab cluster or control plane of its own and writes
+// the figures as JSON, with the conditions that they were taken under. It owns the choice of benchmarks
 // and the result file; the measurements are in packages below it. `make bench` calls it.
 package main
 
@@ -43,20 +43,45 @@ type result struct {
 	Failover  *failover.Result `json:"failover"`
 }
 
-func run(ctx context.Context) error {
-	name := flag.String("bench", "failover", "which benchmark: failover")
-	runs := flag.Int("runs", 20, "how many power cuts")
-	stateDir := flag.String("state-dir", "", "the lab's state directory (default: a fresh one)")
-	reuse := flag.Bool("reuse", false, "use the cluster that runs at --state-dir and leave it running")
-	out := flag.String("out", "", "directory of the result file (default: docs/results)")
+// options of one run, from the command line.
+type options struct {
+	bench    string
+	runs     int
+	sizes    string
+	part     string
+	stateDir string
+	reuse    bool
+	out      string
+}
+
+func parse() (*options, error) {
+	o := &options{}
+	flag.StringVar(&o.bench, "bench", "failover", "which benchmark: failover or ipam")
+	flag.IntVar(&o.runs, "runs", 20, "failover: how many power cuts")
+	flag.StringVar(&o.sizes, "sizes", "1000,2000,5000,10000", "ipam: numbers of Services to reach, one after another")
+	flag.StringVar(&o.part, "part", "all", "ipam: micro, rollout or all")
+	flag.StringVar(&o.stateDir, "state-dir", "", "failover: the lab's state directory (default: a fresh one)")
+	flag.BoolVar(&o.reuse, "reuse", false, "failover: use the cluster that runs at --state-dir and leave it running")
+	flag.StringVar(&o.out, "out", "", "directory of the result file (default: docs/results)")
 	flag.Parse()
-	if *name != "failover" {
-		return fmt.Errorf("unknown benchmark %q; there is: failover", *name)
+	if o.bench != "failover" && o.bench != "ipam" {
+		return nil, fmt.Errorf("unknown benchmark %q; there are: failover, ipam", o.bench)
 	}
-	if *runs < 1 {
-		return errors.New("-runs must be at least 1")
+	if o.part != "all" && o.part != "micro" && o.part != "rollout" {
+		return nil, fmt.Errorf("unknown part %q; there are: all, micro, rollout", o.part)
 	}
-	dir, err := harness.TempStateDir(*stateDir, "bench")
+	if o.runs < 1 {
+		return nil, errors.New("-runs must be at least 1")
+	}
+	return o, nil
+}
+
+func run(ctx context.Context) error {
+	o, err := parse()
+	if err != nil {
+		return err
+	}
+	dir, err := harness.TempStateDir(o.stateDir, "bench")
 	if err != nil {
 		return err
 	}
@@ -64,16 +89,19 @@ func run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if *out == "" {
-		*out = filepath.Join(lab.Root(), "docs", "results")
+	if o.out == "" {
+		o.out = filepath.Join(lab.Root(), "docs", "results")
 	}
-	return harness.Session(ctx, lab, *reuse, func(ctx context.Context) error {
-		res, err := failover.Measure(ctx, lab, failover.Config{Runs: *runs, Probe: 8 * time.Second, Progress: os.Stdout})
+	if o.bench == "ipam" { // on a control plane of its own, without nodes
+		return allocation(ctx, lab, o)
+	}
+	return harness.Session(ctx, lab, o.reuse, func(ctx context.Context) error {
+		res, err := failover.Measure(ctx, lab, failover.Config{Runs: o.runs, Probe: 8 * time.Second, Progress: os.Stdout})
 		if err != nil {
 			return err
 		}
 		fmt.Printf("\n%d power cuts: median %.0f ms, min %.0f ms, max %.0f ms\n", len(res.Runs), res.MedianMs, res.MinMs, res.MaxMs)
-		if err := write(ctx, lab, *out, res); err != nil {
+		if err := write(ctx, lab, o.out, res); err != nil {
 			return err
 		}
 		if res.MedianMs >= float64(medianLimit.Milliseconds()) {

@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/fairlead-lb/fairlead/test/bench/ipam"
+	"github.com/fairlead-lb/fairlead/test/harness"
+)
+
+// allocation measures the allocator alone and Services from apply to status.
+func allocation(ctx context.Context, lab *harness.Lab, o *options) error {
+	sizes, err := parseSizes(o.sizes)
+	if err != nil {
+		return err
+	}
+	res := &ipam.Result{
+		Benchmark: "ipam", Date: time.Now().UTC().Format(time.RFC3339), Machine: harness.ThisMachine(ctx, lab),
+	}
+	var faults []error
+	if o.part != "rollout" {
+		if res.Micro, err = ipam.RunMicro(ctx, lab.Root(), os.Stdout); err != nil {
+			return err
+		}
+		for _, f := range ipam.MicroFaults(res.Micro) {
+			faults = append(faults, errors.New(f))
+		}
+	}
+	if o.part != "micro" {
+		dir, err := os.MkdirTemp("", "fairlead-bench-ipam-")
+		if err != nil {
+			return fmt.Errorf("make a directory: %w", err)
+		}
+		rollout, err := ipam.MeasureRollout(ctx, ipam.RolloutConfig{Root: lab.Root(), Dir: dir, Sizes: sizes, Progress: os.Stdout})
+		if err != nil {
+			return fmt.Errorf("%w; the logs are in %s", err, dir)
+		}
+		if err := os.RemoveAll(dir); err != nil {
+			return fmt.Errorf("remove the control plane's files: %w", err)
+		}
+		res.Rollout = rollout
+	}
+	text := res.Markdown()
+	fmt.Print("\n", text)
+	if err := writeBoth(o.out, "bench-ipam-"+time.Now().UTC().Format(time.DateOnly), res, text); err != nil {
+		return err
+	}
+	return errors.Join(faults...)
+}
+
+func parseSizes(text string) ([]int, error) {
+	var out []int
+	for s := range strings.SplitSeq(text, ",") {
+		n, err := strconv.Atoi(s)
+		if err != nil {
+			return nil, fmt.Errorf("-sizes: %w", err)
+		}
+		out = append(out, n)
+	}
+	return out, nil
+}
+
+// writeBoth stores the figures for programs and for people.
+func writeBoth(dir, name string, res any, text string) error {
+	b, err := json.MarshalIndent(res, "", "  ")
+	if err != nil {
+		return fmt.Errorf("write the result: %w", err)
+	}
+	if err := os.MkdirAll(dir, 0o750); err != nil {
+		return fmt.Errorf("write the result: %w", err)
+	}
+	for ext, content := range map[string][]byte{".json": append(b, '\n'), ".md": []byte(text)} {
+		path := filepath.Join(dir, name+ext)
+		if err := os.WriteFile(path, content, 0o644); err != nil { //nolint:gosec // a document for everybody
+			return fmt.Errorf("write the result: %w", err)
+		}
+		fmt.Println("written:", path)
+	}
+	return nil
+}

@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ipam
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/fairlead-lb/fairlead/test/harness/plane"
+)
+
+func TestParseBenchmarks(t *testing.T) {
+	got := ParseBenchmarks("goos: linux\nBenchmarkAllocateRelease/pool=10.0.0.0/8/fill=50%/random-2 \t 1000\t 312.5 ns/op\t 7 B/op\t 1 allocs/op\n" +
+		"BenchmarkColdStart50000 \t 3\t 2100000000 ns/op\t 0.5 MB/s\t 12 B/op\t 9 allocs/op\nPASS\nok  \tx\t1.2s\n")
+	want := []Micro{
+		{Name: "AllocateRelease/pool=10.0.0.0/8/fill=50%/random", Iterations: 1000, NsPerOp: 312.5, BytesPerOp: 7, AllocsPerOp: 1},
+		{Name: "ColdStart50000", Iterations: 3, NsPerOp: 2.1e9, BytesPerOp: 12, AllocsPerOp: 9},
+	}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Error(d)
+	}
+	faults := strings.Join(MicroFaults(got), "\n")
+	for _, part := range []string{"allocates 1 times", "takes 2.10 s"} {
+		if !strings.Contains(faults, part) {
+			t.Errorf("faults %q, want one with %q", faults, part)
+		}
+	}
+}
+
+func TestCountTellsWritersAndKindsApart(t *testing.T) {
+	const gc = "system:serviceaccount:kube-system:generic-garbage-collector"
+	var s Step
+	s.count([]plane.Request{
+		{Verb: "patch", User: controllerUser, Resource: "services/status", Code: 200},
+		{Verb: "patch", User: controllerUser, Resource: "services/status", Code: 200},
+		{Verb: "create", User: controllerUser, Resource: "ipclaims.fairlead.dev", Code: 201},
+		{Verb: "create", User: controllerUser, Resource: "ipclaims.fairlead.dev", Code: 409},
+		{Verb: "create", User: controllerUser, Resource: "events", Code: 201},
+		{Verb: "update", User: controllerUser, Resource: "leases.coordination.k8s.io", Code: 200},
+		{Verb: "create", User: controllerUser, Resource: "subjectaccessreviews.authorization.k8s.io", Code: 201},
+		{Verb: "get", User: controllerUser, Resource: "services", Code: 200},
+		{Verb: "delete", User: gc, Resource: "loadbalancers.fairlead.dev", Code: 200},
+	}, 2)
+	if s.ControllerWrites != 1.5 || s.EventWrites != 0.5 || s.Reads != 1 {
+		t.Errorf("writes %v, events %v, reads %v; want 1.5, 0.5, 1", s.ControllerWrites, s.EventWrites, s.Reads)
+	}
+	want := []Write{
+		{Writer: "Fairlead's controller", Verb: "patch", Resource: "services/status", Done: 2, PerService: 1},
+		{Writer: "Fairlead's controller", Verb: "create", Resource: "events", Done: 1, PerService: 0.5},
+		{Writer: "Fairlead's controller", Verb: "create", Resource: "ipclaims.fairlead.dev", Done: 1, Refused: 1, PerService: 0.5},
+		{Writer: "kube-system:generic-garbage-collector", Verb: "delete", Resource: "loadbalancers.fairlead.dev", Done: 1, PerService: 0.5},
+	}
+	if d := cmp.Diff(want, s.Writes); d != "" {
+		t.Error(d)
+	}
+}
+
+func TestPercentile(t *testing.T) {
+	values := make([]float64, 100)
+	for i := range values {
+		values[i] = float64(i + 1)
+	}
+	for p, want := range map[int]float64{50: 50, 99: 99, 100: 100} {
+		if got := percentile(values, p); got != want {
+			t.Errorf("percentile %d is %v, want %v", p, got, want)
+		}
+	}
+}
