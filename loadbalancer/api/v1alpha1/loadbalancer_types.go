@@ -116,23 +116,23 @@ type LoadBalancerAddress struct {
 type AllocationRule string
 
 const (
-	// RuleRequested: the Service asks for this very address.
+	// RuleRequested means: the Service asks for this very address.
 	RuleRequested AllocationRule = "Requested"
-	// RuleShown: the Service's status showed it already and it was free: it comes from
+	// RuleShown means: the Service's status showed it already and it was free: it comes from
 	// another load balancer or from a backup.
 	RuleShown AllocationRule = "Shown"
-	// RuleRetained: it was kept for a Service of this namespace and name.
+	// RuleRetained means: it was kept for a Service of this namespace and name.
 	RuleRetained AllocationRule = "Retained"
-	// RuleShared: a Service with the same sharing key has it.
+	// RuleShared means: a Service with the same sharing key has it.
 	RuleShared AllocationRule = "Shared"
-	// RulePool: lowest free address of the pool asked for.
+	// RulePool means: lowest free address of the pool asked for.
 	RulePool AllocationRule = "Pool"
-	// RuleServiceAllocation: lowest free address of a pool whose serviceAllocation
+	// RuleServiceAllocation means: lowest free address of a pool whose serviceAllocation
 	// matches the Service.
 	RuleServiceAllocation AllocationRule = "ServiceAllocation"
-	// RuleAutoAssign: lowest free address of a pool for everybody.
+	// RuleAutoAssign means: lowest free address of a pool for everybody.
 	RuleAutoAssign AllocationRule = "AutoAssign"
-	// RuleExternalIP: spec.externalIPs names it and a grant allows it. Such addresses do
+	// RuleExternalIP means: spec.externalIPs names it and a grant allows it. Such addresses do
 	// not appear in the Service's status.
 	RuleExternalIP AllocationRule = "ExternalIP"
 )

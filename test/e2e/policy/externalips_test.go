@@ -5,6 +5,7 @@
 package policy
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"testing"
@@ -79,10 +80,10 @@ func TestExternalIPs(t *testing.T) {
 // mustRefuse waits until a Service is refused: the API server learns of grants by a watch.
 func mustRefuse(t *testing.T, manifest string) {
 	t.Helper()
-	err := eventually(t.Context(), func() error {
-		err := person().create(t.Context(), manifest)
+	err := eventually(t.Context(), func(ctx context.Context) error {
+		err := person().create(ctx, manifest)
 		if err == nil {
-			if err := person().delete(t.Context(), manifest); err != nil {
+			if err := person().delete(ctx, manifest); err != nil {
 				return err
 			}
 			return fmt.Errorf("still accepted")
@@ -100,7 +101,7 @@ func mustRefuse(t *testing.T, manifest string) {
 // mustAccept waits until a Service is accepted, and deletes it.
 func mustAccept(t *testing.T, manifest string) {
 	t.Helper()
-	err := eventually(t.Context(), func() error { return person().create(t.Context(), manifest) })
+	err := eventually(t.Context(), func(ctx context.Context) error { return person().create(ctx, manifest) })
 	if err == nil {
 		err = person().delete(t.Context(), manifest)
 	}

@@ -60,6 +60,7 @@ func TestRoles(t *testing.T) {
 		{name: "controller", who: controller(), group: fairlead, resource: "ipclaims", subresource: "status", not: "update patch"},
 		{name: "controller", who: controller(), verbs: "list watch create", group: fairlead, resource: "externalippolicies", not: "update patch delete"},
 		{name: "controller", who: controller(), verbs: "list watch", group: fairlead, resource: "nodeagents", not: "create update patch delete"},
+		{name: "controller", who: controller(), verbs: "list watch", group: "metallb.io", resource: "bgppeers", not: "get create update patch delete"},
 		{name: "controller", who: controller(), resource: "secrets", not: "get list watch update"},
 		{name: "controller", who: controller(), resource: "configmaps", not: "get list watch"},
 		{name: "controller", who: controller(), resource: "pods", not: "get list watch create"},
@@ -81,7 +82,7 @@ func TestRoles(t *testing.T) {
 			verbs string
 			want  bool
 		}{{tt.verbs, true}, {tt.not, false}} {
-			for _, verb := range strings.Fields(part.verbs) {
+			for verb := range strings.FieldsSeq(part.verbs) {
 				got, err := tt.who.may(t.Context(), verb, tt.group, tt.resource, tt.subresource)
 				if err != nil {
 					t.Fatal(err)

@@ -16,6 +16,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -83,9 +84,9 @@ func startServer(ctx context.Context, dir string) (*server, error) {
 
 // stop ends the processes, the last one first.
 func (s *server) stop() {
-	for i := len(s.started) - 1; i >= 0; i-- {
-		_ = s.started[i].Process.Kill()
-		_ = s.started[i].Wait()
+	for _, cmd := range slices.Backward(s.started) {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
 	}
 }
 
@@ -177,7 +178,7 @@ func (s *server) waitReady(ctx context.Context) error {
 }
 
 func tail(path string, lines int) string {
-	data, err := os.ReadFile(path) //nolint:gosec // the test's own log
+	data, err := os.ReadFile(path)
 	if err != nil {
 		return err.Error()
 	}
@@ -203,7 +204,7 @@ func (s *server) run(ctx context.Context, args ...string) (string, error) {
 		"--server=" + s.url, "--token=" + adminToken, "--tls-server-name=kubernetes",
 		"--certificate-authority=" + s.config().CAFile, "--kubeconfig=/dev/null",
 	}, args...)
-	cmd := exec.CommandContext(ctx, s.kubectl, args...) //nolint:gosec // the lab's own kubectl
+	cmd := exec.CommandContext(ctx, s.kubectl, args...)
 	cmd.Dir = filepath.Join("..", "..", "..")
 	out, err := cmd.CombinedOutput()
 	if err != nil {

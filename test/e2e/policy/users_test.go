@@ -169,7 +169,6 @@ func given(t *testing.T, manifests ...string) {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() {
-			//nolint:usetesting // the test's own context has ended
 			err := administrator().delete(context.WithoutCancel(t.Context()), m)
 			if err != nil && !apierrors.IsNotFound(err) {
 				t.Error(err)
@@ -193,11 +192,11 @@ func check(t *testing.T, err error, wants string) {
 }
 
 // eventually calls try until it returns nil, for what the API server learns by watching.
-func eventually(ctx context.Context, try func() error) error {
+func eventually(ctx context.Context, try func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
 	for {
-		err := try()
+		err := try(ctx)
 		if err == nil {
 			return nil
 		}
@@ -225,7 +224,7 @@ func (s *server) install(ctx context.Context) error {
 		return fmt.Errorf("role binding: %w", err)
 	}
 	// Policies come into force by a watch, all at once: one that is refused is enough.
-	return eventually(ctx, func() error {
+	return eventually(ctx, func(ctx context.Context) error {
 		claim := claimManifest("203.0.113.254", "Bound")
 		err := person().create(ctx, claim)
 		if err == nil {
