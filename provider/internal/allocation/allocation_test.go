@@ -100,9 +100,14 @@ func quiet(t *testing.T) context.Context {
 
 func newLeader(t *testing.T, api *storetest.API, k kind) *leader {
 	t.Helper()
+	return newLeaderOf(t, api, k, convert.Classes{Class: v1alpha1.DefaultLoadBalancerClass, Classless: true})
+}
+
+func newLeaderOf(t *testing.T, api *storetest.API, k kind, classes convert.Classes) *leader {
+	t.Helper()
 	ctx, stop := context.WithCancel(quiet(t))
 	l := &leader{
-		kind: k, api: api, store: store.New(store.Options{API: api, Classes: convert.Classes{Class: v1alpha1.DefaultLoadBalancerClass, Classless: true}}), stop: stop, events: record.NewFakeRecorder(1000),
+		kind: k, api: api, store: store.New(store.Options{API: api, Classes: classes}), stop: stop, events: record.NewFakeRecorder(1000),
 		ann: &announcer{failed: make(map[loadbalancer.ServiceKey]reason.Reason)},
 	}
 	l.alloc = allocation.New(allocation.Options{Store: l.store, Announcer: l.ann, Events: l.events, Service: getService(api), Now: time.Now})
@@ -200,6 +205,18 @@ func (l *leader) ensure(t *testing.T, svc *corev1.Service) ([]string, error) {
 	now.Status.LoadBalancer = *status
 	l.api.PutService(now)
 	return ips(status), nil
+}
+
+// ensureOnly puts a Service on the server and, without a class, ensures it as upstream
+// does. With one the running controller sees to it.
+func (l *leader) ensureOnly(t *testing.T, svc *corev1.Service) ([]string, error) {
+	t.Helper()
+	if l.kind.class == "" {
+		return l.ensure(t, svc)
+	}
+	l.kind.dress(svc)
+	l.api.PutService(svc)
+	return nil, nil
 }
 
 // sync has the controller look at a Service and at the line.
