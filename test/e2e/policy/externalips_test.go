@@ -46,23 +46,22 @@ const (
 func TestExternalIPs(t *testing.T) {
 	t.Parallel()
 	given(t, namespace("ext-a", ""), namespace("ext-b", "team: b, tier: edge"), namespace("ext-c", "team: b"))
-	ctx := t.Context()
 
 	// Without the object nothing is refused, least of all Services without external IPs.
 	for name, ips := range map[string]string{"legacy": `192.0.2.1, "203.0.113.9"`, "plain": ""} {
-		check(t, person().create(ctx, externalService("ext-c", name, ips, http)), "")
+		check(t, person().create(t.Context(), externalService("ext-c", name, ips, http)), "")
 	}
 	empty := strings.SplitAfter(grants, "spec:")[0] + " {}\n"
-	if err := administrator().create(ctx, empty); err != nil {
+	if err := administrator().create(t.Context(), empty); err != nil {
 		t.Fatal(err)
 	}
 	t.Run("empty", func(t *testing.T) {
 		mustRefuse(t, externalService("ext-a", "x", "192.0.2.7", http))
-		check(t, person().create(ctx, externalService("ext-a", "plain", "", http)), "")
+		check(t, person().create(t.Context(), externalService("ext-a", "plain", "", http)), "")
 		// Not even for those who could write themselves a grant.
-		check(t, administrator().create(ctx, externalService("ext-a", "x", "192.0.2.7", http)), "namespace ext-a may not use 192.0.2.7")
+		check(t, administrator().create(t.Context(), externalService("ext-a", "x", "192.0.2.7", http)), "namespace ext-a may not use 192.0.2.7")
 	})
-	if err := administrator().patch(ctx, empty, grants); err != nil {
+	if err := administrator().patch(t.Context(), empty, grants); err != nil {
 		t.Fatal(err)
 	}
 	mustAccept(t, externalService("ext-a", "x", "192.0.2.7", http))
@@ -70,11 +69,11 @@ func TestExternalIPs(t *testing.T) {
 	t.Run("update", testExternalUpdate)
 	t.Run("limits", testExternalLimits)
 
-	if err := administrator().delete(ctx, grants); err != nil {
+	if err := administrator().delete(t.Context(), grants); err != nil {
 		t.Fatal(err)
 	}
 	mustAccept(t, externalService("ext-c", "x", "203.0.113.77", http))
-	check(t, person().create(ctx, externalService("ext-c", "plain2", "", http)), "")
+	check(t, person().create(t.Context(), externalService("ext-c", "plain2", "", http)), "")
 }
 
 // mustRefuse waits until a Service is refused: the API server learns of grants by a watch.
