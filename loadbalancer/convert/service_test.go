@@ -106,7 +106,7 @@ func TestServiceNeeds(t *testing.T) {
 			Preferred: []netip.Addr{netip.MustParseAddr("192.0.2.1")},
 			Ports:     []pool.Port{{Protocol: "UDP", Number: 53}}, Backends: "u",
 		},
-		Ports:      []v1alpha1.Port{{Name: "dns", Protocol: "UDP", Port: 53, NodePort: 30053}},
+		Ports:         []v1alpha1.Port{{Name: "dns", Protocol: "UDP", Port: 53, NodePort: 30053}},
 		TrafficPolicy: v1alpha1.TrafficPolicyLocal,
 	}
 	if diff := cmp.Diff(want, got, cmpopts.EquateComparable(netip.Addr{})); diff != "" {

@@ -86,7 +86,7 @@ func allocate(out []Assignment, s *Set, l *Ledger, req *Request) ([]Assignment, 
 		}
 	}
 	complete := false
-	var first *Error
+	var worst *Error
 	for _, f := range req.Families {
 		c := choice{set: s, ledger: l, req: req, family: f, start: len(out)}
 		var kept int
@@ -101,12 +101,14 @@ func allocate(out []Assignment, s *Set, l *Ledger, req *Request) ([]Assignment, 
 		}
 		// The other family may do; what this one has already it keeps.
 		out = out[:kept]
-		if first == nil {
-			first = err
+		// A full pool has the family: this Service waits for an address, whatever the
+		// other family lacks.
+		if worst == nil || worst.Reason != reason.PoolExhausted && err.Reason == reason.PoolExhausted {
+			worst = err
 		}
 	}
 	if !complete {
-		return nil, first
+		return nil, worst
 	}
 	return out, nil
 }

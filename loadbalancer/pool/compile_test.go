@@ -100,7 +100,9 @@ func TestCompileAgreesWithComparingAll(t *testing.T) {
 		specs := drawSpecs().Draw(t, "pools")
 		s := pool.Compile(specs, nil)
 		var valid []pool.Spec
-		slices.SortFunc(specs, func(a, b pool.Spec) int { return cmp.Or(cmp.Compare(a.Created, b.Created), cmp.Compare(a.Name, b.Name)) })
+		slices.SortFunc(specs, func(a, b pool.Spec) int {
+			return cmp.Or(cmp.Compare(a.Created, b.Created), cmp.Compare(a.Name, b.Name))
+		})
 		overlap := func(a, b pool.Spec) bool {
 			for _, x := range a.Addresses {
 				for _, y := range b.Addresses {

@@ -185,32 +185,39 @@ func (w *world) ensure(req *pool.Request) {
 		if err.Message == "" || err.Reason == "" {
 			w.t.Fatalf("error without a reason or message: %+v", err)
 		}
-		// It keeps what it may keep.
+		// It keeps what it may keep, with its ports of now: others must not join on them.
 		for _, h := range req.Held {
 			if pool.Fits(w.claims[h.Addr], req.Tenant(), req.SharingKey) != nil {
 				w.leaveOne(req.UID, h.Addr)
+			} else {
+				w.stay(req, h.Addr)
 			}
 		}
 		return
 	}
 	w.check(req, got, before)
 	for _, g := range got {
-		h := w.claims[g.Addr]
-		if h.State != pool.Bound || !h.Names(req.UID) && len(h.Tenants) == 1 && h.Tenants[0].Service == req.Service {
-			h = pool.Holding{}
-		}
-		tenants := slices.DeleteFunc(slices.Clone(h.Tenants), func(t pool.Tenant) bool { return t.UID == req.UID })
-		if len(tenants) == 0 {
-			h.SharingKey = req.SharingKey
-		}
-		h.Tenants = append(tenants, req.Tenant())
-		w.put(g.Addr, h)
+		w.stay(req, g.Addr)
 	}
 	for _, h := range req.Held {
 		if !slices.ContainsFunc(got, func(g pool.Assignment) bool { return g.Addr == h.Addr }) {
 			w.leaveOne(req.UID, h.Addr)
 		}
 	}
+}
+
+// stay makes a claim say that the Service has the address, as it is now.
+func (w *world) stay(req *pool.Request, a netip.Addr) {
+	h := w.claims[a]
+	if h.State != pool.Bound || !h.Names(req.UID) && len(h.Tenants) == 1 && h.Tenants[0].Service == req.Service {
+		h = pool.Holding{}
+	}
+	tenants := slices.DeleteFunc(slices.Clone(h.Tenants), func(t pool.Tenant) bool { return t.UID == req.UID })
+	if len(tenants) == 0 {
+		h.SharingKey = req.SharingKey
+	}
+	h.Tenants = append(tenants, req.Tenant())
+	w.put(a, h)
 }
 
 // check compares a decision with what the claims allow.

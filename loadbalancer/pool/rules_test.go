@@ -156,6 +156,10 @@ func TestSeveralAddresses(t *testing.T) {
 			ask:  func(r *pool.Request) { dual(r); r.AnyFamily, r.Count, r.Held = true, 2, held("192.0.2.1") }, reason: reason.PoolExhausted,
 		},
 		{
+			name: "PreferDualStack waits for the family that is full", pools: []pool.Spec{auto("b", "2001:db8::1/128")},
+			held: map[string]pool.Holding{"2001:db8::1": bound("", tenant("other"))}, ask: func(r *pool.Request) { dual(r); r.AnyFamily = true }, reason: reason.PoolExhausted,
+		},
+		{
 			name: "a held address of spec.externalIPs does not count", pools: a, held: map[string]pool.Holding{"192.0.2.9": bound(pool.ExternalKey, mine)},
 			ask: func(r *pool.Request) {
 				r.Held = []pool.Assignment{{Addr: addr("192.0.2.9"), Pool: "a", Rule: pool.RuleExternalIP}}
