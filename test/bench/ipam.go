@@ -27,7 +27,7 @@ func allocation(ctx context.Context, lab *harness.Lab, o *options) error {
 		Benchmark: "ipam", Date: time.Now().UTC().Format(time.RFC3339), Machine: harness.ThisMachine(ctx, lab),
 	}
 	var faults []error
-	if o.part != "rollout" {
+	if o.part == "all" || o.part == "micro" {
 		if res.Micro, err = ipam.RunMicro(ctx, lab.Root(), os.Stdout); err != nil {
 			return err
 		}
@@ -35,7 +35,7 @@ func allocation(ctx context.Context, lab *harness.Lab, o *options) error {
 			faults = append(faults, errors.New(f))
 		}
 	}
-	if o.part != "micro" {
+	if o.part == "all" || o.part == "rollout" {
 		dir, err := os.MkdirTemp("", "fairlead-bench-ipam-")
 		if err != nil {
 			return fmt.Errorf("make a directory: %w", err)
@@ -49,9 +49,22 @@ func allocation(ctx context.Context, lab *harness.Lab, o *options) error {
 		}
 		res.Rollout = rollout
 	}
+	if o.part == "lab" {
+		err := harness.Session(ctx, lab, o.reuse, func(ctx context.Context) (err error) {
+			res.Lab, err = ipam.MeasureLab(ctx, lab, o.services, os.Stdout)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+	}
 	text := res.Markdown()
 	fmt.Print("\n", text)
-	if err := writeBoth(o.out, "bench-ipam-"+time.Now().UTC().Format(time.DateOnly), res, text); err != nil {
+	name := "bench-ipam-"
+	if o.part != "all" {
+		name += o.part + "-"
+	}
+	if err := writeBoth(o.out, name+time.Now().UTC().Format(time.DateOnly), res, text); err != nil {
 		return err
 	}
 	return errors.Join(faults...)

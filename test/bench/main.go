@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"time"
 
@@ -49,6 +50,7 @@ type options struct {
 	runs     int
 	sizes    string
 	part     string
+	services int
 	stateDir string
 	reuse    bool
 	out      string
@@ -59,16 +61,17 @@ func parse() (*options, error) {
 	flag.StringVar(&o.bench, "bench", "failover", "which benchmark: failover or ipam")
 	flag.IntVar(&o.runs, "runs", 20, "failover: how many power cuts")
 	flag.StringVar(&o.sizes, "sizes", "1000,2000,5000,10000", "ipam: numbers of Services to reach, one after another")
-	flag.StringVar(&o.part, "part", "all", "ipam: micro, rollout or all")
-	flag.StringVar(&o.stateDir, "state-dir", "", "failover: the lab's state directory (default: a fresh one)")
-	flag.BoolVar(&o.reuse, "reuse", false, "failover: use the cluster that runs at --state-dir and leave it running")
+	flag.StringVar(&o.part, "part", "all", "ipam: micro (the allocator alone), rollout (a control plane without nodes), all (both) or lab (with nodes and agents)")
+	flag.IntVar(&o.services, "services", 200, "ipam: how many Services with -part lab")
+	flag.StringVar(&o.stateDir, "state-dir", "", "the lab's state directory (default: a fresh one)")
+	flag.BoolVar(&o.reuse, "reuse", false, "use the cluster that runs at --state-dir and leave it running")
 	flag.StringVar(&o.out, "out", "", "directory of the result file (default: docs/results)")
 	flag.Parse()
 	if o.bench != "failover" && o.bench != "ipam" {
 		return nil, fmt.Errorf("unknown benchmark %q; there are: failover, ipam", o.bench)
 	}
-	if o.part != "all" && o.part != "micro" && o.part != "rollout" {
-		return nil, fmt.Errorf("unknown part %q; there are: all, micro, rollout", o.part)
+	if !slices.Contains([]string{"all", "micro", "rollout", "lab"}, o.part) {
+		return nil, fmt.Errorf("unknown part %q; there are: all, micro, rollout, lab", o.part)
 	}
 	if o.runs < 1 {
 		return nil, errors.New("-runs must be at least 1")

@@ -52,12 +52,13 @@ neither in their status nor in a claim. After each load the books had to be righ
 deleted there had to be nothing left.
 
 - revisions checked: %d (%d times a list had to be repeated); double allocations: **%d**
+- Services of the pool with reclaimPolicy Retain that came back within its 15 s and got their address again: %d; another one: %d
 - seed %d; elapsed %.0f s
 - kinds: %s
 
 | phase | created | changed | deleted | came back | live at the end | disturbances | all right after s | all gone after s | elapsed s |
 |---|---|---|---|---|---|---|---|---|---|
-`, rep.Events, rep.Relists, len(rep.Double), rep.Seed, elapsed.Seconds(), kinds(rep.ByKind))
+`, rep.Events, rep.Relists, len(rep.Verdict.Faults), rep.Verdict.Back, rep.Verdict.Elsewhere, rep.Seed, elapsed.Seconds(), kinds(rep.ByKind))
 	for _, p := range rep.Phases {
 		_, _ = fmt.Fprintf(&b, "| %s | %d | %d | %d | %d | %d | %d | %.1f | %.1f | %.0f |\n", p.Name, p.Created, p.Changed, p.Deleted, p.Returned,
 			p.AtEnd, p.Disturbances, p.Settled.Seconds(), p.Emptied.Seconds(), p.Elapsed.Seconds())

@@ -68,3 +68,28 @@ func TestPercentile(t *testing.T) {
 		}
 	}
 }
+
+func TestCountersOfALab(t *testing.T) {
+	const line = `apiserver_request_total{code="%C",component="apiserver",dry_run="",group="%G",resource="%R",scope="resource",subresource="%S",verb="%V",version="v1"} %N` + "\n"
+	metric := func(code, group, resource, subresource, verb, n string) string {
+		return strings.NewReplacer("%C", code, "%G", group, "%R", resource, "%S", subresource, "%V", verb, "%N", n).Replace(line)
+	}
+	before := ParseCounters(metric("200", "", "services", "status", "PATCH", "3"))
+	after := ParseCounters("# HELP x\n" + metric("200", "", "services", "status", "PATCH", "7") + metric("409", "", "services", "status", "PATCH", "5") +
+		metric("201", "fairlead.dev", "ipclaims", "", "POST", "2") + metric("200", "fairlead.dev", "ipclaims", "", "GET", "9") +
+		metric("200", "fairlead.dev", "nodeagents", "status", "APPLY", "4") + metric("201", "", "events", "", "POST", "8"))
+	r := LabResult{Services: 2}
+	r.count(before, after)
+	if r.ObjectWrites != 3 {
+		t.Errorf("%v object writes per service, want 3: %+v", r.ObjectWrites, r.Writes)
+	}
+	want := []Write{
+		{Verb: "POST", Resource: "events", Done: 8, PerService: 4},
+		{Verb: "APPLY", Resource: "nodeagents.fairlead.dev/status", Done: 4, PerService: 2},
+		{Verb: "PATCH", Resource: "services/status", Done: 4, PerService: 2},
+		{Verb: "POST", Resource: "ipclaims.fairlead.dev", Done: 2, PerService: 1},
+	}
+	if d := cmp.Diff(want, r.Writes); d != "" {
+		t.Error(d)
+	}
+}

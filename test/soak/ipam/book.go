@@ -45,6 +45,11 @@ type Book struct {
 	// user may change a Service's ports to those of its neighbour at any time: until the
 	// controller has answered, the Service holds what it held.
 	granted map[string][]Port
+	// held are the UIDs that ever held an address, by "address namespace/name".
+	held map[string]map[string]bool
+	// back counts Services that got the address which a namesake before them had held,
+	// elsewhere those that got another one while theirs was kept for them.
+	back, elsewhere int
 }
 
 // NewBook returns an empty book.
@@ -52,6 +57,7 @@ func NewBook() *Book {
 	return &Book{
 		services: map[string]*Service{}, claims: map[string]*Claim{}, records: map[string]*Record{},
 		shown: map[string]map[string]bool{}, claimed: map[string]map[string]bool{}, granted: map[string][]Port{},
+		held: map[string]map[string]bool{},
 	}
 }
 
@@ -60,11 +66,13 @@ func (b *Book) Apply(e *Event) []string {
 	var touched []string
 	switch e.Kind {
 	case "service":
-		if old := b.services[e.Key]; old != nil {
+		old := b.services[e.Key]
+		if old != nil {
 			unindex(b.shown, old.Shown, e.Key)
 		}
 		delete(b.services, e.Key)
 		if s := e.Service; s != nil {
+			b.returned(old, s)
 			b.services[e.Key] = s
 			if !s.Leaving {
 				index(b.shown, s.Shown, e.Key)
@@ -100,6 +108,28 @@ func (b *Book) grant(c *Claim) {
 	for _, t := range c.Tenants {
 		if c.Phase == "Bound" && len(t.Ports) > 0 {
 			b.granted[c.Address+" "+t.UID] = t.Ports
+		}
+		index(b.held, []string{c.Address + " " + t.Key}, t.UID)
+	}
+}
+
+// returned looks whether a Service that shows its first address has a namesake's.
+func (b *Book) returned(old, s *Service) {
+	if len(s.Shown) == 0 || (old != nil && old.UID == s.UID && len(old.Shown) > 0) {
+		return
+	}
+	for _, addr := range s.Shown {
+		for uid := range b.held[addr+" "+s.Key] {
+			if uid != s.UID {
+				b.back++
+				return
+			}
+		}
+	}
+	for _, c := range b.claims {
+		if c.Phase == "Retained" && slices.ContainsFunc(c.Tenants, func(t Tenant) bool { return t.Key == s.Key && t.UID != s.UID }) {
+			b.elsewhere++
+			return
 		}
 	}
 }
@@ -197,9 +227,17 @@ func sorted(m map[string]bool) []string {
 	return out
 }
 
-// Replay applies all events in order and returns the faults, each with the events of
-// its address and the Services concerned that led to it.
-func Replay(events []Event) []string {
+// Verdict of a replay.
+type Verdict struct {
+	// Faults with the events that led to each.
+	Faults []string
+	// Back counts Services that got the address that a namesake before them had held,
+	// Elsewhere those that got another while that one was kept for them.
+	Back, Elsewhere int
+}
+
+// Replay applies all events in order.
+func Replay(events []Event) Verdict {
 	events = slices.Clone(events)
 	slices.SortStableFunc(events, func(a, b Event) int {
 		switch {
@@ -221,7 +259,7 @@ func Replay(events []Event) []string {
 			}
 		}
 	}
-	return faults
+	return Verdict{Faults: faults, Back: b.back, Elsewhere: b.elsewhere}
 }
 
 // historyLength is how many events a trace shows.

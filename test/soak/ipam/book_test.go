@@ -63,7 +63,7 @@ func TestReplayFindsEveryDoubleAllocation(t *testing.T) {
 		{"given away with other ports", []Event{shows(1, "a", 80, addr), holds(2, "Bound", tenant("b", 81))}, ""},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			got := Replay(tc.events)
+			got := Replay(tc.events).Faults
 			switch {
 			case tc.want == "" && len(got) != 0:
 				t.Errorf("faults %q, want none", got)
@@ -71,5 +71,22 @@ func TestReplayFindsEveryDoubleAllocation(t *testing.T) {
 				t.Errorf("faults %q, want one with %q", got, tc.want)
 			}
 		})
+	}
+}
+
+func TestReplayTellsWhoCameBack(t *testing.T) {
+	again := func(revision uint64, address string) []Event {
+		e := shows(revision, "a", 80, address)
+		e.Service.UID = "uid-second"
+		c := holds(revision-1, "Bound", Tenant{Key: "ns/a", UID: "uid-second", Ports: []Port{{"TCP", 80}}})
+		c.Key, c.Claim.Name, c.Claim.Address = address, address, address
+		return []Event{c, e}
+	}
+	before := []Event{holds(1, "Bound", tenant("a", 80)), shows(2, "a", 80, addr), {Revision: 3, Kind: "service", Key: "ns/a"}, holds(4, "Retained", tenant("a", 80))}
+	if v := Replay(append(before, again(7, addr)...)); v.Back != 1 || v.Elsewhere != 0 {
+		t.Errorf("with its old address: %+v", v)
+	}
+	if v := Replay(append(before, again(7, "192.0.2.2")...)); v.Back != 0 || v.Elsewhere != 1 {
+		t.Errorf("with another address: %+v", v)
 	}
 }

@@ -108,8 +108,8 @@ type Report struct {
 	Proxies []faultproxy.Counts
 	// Events that the checker replayed, and lists that it had to repeat.
 	Events, Relists int
-	// Faults found in the replay.
-	Double []string
+	// Verdict of the replay.
+	Verdict Verdict
 }
 
 // run is the state of one run.
@@ -251,7 +251,7 @@ func (r *run) phase(ctx context.Context, ph *Phase) (err error) {
 		return fmt.Errorf("with all services deleted: %w", err)
 	}
 	r.say("%s: everything gone %.1f s after the last deletion", ph.Name, rep.Emptied.Seconds())
-	return r.replay()
+	return nil
 }
 
 // disturbed runs the load and, beside it, the disturbance.
@@ -313,18 +313,19 @@ func (r *run) settle(ctx context.Context) (time.Duration, error) {
 func (r *run) replay() error {
 	events, relists, err := r.witness.Events()
 	r.rep.Events, r.rep.Relists = len(events), relists
-	r.rep.Double = Replay(events)
-	if n := len(r.rep.Double); n > 0 {
-		err = errors.Join(err, fmt.Errorf("%d double allocations; the first:\n%s", n, strings.Join(r.rep.Double[:min(n, 5)], "\n")))
+	r.rep.Verdict = Replay(events)
+	if n := len(r.rep.Verdict.Faults); n > 0 {
+		err = errors.Join(err, fmt.Errorf("%d double allocations; the first:\n%s", n, strings.Join(r.rep.Verdict.Faults[:min(n, 5)], "\n")))
+	}
+	if n := r.rep.Verdict.Elsewhere; n > 0 {
+		err = errors.Join(err, fmt.Errorf("%d services came back to another address than the one kept for them", n))
 	}
 	return err
 }
 
 // finish adds what is known in any case.
 func (r *run) finish(err error) (*Report, error) {
-	if err != nil {
-		err = errors.Join(err, r.replay())
-	}
+	err = errors.Join(err, r.replay())
 	for _, p := range r.proxies {
 		r.rep.Proxies = append(r.rep.Proxies, p.Counts())
 	}
