@@ -11,6 +11,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/fairlead-lb/fairlead/loadbalancer"
 	"github.com/fairlead-lb/fairlead/loadbalancer/api/v1alpha1"
 	"github.com/fairlead-lb/fairlead/loadbalancer/convert"
 	"github.com/fairlead-lb/fairlead/loadbalancer/pool"
@@ -185,8 +186,24 @@ func (a *Allocator) setHeld(svc *corev1.Service, req *pool.Request) {
 		addr, err := v1alpha1.ParseClaimName(c.Name)
 		listed := slices.ContainsFunc(req.Held, func(h pool.Assignment) bool { return h.Addr == addr })
 		if err == nil && !listed && c.Spec.Phase == v1alpha1.ClaimBound && c.Spec.SharingKey != pool.ExternalKey {
-			req.Held = append(req.Held, pool.Assignment{Addr: addr, Pool: c.Spec.Pool})
+			req.Held = append(req.Held, pool.Assignment{Addr: addr, Pool: c.Spec.Pool, Rule: a.guess(req, c)})
 		}
+	}
+}
+
+// guess says by what rule a Service came to an address of which there is only the claim:
+// the record was not written yet, or is lost.
+func (a *Allocator) guess(req *pool.Request, c *v1alpha1.IPClaim) pool.Rule {
+	p := a.store.Pool(c.Spec.Pool)
+	switch {
+	case loadbalancer.ServiceUID(c.Spec.Services[0].UID) != req.UID:
+		return pool.RuleShared
+	case req.Pool != "":
+		return pool.RulePool
+	case p != nil && p.Spec.ServiceAllocation != nil:
+		return pool.RuleServiceAllocation
+	default:
+		return pool.RuleAutoAssign
 	}
 }
 

@@ -220,7 +220,9 @@ func (w *writer) targetType(known *v1alpha1.LoadBalancer) v1alpha1.TargetType {
 		asked = w.n.req.TargetType
 	}
 	if len(w.addrs) > 0 {
-		byPool = w.a.store.TargetType(w.addrs[0].Pool)
+		if p := w.a.store.Pool(w.addrs[0].Pool); p != nil && p.Spec.Defaults != nil {
+			byPool = p.Spec.Defaults.TargetType
+		}
 	}
 	return cmp.Or(asked, byPool, v1alpha1.TargetPod)
 }

@@ -97,10 +97,8 @@ func (s *Store) freshen() {
 // RetainFor returns how long an address of a pool is kept for a namesake, by the
 // Service's own word or the pool's; nil when not at all.
 func (s *Store) RetainFor(name string, asked v1alpha1.ReclaimPolicy) *metav1.Duration {
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	policy, keep := asked, metav1.Duration{Duration: v1alpha1.DefaultRetainFor}
-	if p := s.pools[name]; p != nil {
+	if p := s.Pool(name); p != nil {
 		if policy == "" {
 			policy = p.Spec.ReclaimPolicy
 		}
@@ -114,14 +112,11 @@ func (s *Store) RetainFor(name string, asked v1alpha1.ReclaimPolicy) *metav1.Dur
 	return &keep
 }
 
-// TargetType returns a pool's default, empty when it has none.
-func (s *Store) TargetType(name string) v1alpha1.TargetType {
+// Pool returns a pool by name, nil when there is none. The caller must not modify it.
+func (s *Store) Pool(name string) *v1alpha1.IPAddressPool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if p := s.pools[name]; p != nil && p.Spec.Defaults != nil {
-		return p.Spec.Defaults.TargetType
-	}
-	return ""
+	return s.pools[name]
 }
 
 // PoolView is a pool with what its status needs.
