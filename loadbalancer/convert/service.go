@@ -40,12 +40,6 @@ type ServiceRequest struct {
 	Warnings []pool.Error
 }
 
-// Ours reports whether Fairlead serves the Service: type LoadBalancer without a class
-// and not being deleted.
-func Ours(svc *corev1.Service) bool {
-	return svc.Spec.Type == corev1.ServiceTypeLoadBalancer && svc.Spec.LoadBalancerClass == nil && svc.DeletionTimestamp == nil
-}
-
 // Classes says which Services of type LoadBalancer Fairlead serves.
 type Classes struct {
 	// Class is the spec.loadBalancerClass that it serves.

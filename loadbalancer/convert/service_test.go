@@ -117,24 +117,3 @@ func TestServiceNeeds(t *testing.T) {
 		t.Errorf("families of a Service without ipFamilies: %v", got.Pool.Families)
 	}
 }
-
-func TestOurs(t *testing.T) {
-	t.Parallel()
-	class, now := "example.com/x", metav1.Now()
-	tests := map[string]struct {
-		change func(*corev1.Service)
-		want   bool
-	}{
-		"load balancer": {func(*corev1.Service) {}, true},
-		"cluster IP":    {func(s *corev1.Service) { s.Spec.Type = corev1.ServiceTypeClusterIP }, false},
-		"of a class":    {func(s *corev1.Service) { s.Spec.LoadBalancerClass = &class }, false},
-		"on its way":    {func(s *corev1.Service) { s.DeletionTimestamp = &now }, false},
-	}
-	for name, tt := range tests {
-		svc := &corev1.Service{Spec: corev1.ServiceSpec{Type: corev1.ServiceTypeLoadBalancer}}
-		tt.change(svc)
-		if got := convert.Ours(svc); got != tt.want {
-			t.Errorf("%s: Ours = %v", name, got)
-		}
-	}
-}
