@@ -174,22 +174,19 @@ func (f *fields) subs(key string) []*fields {
 }
 
 // selectors reads label selectors. One that cannot be understood in full is left out as
-// a whole and reported, and the second result is false: less than the whole wish may
-// select what was meant to be left out.
-func (f *fields) selectors(key string) ([]metav1.LabelSelector, bool) {
+// a whole and reported.
+func (f *fields) selectors(key string) []metav1.LabelSelector {
 	var out []metav1.LabelSelector
-	whole := true
 	for i, v := range f.list(key) {
 		at := index(key, i)
 		sel, err := selector(v)
 		if err != nil {
 			f.r.lost(leaves(join(f.at, at), v), fmt.Sprintf("is not a label selector (%v)", err), "correct it in the input")
-			whole = false
 			continue
 		}
 		out = append(out, sel)
 	}
-	return out, whole
+	return out
 }
 
 func selector(v any) (metav1.LabelSelector, error) {

@@ -29,14 +29,15 @@ func (c *converter) pool(o manifest.Object, r *remarks) {
 		p.Spec.Addresses = addresses(spec)
 		p.Spec.AutoAssign = spec.flag("autoAssign")
 		p.Spec.AvoidBuggyIPs = isTrue(spec.flag("avoidBuggyIPs"))
-		p.Spec.ServiceAllocation, whole = allocation(spec.sub("serviceAllocation"))
+		whole = r.unharmed(func() { p.Spec.ServiceAllocation = allocation(spec.sub("serviceAllocation")) })
 		spec.finish()
 	}
 	top.finish()
 	if !whole {
+		// It would serve Services that it must not.
 		no := false
 		p.Spec.AutoAssign = &no
-		r.note("a part of serviceAllocation is missing, so the pool is written with autoAssign: false", "complete the output, then take autoAssign: false out")
+		r.lost([]string{"spec.autoAssign"}, "a part of serviceAllocation is missing, so the pool is written with autoAssign: false", "complete the output, then take autoAssign: false out")
 	}
 	c.addPool(p, func(why, remedy string) { r.lostObject(userFields(o), why, remedy) })
 }
@@ -63,17 +64,17 @@ func addresses(f *fields) []string {
 	return out
 }
 
-// allocation reads serviceAllocation; false when a selector had to be left out.
-func allocation(f *fields) (*v1alpha1.ServiceAllocation, bool) {
+// allocation reads serviceAllocation.
+func allocation(f *fields) *v1alpha1.ServiceAllocation {
 	if f == nil {
-		return nil, true
+		return nil
 	}
-	a := &v1alpha1.ServiceAllocation{Priority: f.number("priority"), Namespaces: f.texts("namespaces")}
-	var namespaces, services bool
-	a.NamespaceSelectors, namespaces = f.selectors("namespaceSelectors")
-	a.ServiceSelectors, services = f.selectors("serviceSelectors")
+	a := &v1alpha1.ServiceAllocation{
+		Priority: f.number("priority"), Namespaces: f.texts("namespaces"),
+		NamespaceSelectors: f.selectors("namespaceSelectors"), ServiceSelectors: f.selectors("serviceSelectors"),
+	}
 	f.finish()
-	return a, namespaces && services
+	return a
 }
 
 // addPool adds a pool unless it is empty or its name is taken; refuse says so.
@@ -93,22 +94,15 @@ func (c *converter) addPool(p v1alpha1.IPAddressPool, refuse func(why, remedy st
 func (c *converter) advertisement(o manifest.Object, r *remarks) {
 	top := newFields("", o.Fields, r)
 	a := v1alpha1.L2Advertisement{TypeMeta: typeMeta("L2Advertisement"), ObjectMeta: metadata(top)}
-	whole := true
+	whole := o.Fields["spec"] == nil
 	if spec := top.sub("spec"); spec != nil {
-		a.Spec.IPAddressPools = spec.texts("ipAddressPools")
-		a.Spec.Interfaces = spec.texts("interfaces")
-		for _, s := range []struct {
-			field string
-			into  *[]metav1.LabelSelector
-		}{
-			{"ipAddressPoolSelectors", &a.Spec.IPAddressPoolSelectors},
-			{"nodeSelectors", &a.Spec.NodeSelectors},
-			{"serviceSelectors", &a.Spec.ServiceSelectors},
-		} {
-			var ok bool
-			*s.into, ok = spec.selectors(s.field)
-			whole = whole && ok
-		}
+		whole = r.unharmed(func() {
+			a.Spec.IPAddressPools = spec.texts("ipAddressPools")
+			a.Spec.Interfaces = spec.texts("interfaces")
+			a.Spec.IPAddressPoolSelectors = spec.selectors("ipAddressPoolSelectors")
+			a.Spec.NodeSelectors = spec.selectors("nodeSelectors")
+			a.Spec.ServiceSelectors = spec.selectors("serviceSelectors")
+		})
 		spec.drop("preferredNodeSelectors", "Fairlead has no preference among nodes: the owner is spread over all that may announce and stays until it fails",
 			"to keep an address on some nodes only, give them in nodeSelectors")
 		spec.finish()
@@ -117,7 +111,7 @@ func (c *converter) advertisement(o manifest.Object, r *remarks) {
 	switch {
 	case !whole:
 		// Without one of its selectors it would announce from, or for, what was left out.
-		r.lostObject(userFields(o), "a selector of it cannot be understood", "correct the selector")
+		r.lostObject(userFields(o), "a part of what it selects cannot be understood", "correct that part")
 	case a.Name == "":
 		r.lostObject(userFields(o), "has no usable name", "give it one")
 	case slices.ContainsFunc(c.result.Advertisements, func(other v1alpha1.L2Advertisement) bool { return other.Name == a.Name }):

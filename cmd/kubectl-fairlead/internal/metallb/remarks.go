@@ -39,6 +39,13 @@ func (r *remarks) lostObject(fields []string, why, remedy string) {
 	r.add(Remark{Fields: fields, Why: why, Remedy: remedy, Lost: true, Whole: true})
 }
 
+// unharmed reports whether read lost nothing.
+func (r *remarks) unharmed(read func()) bool {
+	n := len(*r.all)
+	read()
+	return !slices.ContainsFunc((*r.all)[n:], func(m Remark) bool { return m.Lost })
+}
+
 func (r *remarks) note(why, remedy string) { r.add(Remark{Why: why, Remedy: remedy}) }
 
 func (r *remarks) add(m Remark) {
