@@ -78,7 +78,7 @@ func (c *Controller) successors(group loadbalancer.Group, w *world, wishes []wis
 	targets := targetsOf(wishes)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	var candidates []placement.Candidate
+	candidates := make([]placement.Candidate, 0, len(w.nodes))
 	for i := range w.nodes {
 		if n := &w.nodes[i]; len(targets) > 0 && n.verdict(targets) == "" {
 			candidates = append(candidates, placement.Candidate{

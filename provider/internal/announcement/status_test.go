@@ -40,11 +40,11 @@ func testAgent(name string, prefixes ...string) *v1alpha1.NodeAgent {
 	}
 }
 
-func testAd(t *testing.T, spec v1alpha1.L2AdvertisementSpec) convert.Advertisement {
-	t.Helper()
+func testAd(tb testing.TB, spec v1alpha1.L2AdvertisementSpec) convert.Advertisement {
+	tb.Helper()
 	ad, err := convert.L2Advertisement(&v1alpha1.L2Advertisement{ObjectMeta: metav1.ObjectMeta{Name: "ad"}, Spec: spec})
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return ad
 }

@@ -242,4 +242,3 @@ func TestUnusedMinuteBeginsAnew(t *testing.T) {
 		w.wantPhase(t, v1alpha1.ClaimReleasing)
 	})
 }
-
