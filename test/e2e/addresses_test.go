@@ -6,6 +6,7 @@ package e2e
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -142,6 +143,12 @@ func dualStack(t *testing.T) {
 	}
 }
 
+// grant makes these the only grants of spec.externalIPs.
+func (s *scenario) grant(grants string) {
+	s.t.Helper()
+	s.apply("apiVersion: fairlead.dev/v1alpha1\nkind: ExternalIPPolicy\nmetadata: {name: default}\nspec: {grants: [" + grants + "]}\n")
+}
+
 // externalAddresses has addresses in spec.externalIPs, granted and not.
 func externalAddresses(t *testing.T) {
 	const granted, ungranted = "172.20.249.140", "172.20.249.141"
@@ -151,13 +158,17 @@ func externalAddresses(t *testing.T) {
 		m := s.manifest(service{name: name, spec: "externalIPs: [" + address + "]"})
 		return strings.Replace(m, "type: LoadBalancer", "type: ClusterIP", 1)
 	}
-	_, err := lab.Apply(t.Context(), web("web", granted))
-	if err == nil {
-		t.Error("without an ExternalIPPolicy spec.externalIPs was accepted, want it refused")
-	}
-	s.apply("apiVersion: fairlead.dev/v1alpha1\nkind: ExternalIPPolicy\nmetadata: {name: default}\n" +
-		"spec:\n  grants: [{namespaces: [" + s.name + "], ranges: [" + granted + "/32], ports: [{port: 80}]}]\n")
-	t.Cleanup(func() { cleanUp(t, "delete", "externalippolicy.fairlead.dev", "default") })
+	// The controller makes an empty policy where there is none: nothing is granted.
+	s.eventually(5*time.Second, func(ctx context.Context) error {
+		if _, err := lab.Apply(ctx, web("web", granted)); err == nil {
+			return errors.New("spec.externalIPs was accepted without a grant")
+		}
+		return nil
+	})
+	s.grant(`{namespaces: [` + s.name + `], ranges: [` + granted + `/32], ports: [{port: 80}]}`)
+	t.Cleanup(func() {
+		cleanUp(t, "patch", "externalippolicy.fairlead.dev", "default", "--type=merge", "-p", `{"spec":{"grants":[]}}`)
+	})
 	s.eventually(10*time.Second, func(ctx context.Context) error {
 		_, err := lab.Apply(ctx, web("web", granted))
 		return err

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/fairlead-lb/fairlead/loadbalancer/api/v1alpha1"
@@ -175,34 +176,60 @@ func (s *scenario) agentPod(node string) string {
 	return ""
 }
 
-// TestExamples applies every file of deploy/examples and checks that its pools are valid
-// and its Services get addresses.
+// TestExamples applies every file of deploy/examples and checks that its pools are valid,
+// its Services get addresses and its external addresses are claimed.
 func TestExamples(t *testing.T) {
 	s := newScenario(t, "team-a", "")
 	files, err := filepath.Glob(filepath.Join(lab.Root(), "deploy", "examples", "*.yaml"))
-	if err != nil || len(files) < 3 {
-		t.Fatalf("examples %v, %v; want at least three", files, err)
+	if err != nil || len(files) < 8 {
+		t.Fatalf("examples %v, %v; want at least eight", files, err)
 	}
 	for _, f := range files {
-		s.kubectl("apply", "-f", f)
 		t.Cleanup(func() { cleanUp(t, "delete", "-f", f, "--ignore-not-found") })
+		// A policy's parameters are known to the API server a moment after they are written.
+		s.eventually(5*time.Second, func(ctx context.Context) error {
+			_, err := lab.Kubectl(ctx, "apply", "-f", f)
+			return err
+		})
 	}
+	t.Cleanup(func() { // runs before the examples go: their Services must be gone first
+		cleanUp(t, "delete", "services", "-n", "default", "--field-selector", "metadata.name!=kubernetes")
+		if err := giveUpRetained(context.WithoutCancel(t.Context()), "default"); err != nil {
+			t.Error(err)
+		}
+	})
 	s.eventually(20*time.Second, func(ctx context.Context) error {
 		pools, err := harness.Get[v1alpha1.IPAddressPoolList](ctx, lab, "ipaddresspools.fairlead.dev")
 		if err != nil {
 			return err
 		}
+		services, err := harness.Get[corev1.ServiceList](ctx, lab, "services", "-A")
+		if err != nil {
+			return err
+		}
 		var problems []error
 		for i := range pools.Items {
-			st, why := harness.Condition(pools.Items[i].Status.Conditions, v1alpha1.ConditionReady)
-			if st != metav1.ConditionTrue {
-				problems = append(problems, fmt.Errorf("pool %s: Ready is %q, reason %q", pools.Items[i].Name, st, why))
+			p := &pools.Items[i]
+			if _, why := harness.Condition(p.Status.Conditions, v1alpha1.ConditionReady); why != reason.Valid.String() && !p.Spec.Disabled {
+				problems = append(problems, fmt.Errorf("pool %s: reason %q", p.Name, why))
 			}
 		}
-		for _, name := range []string{"requested-address", "local-policy"} {
-			_, err := lab.Address(ctx, "default", name)
-			problems = append(problems, err)
+		for i := range services.Items {
+			problems = append(problems, exampleServed(ctx, &services.Items[i]))
 		}
 		return errors.Join(problems...)
 	})
+}
+
+// exampleServed returns why a Service has not what it says, if it has not.
+func exampleServed(ctx context.Context, svc *corev1.Service) error {
+	if svc.Spec.Type == corev1.ServiceTypeLoadBalancer && len(harness.Addresses(svc)) == 0 {
+		return fmt.Errorf("%s/%s has no address", svc.Namespace, svc.Name)
+	}
+	for _, a := range svc.Spec.ExternalIPs {
+		if _, err := lab.Claim(ctx, a); err != nil {
+			return fmt.Errorf("external address of %s/%s: %w", svc.Namespace, svc.Name, err)
+		}
+	}
+	return nil
 }

@@ -16,6 +16,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/fairlead-lb/fairlead/loadbalancer/api/v1alpha1"
 	"github.com/fairlead-lb/fairlead/test/harness"
 )
 
@@ -113,9 +114,33 @@ func (s *scenario) clean(manifest string) {
 	if err != nil {
 		s.t.Errorf("clean up: %v", err)
 	}
+	if err := giveUpRetained(ctx, s.name); err != nil {
+		s.t.Errorf("clean up: %v", err)
+	}
 	if _, err = harness.Eventually(ctx, 15*time.Second, s.noClaims); err != nil {
 		s.t.Errorf("clean up: %v", err)
 	}
+}
+
+// giveUpRetained deletes the addresses that are kept for a namespace's Services.
+func giveUpRetained(ctx context.Context, namespace string) error {
+	claims, err := lab.Claims(ctx)
+	if err != nil {
+		return err
+	}
+	args := []string{"delete", "ipclaims.fairlead.dev", "--ignore-not-found"}
+	none := len(args)
+	for i := range claims {
+		c := &claims[i]
+		if c.Spec.Phase == v1alpha1.ClaimRetained && len(c.Spec.Services) > 0 && c.Spec.Services[0].Namespace == namespace {
+			args = append(args, c.Name)
+		}
+	}
+	if len(args) == none {
+		return nil
+	}
+	_, err = lab.Kubectl(ctx, args...)
+	return err
 }
 
 // noClaims returns nil when no claim names a Service of the scenario.

@@ -13,6 +13,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/fairlead-lb/fairlead/loadbalancer/api/v1alpha1"
 	"github.com/fairlead-lb/fairlead/test/bench/failover"
 	"github.com/fairlead-lb/fairlead/test/harness"
 	"github.com/fairlead-lb/fairlead/test/soak/churn"
@@ -89,17 +90,22 @@ func TestAPIServerAway(t *testing.T) {
 	}
 }
 
-// TestControllerAway deletes a Service while no controller runs.
+// TestControllerAway deletes, creates and replaces Services while no controller runs.
 func TestControllerAway(t *testing.T) {
-	s := newScenario(t, "ccmaway", "172.20.251.130-172.20.251.131")
-	s.apply(s.podManifest("web1", "control-plane") + "---\n" + s.serviceManifest("stays", "", "") + "---\n" + s.serviceManifest("goes", "", ""))
-	stays, goes := s.address("stays"), s.address("goes")
+	s := newScenario(t, "ccmaway", "172.20.251.130-172.20.251.132")
+	s.apply(s.podManifest("web1", "control-plane") + "---\n" + s.serviceManifest("stays", "", "") + "---\n" + s.serviceManifest("goes", "", "") +
+		"---\n" + s.serviceManifest("restored", "", ""))
+	stays, goes, restored := s.address("stays"), s.address("goes"), s.address("restored")
 	s.owner(stays)
 	s.answers(stays)
 	s.scaleController(0)
 	t.Cleanup(func() { cleanUp(t, "scale", "-n", harness.Namespace, "deployment/fairlead-controller", "--replicas=2") })
 	s.kubectl("delete", "svc", "-n", s.name, "goes", "--wait=false")
 	s.apply(s.serviceManifest("comes", "", ""))
+	// As a restore from a backup does: another UID, no status, and the claim still there.
+	s.patch("svc/restored", `{"metadata":{"finalizers":null}}`)
+	s.kubectl("delete", "svc", "-n", s.name, "restored", "--timeout=10s")
+	s.apply(s.serviceManifest("restored", "", ""))
 	svc, err := lab.Service(t.Context(), s.name, "goes")
 	if err != nil {
 		t.Fatalf("the Service went without its controller: %v", err)
@@ -122,6 +128,8 @@ func TestControllerAway(t *testing.T) {
 	if a := s.address("stays"); a != stays {
 		t.Errorf("the other Service has %s now, want %s", a, stays)
 	}
+	s.has("restored", restored)
+	s.rule("restored", restored, v1alpha1.RuleRetained)
 	s.owner(goes)
 }
 

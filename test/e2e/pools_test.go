@@ -33,7 +33,7 @@ func drainedPool(t *testing.T) {
 	s.poolReason(s.name, metav1.ConditionFalse, reason.Disabled)
 	s.create(
 		service{name: "asks", annotations: "fairlead.dev/pool: " + s.name},
-		service{name: "names", annotations: `fairlead.dev/addresses: "172.20.249.41"`},
+		service{name: "names", annotations: `fairlead.dev/addresses: "172.20.249.42"`},
 		service{name: "waits"},
 	)
 	s.refused("asks", reason.PoolDisabled, s.name)
@@ -42,7 +42,8 @@ func drainedPool(t *testing.T) {
 	s.has("keeps", "172.20.249.40")
 	s.owner("172.20.249.40")
 	s.patchPool(`{"disabled":false}`)
-	s.has("names", "172.20.249.41")
+	s.has("asks", "172.20.249.41")
+	s.has("names", "172.20.249.42")
 	s.poolReason(s.name, metav1.ConditionTrue, reason.Valid)
 }
 
@@ -80,7 +81,8 @@ func editedPool(t *testing.T) {
 	s.has("next", "172.20.249.52")
 	s.has("moved", "172.20.249.54")
 	s.apply(poolManifest(s.name, "172.20.249.50-172.20.249.55", s.name))
-	s.has("none", "172.20.249.51")
+	s.has("asks", "172.20.249.51")
+	s.has("none", "172.20.249.53")
 	s.has("web", "172.20.249.50")
 	s.owner("172.20.249.50")
 }
