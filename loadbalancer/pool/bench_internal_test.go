@@ -7,7 +7,9 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"strconv"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/fairlead-lb/fairlead/loadbalancer"
 )
@@ -51,11 +53,34 @@ func (b *bench) take(a netip.Addr) {
 	b.addr = append(b.addr, a)
 }
 
-// run measures one release and one allocation.
-func (b *bench) run(t *testing.B) {
+// cpuTime is the processor time of this process so far: unlike the clock it does not
+// count what others do on a shared machine.
+func cpuTime(t *testing.B) time.Duration {
+	t.Helper()
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		t.Fatal(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+// measure starts a measurement; the function that it returns ends it and reports the
+// processor time of one operation.
+func measure(t *testing.B) func() {
 	t.Helper()
 	t.ReportAllocs()
 	t.ResetTimer()
+	start := cpuTime(t)
+	return func() {
+		t.Helper()
+		t.ReportMetric(float64(cpuTime(t)-start)/float64(t.N), "cpu-ns/op")
+	}
+}
+
+// run measures one release and one allocation.
+func (b *bench) run(t *testing.B) {
+	t.Helper()
+	defer measure(t)()
 	for i := 0; t.Loop(); i = (i + 1) % ringSize {
 		if err := b.step(i); err != nil {
 			t.Fatal(err)
@@ -213,8 +238,7 @@ func BenchmarkShareJoin(t *testing.B) {
 				joiners = append(joiners, Request{Service: joiner.Service, UID: joiner.UID, Families: []Family{IPv4}, SharingKey: key(i), Ports: joiner.Ports})
 				shared = append(shared, Holding{SharingKey: key(i), Tenants: []Tenant{b.hold[i].Tenants[0], joiner}})
 			}
-			t.ReportAllocs()
-			t.ResetTimer()
+			defer measure(t)()
 			for i := 0; t.Loop(); i = (i + 1) % ringSize {
 				got, err := Allocate(b.set, b.l, &joiners[i])
 				if err != nil || got[0].Rule != RuleShared {
@@ -239,6 +263,7 @@ func BenchmarkCompile(t *testing.B) {
 		ranges = append(ranges, ClusterRange{Interval: Interval{From: p.Addr(), To: lastOf(p)}, Object: fmt.Sprintf("node %d", i)})
 	}
 	t.Run("compile", func(t *testing.B) {
+		defer measure(t)()
 		for t.Loop() {
 			Compile(specs, ranges)
 		}
@@ -253,7 +278,7 @@ func BenchmarkCompile(t *testing.B) {
 		changed := Compile(specs, ranges)
 		specs[0].AvoidBuggyIPs = false
 		back := Compile(specs, ranges)
-		t.ResetTimer()
+		defer measure(t)()
 		for t.Loop() {
 			l.SetPools(changed)
 			l.SetPools(back)
@@ -268,7 +293,7 @@ func BenchmarkFill(t *testing.B) {
 	for i := range holdings {
 		holdings[i].Tenants = []Tenant{benchService(i)}
 	}
-	t.ReportAllocs()
+	defer measure(t)()
 	for t.Loop() {
 		l := NewLedger()
 		l.SetPools(set)

@@ -60,13 +60,13 @@ type spot struct {
 // block and free change the index.
 func (s *spot) block() {
 	if s.usable {
-		s.book.open[slot(s.family)].block(s.key, s.key)
+		s.book.open[slot(s.family)].markOne(s.key, true)
 	}
 }
 
 func (s *spot) free() {
 	if s.usable {
-		s.book.open[slot(s.family)].free(s.key, s.key)
+		s.book.open[slot(s.family)].markOne(s.key, false)
 	}
 }
 
@@ -98,10 +98,10 @@ func (s *spot) count(by []Tenant, reserved bool, n int64) {
 		if i > 0 && (ns == by[i-1].Service.Namespace || slices.ContainsFunc(by[:i-1], func(o Tenant) bool { return o.Service.Namespace == ns })) {
 			continue
 		}
-		if count := b.tenants[ns] + n; count == 0 {
+		if n < 0 && b.tenants[ns] == -n {
 			delete(b.tenants, ns)
 		} else {
-			b.tenants[ns] = count
+			b.tenants[ns] += n
 		}
 	}
 }

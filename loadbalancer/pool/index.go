@@ -49,11 +49,54 @@ func newIndex(from, to key, avoid bool) *index {
 // isFull reports whether there is no free address.
 func (x *index) isFull() bool { return x.nodes[0].full == allFull }
 
-// block takes an address, or a range of them; free gives them back.
+// block takes a range of addresses, free gives them back.
 func (x *index) block(from, to key) { x.mark(0, x.top, x.base, from, to, true) }
 func (x *index) free(from, to key)  { x.mark(0, x.top, x.base, from, to, false) }
 
-// avoided returns the addresses that a bottom map has blocked from the start.
+// maxLevels is how many digits the longest key has.
+const maxLevels = 22
+
+// markOne is mark for one address. It climbs back no further than something changes.
+func (x *index) markOne(k key, block bool) {
+	var path [maxLevels]uint32
+	id := uint32(0)
+	for level := x.top; level > 0; level-- {
+		path[level] = id
+		d := k.digit(level)
+		n := &x.nodes[id]
+		if bit := uint64(1) << d; n.has&bit != 0 {
+			id = n.kids[bits.OnesCount64(n.has&(bit-1))]
+			continue
+		}
+		child, ok := x.open(id, d, level-1, k, block)
+		if !ok {
+			return
+		}
+		id = child
+	}
+	fresh := x.avoided(k)
+	if n, bit := &x.nodes[id], uint64(1)<<(k.lo&63); block {
+		n.full |= bit
+	} else {
+		n.full = n.full&^bit | fresh
+	}
+	for level := 1; level <= x.top; level++ {
+		n := &x.nodes[id]
+		full := n.full == allFull
+		if !full && (n.has != 0 || n.full != fresh) {
+			return
+		}
+		id, fresh = path[level], 0
+		d := k.digit(level)
+		x.drop(id, d)
+		if full {
+			x.nodes[id].full |= 1 << d
+		}
+	}
+}
+
+// avoided returns the addresses that a bottom map has blocked from the start; base is
+// any key in it.
 func (x *index) avoided(base key) uint64 {
 	if !x.avoid {
 		return 0

@@ -35,9 +35,12 @@ func TestIndexIsASet(t *testing.T) {
 		for range rapid.IntRange(1, 60).Draw(t, "steps") {
 			from, to := draw("mark")
 			block := rapid.Bool().Draw(t, "block")
-			if block {
+			switch {
+			case from == to:
+				x.markOne(at(from), block)
+			case block:
 				x.block(at(from), at(to))
-			} else {
+			default:
 				x.free(at(from), at(to))
 			}
 			for i := from; i <= to; i++ {
@@ -62,7 +65,9 @@ func TestIndexIsASet(t *testing.T) {
 				t.Fatalf("isFull is %v", x.isFull())
 			}
 		}
-		x.block(at(0), at(span-1))
+		for i := range span {
+			x.markOne(at(i), true)
+		}
 		if live := len(x.nodes) - len(x.spare); live != 1 {
 			t.Fatalf("%d nodes live in a full index", live)
 		}

@@ -186,11 +186,7 @@ func (l *Ledger) updateRoom(b *book, f Family) {
 		return
 	}
 	k := key{lo: uint64(place)} //nolint:gosec // an index
-	if b.hasRoom(f) {
-		l.room[slot(f)].free(k, k)
-	} else {
-		l.room[slot(f)].block(k, k)
-	}
+	l.room[slot(f)].markOne(k, !b.hasRoom(f))
 }
 
 // spot returns where an address stands; there is none outside all pools.
