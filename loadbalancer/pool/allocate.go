@@ -305,17 +305,12 @@ func (c *choice) join(out []Assignment, only *Pool) []Assignment {
 		if only == nil && (!list.pool.auto || list.pool.disabled || !list.pool.serves(c.req)) {
 			continue
 		}
-		from := netip.Addr{}
-		for !c.done(out) {
-			a, ok := c.ledger.joinable(list, c.req, from)
-			if !ok {
+		for at := 0; !c.done(out); at++ {
+			if at = c.ledger.joinable(list, c.req, at); at == len(list.addrs) {
 				break
 			}
-			if !c.chosen(out, a) {
+			if a := list.addrs[at]; !c.chosen(out, a) {
 				out = append(out, Assignment{a, list.pool.name, RuleShared})
-			}
-			if from = a.Next(); !from.IsValid() {
-				break
 			}
 		}
 	}

@@ -3,6 +3,7 @@
 package pool
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
@@ -217,39 +218,51 @@ func BenchmarkAllocateReleaseManyPools(t *testing.B) {
 }
 
 // BenchmarkShareJoin is one Service's joining an address that another has, and its
-// leaving: with 4,096 addresses in use under keys of their own, or all under one key, of
-// which the last has the port free.
+// leaving: with 4,096 addresses in use under keys of their own, or all under one key,
+// where the ports that it needs are free on all of them or on the last alone.
 func BenchmarkShareJoin(t *testing.B) {
-	for _, how := range []string{"keys of their own", "one key"} {
+	for _, how := range []string{"keys of their own", "one key", "one key, free on the last"} {
 		t.Run(how, func(t *testing.B) {
 			b := newBench([]Spec{{Name: "p", Addresses: []string{"10.0.0.0/8"}, AutoAssign: true}}, IPv4)
-			key := func(i int) string {
-				if how == "one key" {
-					return "key"
-				}
-				return "key-" + strconv.Itoa(i)
-			}
-			var joiners []Request
-			var shared []Holding
+			joiners := make([]Request, ringSize)
+			shared := make([]Holding, ringSize)
 			for i := range ringSize {
-				b.hold[i].SharingKey = key(i)
+				key := "key"
+				if how == "keys of their own" {
+					key = "key-" + strconv.Itoa(i)
+				}
+				j := Tenant{Service: loadbalancer.ServiceKey{Namespace: "ns", Name: "j" + strconv.Itoa(i)}, UID: loadbalancer.ServiceUID("j" + strconv.Itoa(i)), Ports: []Port{{"UDP", 53}, {"TCP", 53}}}
+				joiners[i] = Request{Service: j.Service, UID: j.UID, Families: []Family{IPv4}, SharingKey: key, Ports: j.Ports}
+				if how == "one key, free on the last" && i < ringSize-1 {
+					b.hold[i].Tenants[0].Ports = j.Ports
+				}
+				b.hold[i].SharingKey = key
 				b.take(netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)}))
-				joiner := Tenant{Service: loadbalancer.ServiceKey{Namespace: "ns", Name: "j" + strconv.Itoa(i)}, UID: loadbalancer.ServiceUID(fmt.Sprintf("j%d", i)), Ports: []Port{{"UDP", 53}}}
-				joiners = append(joiners, Request{Service: joiner.Service, UID: joiner.UID, Families: []Family{IPv4}, SharingKey: key(i), Ports: joiner.Ports})
-				shared = append(shared, Holding{SharingKey: key(i), Tenants: []Tenant{b.hold[i].Tenants[0], joiner}})
+				last := b.hold[i].Tenants[0]
+				shared[i] = Holding{SharingKey: key, Tenants: []Tenant{last, j}}
 			}
 			defer measure(t)()
 			for i := 0; t.Loop(); i = (i + 1) % ringSize {
-				got, err := Allocate(b.set, b.l, &joiners[i])
-				if err != nil || got[0].Rule != RuleShared {
-					t.Fatal(got, err)
+				if err := b.join(&joiners[i], shared[i]); err != nil {
+					t.Fatal(err)
 				}
-				before := b.l.held[got[0].Addr]
-				b.l.Hold(got[0].Addr, shared[i])
-				b.l.Hold(got[0].Addr, before)
 			}
 		})
 	}
+}
+
+func (b *bench) join(req *Request, with Holding) error {
+	got, err := Allocate(b.set, b.l, req)
+	if err != nil {
+		return err
+	}
+	if got[0].Rule != RuleShared {
+		return errors.New("not shared, but " + string(got[0].Rule))
+	}
+	before := b.l.held[got[0].Addr]
+	b.l.Hold(got[0].Addr, with)
+	b.l.Hold(got[0].Addr, before)
+	return nil
 }
 
 // BenchmarkCompile compiles 1,000 pools beside the pod ranges of 1,000 nodes, and makes

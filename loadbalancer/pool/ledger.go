@@ -222,13 +222,14 @@ func (l *Ledger) blocked(a netip.Addr) bool {
 // holding's slices: they must not be modified afterwards.
 func (l *Ledger) Hold(a netip.Addr, h Holding) {
 	old, had := l.held[a]
+	l.held[a] = h
 	if had {
 		l.unkeep(a, old)
-		l.unshare(a, old)
+		l.reshare(a, old, h)
+	} else {
+		l.share(a, h)
 	}
-	l.held[a] = h
 	l.keep(a, h)
-	l.share(a, h)
 	at, ok := l.spot(a)
 	if !ok {
 		return

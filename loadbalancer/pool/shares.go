@@ -21,11 +21,9 @@ type shareKey struct{ key, backends string }
 type shareList struct {
 	pool   *Pool
 	family Family
-	// addrs are sorted.
+	// addrs are sorted; so are, by port, those of them where a tenant has the port.
 	addrs []netip.Addr
-	// ports counts how many of the addresses have a port, so that a port that all of them
-	// have ends the search at once.
-	ports map[Port]int
+	ports map[Port][]netip.Addr
 }
 
 // shareable returns what a Service must have to join, if any can.
@@ -58,16 +56,11 @@ func (l *Ledger) share(a netip.Addr, h Holding) {
 	}
 	i, found := l.shares.place(k, p, FamilyOf(a))
 	if !found {
-		l.shares[k] = slices.Insert(l.shares[k], i, &shareList{pool: p, family: FamilyOf(a), ports: make(map[Port]int)})
+		l.shares[k] = slices.Insert(l.shares[k], i, &shareList{pool: p, family: FamilyOf(a), ports: make(map[Port][]netip.Addr)})
 	}
 	list := l.shares[k][i]
-	at, _ := slices.BinarySearchFunc(list.addrs, a, netip.Addr.Compare)
-	list.addrs = slices.Insert(list.addrs, at, a)
-	for _, t := range h.Tenants {
-		for _, port := range t.Ports {
-			list.ports[port]++
-		}
-	}
+	list.addrs = insert(list.addrs, a)
+	list.setPorts(a, Holding{}, h)
 }
 
 // unshare takes it out again.
@@ -82,18 +75,8 @@ func (l *Ledger) unshare(a netip.Addr, h Holding) {
 		return
 	}
 	list := l.shares[k][i]
-	at, found := slices.BinarySearchFunc(list.addrs, a, netip.Addr.Compare)
-	if !found {
-		return
-	}
-	list.addrs = slices.Delete(list.addrs, at, at+1)
-	for _, t := range h.Tenants {
-		for _, port := range t.Ports {
-			if list.ports[port]--; list.ports[port] == 0 {
-				delete(list.ports, port)
-			}
-		}
-	}
+	list.addrs = remove(list.addrs, a)
+	list.setPorts(a, h, Holding{})
 	if len(list.addrs) > 0 {
 		return
 	}
@@ -102,23 +85,104 @@ func (l *Ledger) unshare(a netip.Addr, h Holding) {
 	}
 }
 
-// joinable returns the lowest address of a list that the Service can join and that is
-// not below from.
-func (l *Ledger) joinable(list *shareList, req *Request, from netip.Addr) (netip.Addr, bool) {
-	for _, p := range req.Ports {
-		if list.ports[p] >= len(list.addrs) {
-			return netip.Addr{}, false
+// reshare replaces one holding of an address by another.
+func (l *Ledger) reshare(a netip.Addr, old, h Holding) {
+	was, before := shareable(old)
+	is, after := shareable(h)
+	p, inPool := l.set.ByAddr(a)
+	if before && after && was == is && inPool {
+		if i, found := l.shares.place(is, p, FamilyOf(a)); found {
+			l.shares[is][i].setPorts(a, old, h)
+			return
 		}
 	}
-	at, _ := slices.BinarySearchFunc(list.addrs, from, netip.Addr.Compare)
+	l.unshare(a, old)
+	l.share(a, h)
+}
+
+// setPorts brings the lists by port from one holding of an address to another.
+func (s *shareList) setPorts(a netip.Addr, old, h Holding) {
+	for _, t := range h.Tenants {
+		for _, p := range t.Ports {
+			s.ports[p] = insert(s.ports[p], a)
+		}
+	}
+	for _, t := range old.Tenants {
+		for _, p := range t.Ports {
+			if slices.ContainsFunc(h.Tenants, func(t Tenant) bool { return slices.Contains(t.Ports, p) }) {
+				continue
+			}
+			if s.ports[p] = remove(s.ports[p], a); len(s.ports[p]) == 0 {
+				delete(s.ports, p)
+			}
+		}
+	}
+}
+
+// insert adds an address to a sorted list, once.
+func insert(list []netip.Addr, a netip.Addr) []netip.Addr {
+	i, listed := slices.BinarySearchFunc(list, a, netip.Addr.Compare)
+	if listed {
+		return list
+	}
+	return slices.Insert(list, i, a)
+}
+
+// remove takes an address out of a sorted list.
+func remove(list []netip.Addr, a netip.Addr) []netip.Addr {
+	i, listed := slices.BinarySearchFunc(list, a, netip.Addr.Compare)
+	if !listed {
+		return list
+	}
+	return slices.Delete(list, i, i+1)
+}
+
+// without returns the place of the first address from a place on where no tenant has
+// the port, len(addrs) if there is none. Where every address has the port, both lists
+// run in step; from the first one without it they never meet again: so it is found by
+// halving, however many addresses there are.
+func (s *shareList) without(p Port, from int) int {
+	with := s.ports[p]
+	if from == len(s.addrs) || len(with) == 0 {
+		return from
+	}
+	start, _ := slices.BinarySearchFunc(with, s.addrs[from], netip.Addr.Compare)
+	with = with[start:]
+	low, high := 0, len(s.addrs)-from
+	for low < high {
+		mid := int(uint(low+high) >> 1) //nolint:gosec // indices
+		if mid < len(with) && with[mid] == s.addrs[from+mid] {
+			low = mid + 1
+		} else {
+			high = mid
+		}
+	}
+	return from + low
+}
+
+// joinable returns the place of the first address from a place on that the Service can
+// join, len(addrs) if there is none.
+func (l *Ledger) joinable(list *shareList, req *Request, from int) int {
 	tenant := req.Tenant()
-	for _, a := range list.addrs[at:] {
+	for ; from < len(list.addrs); from++ {
+		for again := true; again; {
+			again = false
+			for _, p := range req.Ports {
+				if next := list.without(p, from); next != from {
+					from, again = next, true
+				}
+			}
+		}
+		if from == len(list.addrs) {
+			break
+		}
+		a := list.addrs[from]
 		h := l.held[a]
 		if list.pool.usable(a) && !l.Reserved(a) && !h.Names(req.UID) && misfitOf(h, &tenant, req.SharingKey).kind == fits {
-			return a, true
+			break
 		}
 	}
-	return netip.Addr{}, false
+	return from
 }
 
 // addrList is a set of addresses, mostly of one, which takes no memory of its own.
@@ -131,13 +195,13 @@ type addrList struct {
 func (l *Ledger) keep(a netip.Addr, h Holding) {
 	for _, s := range keepers(h) {
 		list := l.kept[s.Service]
-		switch i, listed := slices.BinarySearchFunc(list.more, a, netip.Addr.Compare); {
-		case listed || list.one == a:
+		switch {
+		case list.one == a:
 			continue
 		case !list.one.IsValid():
 			list.one = a
 		default:
-			list.more = slices.Insert(list.more, i, a)
+			list.more = insert(list.more, a)
 		}
 		l.kept[s.Service] = list
 	}
@@ -146,9 +210,9 @@ func (l *Ledger) keep(a netip.Addr, h Holding) {
 func (l *Ledger) unkeep(a netip.Addr, h Holding) {
 	for _, s := range keepers(h) {
 		list := l.kept[s.Service]
-		if i, listed := slices.BinarySearchFunc(list.more, a, netip.Addr.Compare); listed {
-			list.more = slices.Delete(list.more, i, i+1)
-		} else if list.one == a {
+		if list.one != a {
+			list.more = remove(list.more, a)
+		} else {
 			list.one = netip.Addr{}
 			if last := len(list.more) - 1; last >= 0 {
 				list.one, list.more = list.more[last], list.more[:last]
