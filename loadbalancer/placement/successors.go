@@ -63,7 +63,14 @@ func rank(group loadbalancer.Group, candidates []Candidate) []Candidate {
 		all = append(all, scored{c, Score(c.Node, group)})
 	}
 	slices.SortFunc(all, func(a, b scored) int {
-		return cmp.Or(readyFirst(a.Candidate, b.Candidate), cmp.Compare(b.score, a.score), cmp.Compare(a.Node, b.Node))
+		// cmp.Or would compare the names of every pair.
+		if c := readyFirst(a.Candidate, b.Candidate); c != 0 {
+			return c
+		}
+		if c := cmp.Compare(b.score, a.score); c != 0 {
+			return c
+		}
+		return cmp.Compare(a.Node, b.Node)
 	})
 	ranked := make([]Candidate, 0, len(all))
 	for _, c := range all {
