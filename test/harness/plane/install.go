@@ -153,9 +153,11 @@ func (p *Plane) StartController(ctx context.Context, o ControllerOptions) (*Proc
 		return nil, err
 	}
 	// The last of equal flags counts.
-	args := slices.Concat(s.args, []string{"--cloud-config=" + configFile, "--kubeconfig=" + kubeconfig,
+	args := slices.Concat(s.args, []string{
+		"--cloud-config=" + configFile, "--kubeconfig=" + kubeconfig,
 		"--authentication-kubeconfig=" + kubeconfig, "--authorization-kubeconfig=" + kubeconfig,
-		"--bind-address=" + loopback.String(), fmt.Sprintf("--secure-port=%d", port), "--cert-dir=" + p.path(o.Name+".certs")}, o.Args)
+		"--bind-address=" + loopback.String(), fmt.Sprintf("--secure-port=%d", port), "--cert-dir=" + p.path(o.Name+".certs"),
+	}, o.Args)
 	proc, err := startProcess(ctx, o.Name, p.path(o.Name+".log"), p.path(harness.ControllerProgram),
 		args, []string{"POD_NAMESPACE=" + harness.Namespace})
 	if err != nil {

@@ -267,7 +267,7 @@ const historyLength = 14
 
 // history shows the last events about the objects that a fault names.
 func history(events []Event, fault string) string {
-	addr, _, _ := strings.Cut(fault, " ")
+	addr, _, _ := strings.Cut(strings.TrimPrefix(fault, "claim "), " ")
 	var out []string
 	for i := len(events) - 1; i >= 0 && len(out) < historyLength; i-- {
 		e := &events[i]

@@ -123,7 +123,8 @@ func retry(ctx context.Context, what string, f func() error) error {
 		if err = f(); err == nil {
 			return nil
 		}
-		if apierrors.IsInvalid(err) || apierrors.IsForbidden(err) || apierrors.IsBadRequest(err) {
+		// "Invalid" is also what a Service gets whose cluster address could not be stored.
+		if apierrors.IsForbidden(err) {
 			break
 		}
 		if perr := harness.Pause(ctx, time.Second); perr != nil {

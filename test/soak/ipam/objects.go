@@ -118,7 +118,7 @@ func (c *Claim) String() string {
 	for _, t := range c.Tenants {
 		who = append(who, fmt.Sprintf("%s (%s) %v", t.Key, short(t.UID), t.Ports))
 	}
-	return fmt.Sprintf("claim %s %s for %s", c.Name, c.Phase, strings.Join(who, ", "))
+	return fmt.Sprintf("claim %s %s for %s", c.Address, c.Phase, strings.Join(who, ", "))
 }
 
 func (s *Service) String() string {

@@ -3,6 +3,7 @@
 package ipam
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -44,18 +45,21 @@ type Config struct {
 	Kinds []string
 	// Pace is the mean time between two steps of the load.
 	Pace time.Duration
-	Seed uint64
+	// RetainFor is how long the pool that keeps addresses does; 0 means 15 s.
+	RetainFor time.Duration
+	Seed      uint64
 	// Progress gets lines.
 	Progress io.Writer
 }
 
-// Phase is one way to disturb.
+// Phase is one way to disturb, besides the proxies' faults.
 type Phase struct {
 	Name string
 	// Share of Config.Services that this phase creates, in percent.
 	Share int
-	// disturb is called again and again while the load runs; nil: only the proxies' faults.
-	disturb func(context.Context, *plane.Plane) error
+	// Every is the pause before each disturbance; they take turns while the load runs.
+	Every        time.Duration
+	disturbances []func(context.Context, *plane.Plane) error
 }
 
 // AllPhases are injected faults alone, then with etcd restarted, then with the API
@@ -63,19 +67,26 @@ type Phase struct {
 func AllPhases() []Phase {
 	return []Phase{
 		{Name: "faults", Share: 100},
-		{Name: "etcd restarted", Share: 40, disturb: func(ctx context.Context, p *plane.Plane) error {
-			if err := harness.Pause(ctx, 8*time.Second); err != nil {
-				return nil //nolint:nilerr // the end of the load is no fault
-			}
-			return p.RestartEtcd(context.WithoutCancel(ctx), time.Second)
-		}},
-		{Name: "API server paused", Share: 40, disturb: func(ctx context.Context, p *plane.Plane) error {
-			if err := harness.Pause(ctx, 8*time.Second); err != nil {
-				return nil //nolint:nilerr // the end of the load is no fault
-			}
-			return p.PauseAPIServer(context.WithoutCancel(ctx), 4*time.Second)
-		}},
+		{Name: "etcd restarted", Share: 40, Every: 8 * time.Second, disturbances: []func(context.Context, *plane.Plane) error{restart}},
+		{Name: "API server paused", Share: 40, Every: 8 * time.Second, disturbances: []func(context.Context, *plane.Plane) error{pause(4 * time.Second)}},
 	}
+}
+
+// ShortPhases are the same within some 30 seconds.
+func ShortPhases() []Phase {
+	return []Phase{
+		{Name: "faults", Share: 50},
+		{
+			Name: "API server paused, etcd restarted", Share: 50, Every: time.Second,
+			disturbances: []func(context.Context, *plane.Plane) error{pause(time.Second), restart},
+		},
+	}
+}
+
+func restart(ctx context.Context, p *plane.Plane) error { return p.RestartEtcd(ctx, time.Second) }
+
+func pause(d time.Duration) func(context.Context, *plane.Plane) error {
+	return func(ctx context.Context, p *plane.Plane) error { return p.PauseAPIServer(ctx, d) }
 }
 
 // faults of each proxy.
@@ -168,7 +179,8 @@ func (r *run) prepare(ctx, background context.Context, wg *sync.WaitGroup) error
 	if err := r.p.BuildController(ctx); err != nil {
 		return err
 	}
-	if _, err := r.p.Kubectl(ctx, scenario, "apply", "-f", "-"); err != nil {
+	objects := strings.ReplaceAll(scenario, "retainFor: 15s", "retainFor: "+cmp.Or(r.c.RetainFor, 15*time.Second).String())
+	if _, err := r.p.Kubectl(ctx, objects, "apply", "-f", "-"); err != nil {
 		return err
 	}
 	cert, key, authority := r.p.ServingPair()
@@ -261,10 +273,11 @@ func (r *run) disturbed(ctx context.Context, ph *Phase) (int, error) {
 	var wg sync.WaitGroup
 	var n int
 	var derr error
-	if ph.disturb != nil {
+	if len(ph.disturbances) > 0 {
 		wg.Go(func() {
-			for loading.Err() == nil && derr == nil {
-				if derr = ph.disturb(loading, r.p); loading.Err() == nil && derr == nil {
+			for derr == nil && harness.Pause(loading, ph.Every) == nil {
+				// What was begun is finished, or the server would stay away.
+				if derr = ph.disturbances[n%len(ph.disturbances)](context.WithoutCancel(ctx), r.p); derr == nil {
 					n++
 				}
 			}
