@@ -155,7 +155,7 @@ func parseCount(s string) (int, error) {
 	if err != nil || n < 1 || n > v1alpha1.MaxAddressesPerFamily || strconv.FormatUint(n, 10) != s {
 		return 0, fmt.Errorf("%q is not a number from 1 to %d; write one", s, v1alpha1.MaxAddressesPerFamily)
 	}
-	return int(n), nil //nolint:gosec // at most MaxAddressesPerFamily
+	return int(n), nil
 }
 
 func countOf(addrs []netip.Addr, f pool.Family) int {

@@ -18,10 +18,10 @@ import (
 // ringSize is how many addresses the benchmarks give back and take again in turn.
 const ringSize = 4096
 
-// bench is a ledger in a steady state: ringSize addresses spread over the used part are
+// rig is a ledger in a steady state: ringSize addresses spread over the used part are
 // held by as many Services, the rest of the used part is blocked in the index alone,
 // because nobody has the memory, nor an API server the claims, for a full /8.
-type bench struct {
+type rig struct {
 	set  *Set
 	l    *Ledger
 	reqs []Request
@@ -37,72 +37,72 @@ func benchService(i int) Tenant {
 	}
 }
 
-func newBench(specs []Spec, family Family) *bench {
-	b := &bench{set: Compile(specs, nil), l: NewLedger()}
-	b.l.SetPools(b.set)
+func newRig(specs []Spec, family Family) *rig {
+	g := &rig{set: Compile(specs, nil), l: NewLedger()}
+	g.l.SetPools(g.set)
 	for i := range ringSize {
-		t := benchService(i)
-		b.reqs = append(b.reqs, Request{Service: t.Service, UID: t.UID, Families: []Family{family}, Ports: t.Ports})
-		b.hold = append(b.hold, Holding{Tenants: []Tenant{t}})
+		svc := benchService(i)
+		g.reqs = append(g.reqs, Request{Service: svc.Service, UID: svc.UID, Families: []Family{family}, Ports: svc.Ports})
+		g.hold = append(g.hold, Holding{Tenants: []Tenant{svc}})
 	}
-	return b
+	return g
 }
 
 // take holds an address for the next Service of the ring.
-func (b *bench) take(a netip.Addr) {
-	b.l.Hold(a, b.hold[len(b.addr)])
-	b.addr = append(b.addr, a)
+func (g *rig) take(a netip.Addr) {
+	g.l.Hold(a, g.hold[len(g.addr)])
+	g.addr = append(g.addr, a)
 }
 
 // cpuTime is the processor time of this process so far: unlike the clock it does not
 // count what others do on a shared machine.
-func cpuTime(t *testing.B) time.Duration {
-	t.Helper()
+func cpuTime(b *testing.B) time.Duration {
+	b.Helper()
 	var u syscall.Rusage
 	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
-		t.Fatal(err)
+		b.Fatal(err)
 	}
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
 // measure starts a measurement; the function that it returns ends it and reports the
 // processor time of one operation.
-func measure(t *testing.B) func() {
-	t.Helper()
-	t.ReportAllocs()
-	t.ResetTimer()
-	start := cpuTime(t)
+func measure(b *testing.B) func() {
+	b.Helper()
+	b.ReportAllocs()
+	b.ResetTimer()
+	start := cpuTime(b)
 	return func() {
-		t.Helper()
-		t.ReportMetric(float64(cpuTime(t)-start)/float64(t.N), "cpu-ns/op")
+		b.Helper()
+		b.ReportMetric(float64(cpuTime(b)-start)/float64(b.N), "cpu-ns/op")
 	}
 }
 
 // run measures one release and one allocation.
-func (b *bench) run(t *testing.B) {
-	t.Helper()
-	defer measure(t)()
-	for i := 0; t.Loop(); i = (i + 1) % ringSize {
-		if err := b.step(i); err != nil {
-			t.Fatal(err)
+func (g *rig) run(b *testing.B) {
+	b.Helper()
+	defer measure(b)()
+	for i := 0; b.Loop(); i = (i + 1) % ringSize {
+		if err := g.step(i); err != nil {
+			b.Fatal(err)
 		}
 	}
 }
 
-func (b *bench) step(i int) *Error {
-	b.l.Release(b.addr[i])
-	got, err := Allocate(b.set, b.l, &b.reqs[i])
+func (g *rig) step(i int) *Error {
+	g.l.Release(g.addr[i])
+	got, err := Allocate(g.set, g.l, &g.reqs[i])
 	if err != nil {
 		return err
 	}
-	b.addr[i] = got[0].Addr
-	b.l.Hold(got[0].Addr, b.hold[i])
+	g.addr[i] = got[0].Addr
+	g.l.Hold(got[0].Addr, g.hold[i])
 	return nil
 }
 
 // BenchmarkAllocateRelease is one release of an address somewhere in the used part and
 // one allocation, in a pool of 2^24 and one of 2^64 addresses.
-func BenchmarkAllocateRelease(t *testing.B) {
+func BenchmarkAllocateRelease(b *testing.B) {
 	for _, size := range []struct {
 		prefix string
 		family Family
@@ -110,11 +110,11 @@ func BenchmarkAllocateRelease(t *testing.B) {
 		for _, fill := range []float64{0.01, 0.5, 0.999} {
 			for _, how := range []string{"sequential", "random"} {
 				name := fmt.Sprintf("pool=%s/fill=%g%%/%s", netip.MustParsePrefix(size.prefix), 100*fill, how)
-				t.Run(name, func(t *testing.B) {
-					b := newBench([]Spec{{Name: "p", Addresses: []string{size.prefix}, AutoAssign: true}}, size.family)
-					random := rand.New(rand.NewPCG(1, 2)) //nolint:gosec // a measurement must be repeatable
-					b.fill(size.family, fill, how == "random", random)
-					b.run(t)
+				b.Run(name, func(b *testing.B) {
+					g := newRig([]Spec{{Name: "p", Addresses: []string{size.prefix}, AutoAssign: true}}, size.family)
+					random := rand.New(rand.NewPCG(1, 2))
+					g.fill(size.family, fill, how == "random", random)
+					g.run(b)
 				})
 			}
 		}
@@ -123,26 +123,26 @@ func BenchmarkAllocateRelease(t *testing.B) {
 
 // fill uses a part of the pool: its low end, or at random. At random it draws every
 // address of a /8, and of a /64 a quarter million blocks and as many single addresses.
-func (b *bench) fill(f Family, part float64, random bool, r *rand.Rand) {
-	p := b.set.pools[0]
+func (g *rig) fill(f Family, part float64, random bool, r *rand.Rand) {
+	p := g.set.pools[0]
 	base, bits := keyOf(p.intervals[0].From), 24
 	if f == IPv6 {
 		bits = 64
 	}
 	at := func(offset uint64) key { return key{base.hi, base.lo + offset} }
 	used := uint64(part * float64(uint64(1)<<(bits-1)) * 2)
-	x := b.l.books[0].open[slot(f)]
+	x := g.l.books[0].open[slot(f)]
 	if !random {
 		for i := range uint64(ringSize) {
-			b.take(at(used / ringSize * i).addr(f))
+			g.take(at(used / ringSize * i).addr(f))
 		}
 		x.block(at(0), at(used-1))
 		return
 	}
-	for len(b.addr) < ringSize {
+	for len(g.addr) < ringSize {
 		if a := at(r.Uint64() >> (64 - bits)).addr(f); r.Float64() < part {
-			if _, held := b.l.Holding(a); !held {
-				b.take(a)
+			if _, held := g.l.Holding(a); !held {
+				g.take(a)
 			}
 		}
 	}
@@ -165,35 +165,35 @@ func (b *bench) fill(f Family, part float64, random bool, r *rand.Rand) {
 
 // BenchmarkAllocateReleaseAvoidBuggy has a /8 that is full but for its 131,072 avoided
 // addresses and those of the ring.
-func BenchmarkAllocateReleaseAvoidBuggy(t *testing.B) {
-	b := newBench([]Spec{{Name: "p", Addresses: []string{"10.0.0.0/8"}, AutoAssign: true, AvoidBuggyIPs: true}}, IPv4)
+func BenchmarkAllocateReleaseAvoidBuggy(b *testing.B) {
+	g := newRig([]Spec{{Name: "p", Addresses: []string{"10.0.0.0/8"}, AutoAssign: true, AvoidBuggyIPs: true}}, IPv4)
 	for i := range ringSize {
-		b.take(netip.AddrFrom4([4]byte{10, byte(i >> 4), byte(i << 4), 7}))
+		g.take(netip.AddrFrom4([4]byte{10, byte(i >> 4), byte(i << 4), 7}))
 	}
-	b.l.books[0].open[0].block(keyOf(b.set.pools[0].intervals[0].From), keyOf(b.set.pools[0].intervals[0].To))
-	b.run(t)
+	g.l.books[0].open[0].block(keyOf(g.set.pools[0].intervals[0].From), keyOf(g.set.pools[0].intervals[0].To))
+	g.run(b)
 }
 
 // BenchmarkAllocateReleaseExcluded has a /8 of which half is excluded in 64 ranges and
 // the rest is full but for the ring.
-func BenchmarkAllocateReleaseExcluded(t *testing.B) {
+func BenchmarkAllocateReleaseExcluded(b *testing.B) {
 	spec := Spec{Name: "p", Addresses: []string{"10.0.0.0/8"}, AutoAssign: true}
 	for i := range 64 {
 		spec.Excluded = append(spec.Excluded, fmt.Sprintf("10.%d.0.0/15", 4*i))
 	}
-	b := newBench([]Spec{spec}, IPv4)
+	g := newRig([]Spec{spec}, IPv4)
 	for i := range ringSize {
-		b.take(netip.AddrFrom4([4]byte{10, byte(i)&^3 + 2, byte(i >> 8), byte(i)}))
+		g.take(netip.AddrFrom4([4]byte{10, byte(i)&^3 + 2, byte(i >> 8), byte(i)}))
 	}
-	b.l.books[0].open[0].block(keyOf(b.set.pools[0].intervals[0].From), keyOf(b.set.pools[0].intervals[0].To))
-	b.run(t)
+	g.l.books[0].open[0].block(keyOf(g.set.pools[0].intervals[0].From), keyOf(g.set.pools[0].intervals[0].To))
+	g.run(b)
 }
 
 // BenchmarkAllocateReleaseManyPools has 1,000 pools that are full but for the ring: for
 // everybody, or each for one namespace.
-func BenchmarkAllocateReleaseManyPools(t *testing.B) {
+func BenchmarkAllocateReleaseManyPools(b *testing.B) {
 	for _, how := range []string{"open", "by namespace"} {
-		t.Run(how, func(t *testing.B) {
+		b.Run(how, func(b *testing.B) {
 			var specs []Spec
 			for i := range 1000 {
 				s := Spec{Name: fmt.Sprintf("p%03d", i), Addresses: []string{fmt.Sprintf("10.%d.%d.0/24", i/250, i%250)}, AutoAssign: true}
@@ -202,17 +202,17 @@ func BenchmarkAllocateReleaseManyPools(t *testing.B) {
 				}
 				specs = append(specs, s)
 			}
-			b := newBench(specs, IPv4)
+			g := newRig(specs, IPv4)
 			for i := range ringSize {
 				// Pools i%64+64k serve namespace i%64, from which Service i is.
 				n := i%64 + 64*(i/64%15)
-				b.take(netip.AddrFrom4([4]byte{10, byte(n / 250), byte(n % 250), byte(i / 960)}))
+				g.take(netip.AddrFrom4([4]byte{10, byte(n / 250), byte(n % 250), byte(i / 960)}))
 			}
-			for i, p := range b.set.pools {
-				b.l.books[i].open[0].block(keyOf(p.intervals[0].From), keyOf(p.intervals[0].To))
+			for i, p := range g.set.pools {
+				g.l.books[i].open[0].block(keyOf(p.intervals[0].From), keyOf(p.intervals[0].To))
 			}
-			b.l.makeRoom()
-			b.run(t)
+			g.l.makeRoom()
+			g.run(b)
 		})
 	}
 }
@@ -220,10 +220,10 @@ func BenchmarkAllocateReleaseManyPools(t *testing.B) {
 // BenchmarkShareJoin is one Service's joining an address that another has, and its
 // leaving: with 4,096 addresses in use under keys of their own, or all under one key,
 // where the ports that it needs are free on all of them or on the last alone.
-func BenchmarkShareJoin(t *testing.B) {
+func BenchmarkShareJoin(b *testing.B) {
 	for _, how := range []string{"keys of their own", "one key", "one key, free on the last"} {
-		t.Run(how, func(t *testing.B) {
-			b := newBench([]Spec{{Name: "p", Addresses: []string{"10.0.0.0/8"}, AutoAssign: true}}, IPv4)
+		b.Run(how, func(b *testing.B) {
+			g := newRig([]Spec{{Name: "p", Addresses: []string{"10.0.0.0/8"}, AutoAssign: true}}, IPv4)
 			joiners := make([]Request, ringSize)
 			shared := make([]Holding, ringSize)
 			for i := range ringSize {
@@ -234,40 +234,40 @@ func BenchmarkShareJoin(t *testing.B) {
 				j := Tenant{Service: loadbalancer.ServiceKey{Namespace: "ns", Name: "j" + strconv.Itoa(i)}, UID: loadbalancer.ServiceUID("j" + strconv.Itoa(i)), Ports: []Port{{"UDP", 53}, {"TCP", 53}}}
 				joiners[i] = Request{Service: j.Service, UID: j.UID, Families: []Family{IPv4}, SharingKey: key, Ports: j.Ports}
 				if how == "one key, free on the last" && i < ringSize-1 {
-					b.hold[i].Tenants[0].Ports = j.Ports
+					g.hold[i].Tenants[0].Ports = j.Ports
 				}
-				b.hold[i].SharingKey = key
-				b.take(netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)}))
-				last := b.hold[i].Tenants[0]
+				g.hold[i].SharingKey = key
+				g.take(netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)}))
+				last := g.hold[i].Tenants[0]
 				shared[i] = Holding{SharingKey: key, Tenants: []Tenant{last, j}}
 			}
-			defer measure(t)()
-			for i := 0; t.Loop(); i = (i + 1) % ringSize {
-				if err := b.join(&joiners[i], shared[i]); err != nil {
-					t.Fatal(err)
+			defer measure(b)()
+			for i := 0; b.Loop(); i = (i + 1) % ringSize {
+				if err := g.join(&joiners[i], shared[i]); err != nil {
+					b.Fatal(err)
 				}
 			}
 		})
 	}
 }
 
-func (b *bench) join(req *Request, with Holding) error {
-	got, err := Allocate(b.set, b.l, req)
+func (g *rig) join(req *Request, with Holding) error {
+	got, err := Allocate(g.set, g.l, req)
 	if err != nil {
 		return err
 	}
 	if got[0].Rule != RuleShared {
 		return errors.New("not shared, but " + string(got[0].Rule))
 	}
-	before := b.l.held[got[0].Addr]
-	b.l.Hold(got[0].Addr, with)
-	b.l.Hold(got[0].Addr, before)
+	before := g.l.held[got[0].Addr]
+	g.l.Hold(got[0].Addr, with)
+	g.l.Hold(got[0].Addr, before)
 	return nil
 }
 
 // BenchmarkCompile compiles 1,000 pools beside the pod ranges of 1,000 nodes, and makes
 // a ledger with 50,000 addresses follow when one of the pools has changed.
-func BenchmarkCompile(t *testing.B) {
+func BenchmarkCompile(b *testing.B) {
 	var specs []Spec
 	var ranges []ClusterRange
 	for i := range 1000 {
@@ -275,13 +275,13 @@ func BenchmarkCompile(t *testing.B) {
 		p := netip.MustParsePrefix(fmt.Sprintf("172.%d.%d.0/24", 16+i/250, i%250))
 		ranges = append(ranges, ClusterRange{Interval: Interval{From: p.Addr(), To: lastOf(p)}, Object: fmt.Sprintf("node %d", i)})
 	}
-	t.Run("compile", func(t *testing.B) {
-		defer measure(t)()
-		for t.Loop() {
+	b.Run("compile", func(b *testing.B) {
+		defer measure(b)()
+		for b.Loop() {
 			Compile(specs, ranges)
 		}
 	})
-	t.Run("follow", func(t *testing.B) {
+	b.Run("follow", func(b *testing.B) {
 		l := NewLedger()
 		l.SetPools(Compile(specs, ranges))
 		for i := range 50_000 {
@@ -291,8 +291,8 @@ func BenchmarkCompile(t *testing.B) {
 		changed := Compile(specs, ranges)
 		specs[0].AvoidBuggyIPs = false
 		back := Compile(specs, ranges)
-		defer measure(t)()
-		for t.Loop() {
+		defer measure(b)()
+		for b.Loop() {
 			l.SetPools(changed)
 			l.SetPools(back)
 		}
@@ -300,14 +300,14 @@ func BenchmarkCompile(t *testing.B) {
 }
 
 // BenchmarkFill is a restart: 50,000 claims are read into an empty ledger.
-func BenchmarkFill(t *testing.B) {
+func BenchmarkFill(b *testing.B) {
 	set := Compile([]Spec{{Name: "p", Addresses: []string{"10.0.0.0/8"}, AutoAssign: true}}, nil)
 	holdings := make([]Holding, 50_000)
 	for i := range holdings {
 		holdings[i].Tenants = []Tenant{benchService(i)}
 	}
-	defer measure(t)()
-	for t.Loop() {
+	defer measure(b)()
+	for b.Loop() {
 		l := NewLedger()
 		l.SetPools(set)
 		for i, h := range holdings {

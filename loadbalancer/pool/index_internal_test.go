@@ -14,8 +14,13 @@ func TestIndexIsASet(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		const span = 5000
 		base := rapid.SampledFrom([]key{
-			{}, {lo: 0xc0000200}, {lo: 1<<32 - span}, {lo: 1<<60 - 100}, {hi: 1, lo: ^uint64(0) - 2500},
-			{hi: 0x20010db8 << 32}, {hi: ^uint64(0), lo: ^uint64(0) - span + 1},
+			{},
+			{lo: 0xc0000200},
+			{lo: 1<<32 - span},
+			{lo: 1<<60 - 100},
+			{hi: 1, lo: ^uint64(0) - 2500},
+			{hi: 0x20010db8 << 32},
+			{hi: ^uint64(0), lo: ^uint64(0) - span + 1},
 		}).Draw(t, "base")
 		at := func(i int) key {
 			k := key{base.hi, base.lo + uint64(i)}
@@ -45,7 +50,7 @@ func TestIndexIsASet(t *testing.T) {
 			}
 			for i := from; i <= to; i++ {
 				last := byte(at(i).lo)
-				free[i] = !block && !(avoid && (last == 0 || last == 255))
+				free[i] = !block && (!avoid || last != 0 && last != 255)
 			}
 			start, _ := draw("look")
 			want, found := start, true
@@ -57,11 +62,11 @@ func TestIndexIsASet(t *testing.T) {
 			if ok != found || ok && got != at(want) {
 				t.Fatalf("next(%d) = %x, %v, want %x, %v", start, got, ok, at(min(want, span-1)), found)
 			}
-			any := false
+			some := false
 			for _, f := range free {
-				any = any || f
+				some = some || f
 			}
-			if x.isFull() == any {
+			if x.isFull() == some {
 				t.Fatalf("isFull is %v", x.isFull())
 			}
 		}

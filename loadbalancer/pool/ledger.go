@@ -13,11 +13,11 @@ import (
 type State uint8
 
 const (
-	// Bound: the tenants have the address.
+	// Bound says that the tenants have the address.
 	Bound State = iota
-	// Releasing: nobody has it any more, but a node may still answer for it.
+	// Releasing says that nobody has it any more, but a node may still answer for it.
 	Releasing
-	// Retained: nobody has it; it is kept for a Service with a tenant's key.
+	// Retained says that nobody has it and that it is kept for a Service with a tenant's key.
 	Retained
 )
 
@@ -185,7 +185,7 @@ func (l *Ledger) updateRoom(b *book, f Family) {
 	if place < 0 || place >= len(l.set.open) {
 		return
 	}
-	k := key{lo: uint64(place)} //nolint:gosec // an index
+	k := key{lo: uint64(place)}
 	l.room[slot(f)].markOne(k, !b.hasRoom(f))
 }
 

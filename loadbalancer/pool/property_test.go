@@ -212,11 +212,11 @@ func (w *world) stay(req *pool.Request, a netip.Addr) {
 	if h.State != pool.Bound || !h.Names(req.UID) && len(h.Tenants) == 1 && h.Tenants[0].Service == req.Service {
 		h = pool.Holding{}
 	}
-	tenants := slices.DeleteFunc(slices.Clone(h.Tenants), func(t pool.Tenant) bool { return t.UID == req.UID })
-	if len(tenants) == 0 {
+	h.Tenants = slices.DeleteFunc(slices.Clone(h.Tenants), func(t pool.Tenant) bool { return t.UID == req.UID })
+	if len(h.Tenants) == 0 {
 		h.SharingKey = req.SharingKey
 	}
-	h.Tenants = append(tenants, req.Tenant())
+	h.Tenants = append(h.Tenants, req.Tenant())
 	w.put(a, h)
 }
 

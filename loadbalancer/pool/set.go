@@ -121,7 +121,7 @@ func (p *Pool) grantsKey(slot int, k key) bool {
 	gaps := p.gaps[slot]
 	low, high := 0, len(gaps)
 	for low < high {
-		mid := int(uint(low+high) >> 1) //nolint:gosec // indices
+		mid := int(uint(low+high) >> 1)
 		if gaps[mid].to.less(k) {
 			low = mid + 1
 		} else {
@@ -233,7 +233,7 @@ func (s *Set) byKey(slot int, k key) (*Pool, bool) {
 	spans := s.spans[slot]
 	low, high := 0, len(spans)
 	for low < high {
-		mid := int(uint(low+high) >> 1) //nolint:gosec // indices
+		mid := int(uint(low+high) >> 1)
 		if spans[mid].to.less(k) {
 			low = mid + 1
 		} else {

@@ -150,7 +150,7 @@ func (s *shareList) without(p Port, from int) int {
 	with = with[start:]
 	low, high := 0, len(s.addrs)-from
 	for low < high {
-		mid := int(uint(low+high) >> 1) //nolint:gosec // indices
+		mid := int(uint(low+high) >> 1)
 		if mid < len(with) && with[mid] == s.addrs[from+mid] {
 			low = mid + 1
 		} else {
