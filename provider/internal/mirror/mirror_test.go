@@ -193,11 +193,11 @@ func TestMirrorsEveryField(t *testing.T) {
 		}))
 		wait(t, time.Second)
 		b.wantPool(t, "p", &v1alpha1.IPAddressPool{ObjectMeta: mirrored("p", map[string]string{"zone": "x"}), Spec: v1alpha1.IPAddressPoolSpec{
-			Addresses: []string{"172.20.255.200-172.20.255.250"}, AutoAssign: new(false), AvoidBuggyIPs: true,
+			Addresses: []string{"172.20.255.200-172.20.255.250"}, AutoAssign: new(false), AvoidBuggyIPs: true, ReclaimPolicy: v1alpha1.ReclaimDelete,
 			ServiceAllocation: &v1alpha1.ServiceAllocation{Priority: 7, Namespaces: []string{"n"}, NamespaceSelectors: want, ServiceSelectors: want},
 		}})
 		b.wantPool(t, "plain", &v1alpha1.IPAddressPool{
-			ObjectMeta: mirrored("plain", nil), Spec: v1alpha1.IPAddressPoolSpec{Addresses: []string{"10.0.0.0/24"}, AutoAssign: new(true)},
+			ObjectMeta: mirrored("plain", nil), Spec: v1alpha1.IPAddressPoolSpec{Addresses: []string{"10.0.0.0/24"}, AutoAssign: new(true), ReclaimPolicy: v1alpha1.ReclaimDelete},
 		})
 		ad, _ := b.ads.Find("ad")
 		if diff := cmp.Diff(v1alpha1.L2AdvertisementSpec{
@@ -243,7 +243,7 @@ func TestFollowsTheSource(t *testing.T) {
 		b.update(t, "ipaddresspools", pool(namespace, "p", "10.0.1.0/24"))
 		wait(t, 10*time.Second)
 		want := &v1alpha1.IPAddressPool{
-			ObjectMeta: mirrored("p", nil), Spec: v1alpha1.IPAddressPoolSpec{Addresses: []string{"10.0.1.0/24"}, AutoAssign: new(true)},
+			ObjectMeta: mirrored("p", nil), Spec: v1alpha1.IPAddressPoolSpec{Addresses: []string{"10.0.1.0/24"}, AutoAssign: new(true), ReclaimPolicy: v1alpha1.ReclaimDelete},
 		}
 		b.wantPool(t, "p", want)
 
@@ -340,7 +340,7 @@ func TestNameBecomesFree(t *testing.T) {
 		b.pools.Remove("p")
 		wait(t, time.Second)
 		b.wantPool(t, "p", &v1alpha1.IPAddressPool{
-			ObjectMeta: mirrored("p", nil), Spec: v1alpha1.IPAddressPoolSpec{Addresses: []string{"10.0.0.0/24"}, AutoAssign: new(true)},
+			ObjectMeta: mirrored("p", nil), Spec: v1alpha1.IPAddressPoolSpec{Addresses: []string{"10.0.0.0/24"}, AutoAssign: new(true), ReclaimPolicy: v1alpha1.ReclaimDelete},
 		})
 	})
 }

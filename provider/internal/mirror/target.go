@@ -95,6 +95,9 @@ func normalisePool(s *v1alpha1.IPAddressPoolSpec) {
 		yes := true
 		s.AutoAssign = &yes
 	}
+	if s.ReclaimPolicy == "" {
+		s.ReclaimPolicy = v1alpha1.ReclaimDelete
+	}
 	if s.ServiceAllocation != nil {
 		s.ServiceAllocation.Namespaces = unique(s.ServiceAllocation.Namespaces)
 	}
