@@ -29,7 +29,7 @@ func (a *app) migrate() *cobra.Command {
 
 func (a *app) migrateMetalLB() *cobra.Command {
 	var files []string
-	var withClaims bool
+	var withClaims, claimsOnly bool
 	var retainFor time.Duration
 	cmd := &cobra.Command{
 		Use:   "metallb [-f FILE|DIR|-]...",
@@ -55,6 +55,9 @@ func (a *app) migrateMetalLB() *cobra.Command {
 				Namespace: namespace, Claims: withClaims, RetainFor: retainFor,
 				RetainUntil: metav1.NewTime(a.env.Now().Add(retainFor).UTC().Truncate(time.Second)),
 			})
+			if claimsOnly {
+				result.Pools, result.Advertisements = nil, nil
+			}
 			if err := a.printResult(&result); err != nil {
 				return err
 			}
@@ -67,6 +70,8 @@ func (a *app) migrateMetalLB() *cobra.Command {
 	}
 	cmd.Flags().StringArrayVarP(&files, "filename", "f", nil, "file or directory to read instead of the cluster, - for standard input; may be given several times")
 	cmd.Flags().BoolVar(&withClaims, "with-claims", true, "print IPClaims that keep the addresses which Services show")
+	cmd.Flags().BoolVar(&claimsOnly, "claims-only", false, "print nothing but those IPClaims, for pools that Fairlead mirrors")
+	cmd.MarkFlagsMutuallyExclusive("with-claims", "claims-only")
 	cmd.Flags().DurationVar(&retainFor, "retain-for", v1alpha1.DefaultRetainFor, "how long those addresses wait for their Services")
 	return cmd
 }
