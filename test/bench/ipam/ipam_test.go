@@ -12,14 +12,19 @@ import (
 )
 
 func TestParseBenchmarks(t *testing.T) {
-	got := ParseBenchmarks("goos: linux\nBenchmarkAllocateRelease/pool=10.0.0.0/8/fill=50%/random-2 \t 1000\t 312.5 ns/op\t 7 B/op\t 1 allocs/op\n" +
+	got := ParseBenchmarks("goos: linux\nBenchmarkAllocateRelease/pool=10.0.0.0/8/fill=50%/random-2 \t 1000\t 312.5 ns/op\t 300.0 cpu-ns/op\t 7 B/op\t 1 allocs/op\n" +
 		"BenchmarkColdStart50000 \t 3\t 2100000000 ns/op\t 0.5 MB/s\t 12 B/op\t 9 allocs/op\nPASS\nok  \tx\t1.2s\n")
 	want := []Micro{
-		{Name: "AllocateRelease/pool=10.0.0.0/8/fill=50%/random", Iterations: 1000, NsPerOp: 312.5, BytesPerOp: 7, AllocsPerOp: 1},
+		{Name: "AllocateRelease/pool=10.0.0.0/8/fill=50%/random", Iterations: 1000, NsPerOp: 312.5, CPUNsPerOp: 300, BytesPerOp: 7, AllocsPerOp: 1},
 		{Name: "ColdStart50000", Iterations: 3, NsPerOp: 2.1e9, BytesPerOp: 12, AllocsPerOp: 9},
 	}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Error(d)
+	}
+	slower := got[0]
+	slower.NsPerOp, slower.CPUNsPerOp, slower.AllocsPerOp = 900, 800, 3
+	if f := fastest([]Micro{slower, got[1], got[0]}); len(f) != 2 || f[0].NsPerOp != 312.5 || f[0].AllocsPerOp != 3 {
+		t.Errorf("fastest: %+v", f)
 	}
 	faults := strings.Join(MicroFaults(got), "\n")
 	for _, part := range []string{"allocates 1 times", "takes 2.10 s"} {

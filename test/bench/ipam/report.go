@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/fairlead-lb/fairlead/test/harness"
@@ -45,9 +46,9 @@ func (r *Result) Markdown() string {
 		strings.SplitN(r.Date, "T", 2)[0], r.Date, m.Kernel, m.Arch, m.Cores, m.MemoryMiB, m.Go, m.Commit)
 	if len(r.Micro) > 0 {
 		b.WriteString("\n## The allocator alone\n\nOne operation of AllocateRelease is one release and one allocation. ColdStart is a controller's start with 50,000 claims " +
-			"to re-bind.\n\n| benchmark | ns/op | B/op | allocs/op |\n|---|---|---|---|\n")
+			"to re-bind. The fastest of several runs on one processor.\n\n| benchmark | ns/op | CPU ns/op | B/op | allocs/op |\n|---|---|---|---|---|\n")
 		for _, x := range r.Micro {
-			_, _ = fmt.Fprintf(&b, "| %s | %.0f | %d | %d |\n", x.Name, x.NsPerOp, x.BytesPerOp, x.AllocsPerOp)
+			_, _ = fmt.Fprintf(&b, "| %s | %.0f | %s | %d | %d |\n", x.Name, x.NsPerOp, cpuText(x.CPUNsPerOp), x.BytesPerOp, x.AllocsPerOp)
 		}
 	}
 	if len(r.Rollout) > 0 {
@@ -57,6 +58,14 @@ func (r *Result) Markdown() string {
 		r.lab(&b)
 	}
 	return b.String()
+}
+
+// cpuText shows a time that may not be known.
+func cpuText(ns float64) string {
+	if ns == 0 {
+		return "–"
+	}
+	return strconv.FormatFloat(ns, 'f', 0, 64)
 }
 
 // rollout shows the steps, then who wrote what in the first one.
