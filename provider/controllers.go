@@ -33,12 +33,15 @@ const (
 	MetalLBMirrorController = "metallb-mirror"
 	// GossipKeyController makes the key of the agents' gossip.
 	GossipKeyController = "gossip-key"
+	// ExternalIPPolicyController makes the ExternalIPPolicy when there is none.
+	ExternalIPPolicyController = "external-ip-policy"
 )
 
 func ownControllers() []string {
 	return []string{
 		ServiceAddressController, IPClaimController, IPAddressPoolController,
 		AnnouncementController, MetalLBMirrorController, GossipKeyController,
+		ExternalIPPolicyController,
 	}
 }
 

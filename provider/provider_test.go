@@ -138,7 +138,7 @@ func TestControllers(t *testing.T) {
 	}
 	for _, name := range []string{
 		names.CloudNodeController, names.CloudNodeLifecycleController, names.ServiceLBController,
-		"service-address", "ip-claim", "ip-address-pool", "announcement", "metallb-mirror", "gossip-key",
+		"service-address", "ip-claim", "ip-address-pool", "announcement", "metallb-mirror", "gossip-key", "external-ip-policy",
 	} {
 		if _, ok := all[name]; !ok {
 			t.Errorf("controller %s is missing", name)

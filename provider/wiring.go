@@ -23,6 +23,7 @@ import (
 	"github.com/fairlead-lb/fairlead/provider/internal/allocation/poolstatus"
 	"github.com/fairlead-lb/fairlead/provider/internal/announcement"
 	"github.com/fairlead-lb/fairlead/provider/internal/claims"
+	"github.com/fairlead-lb/fairlead/provider/internal/externalippolicy"
 	"github.com/fairlead-lb/fairlead/provider/internal/gossipkey"
 	"github.com/fairlead-lb/fairlead/provider/internal/mirror"
 	"github.com/fairlead-lb/fairlead/provider/internal/store"
@@ -100,6 +101,12 @@ func (w *wiring) makeControllers() error {
 	w.p.controllers[AnnouncementController] = ann
 	w.p.controllers[IPClaimController] = cl
 	w.p.controllers[GossipKeyController] = gk
+	w.p.controllers[ExternalIPPolicyController], err = externalippolicy.New(externalippolicy.Options{
+		Policies: w.fl.ExternalIPPolicies(), Informer: w.policies,
+	})
+	if err != nil {
+		return err
+	}
 	if w.p.controllers[MetalLBMirrorController], err = w.makeMirror(); err != nil {
 		return err
 	}
