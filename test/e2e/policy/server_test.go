@@ -198,17 +198,21 @@ func wait(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// run runs the lab's kubectl as the administrator, in the repository's root.
-func (s *server) run(ctx context.Context, args ...string) (string, error) {
-	args = append([]string{
+// flags make kubectl the administrator of this server.
+func (s *server) flags() []string {
+	return []string{
 		"--server=" + s.url, "--token=" + adminToken, "--tls-server-name=kubernetes",
 		"--certificate-authority=" + s.config().CAFile, "--kubeconfig=/dev/null",
-	}, args...)
-	cmd := exec.CommandContext(ctx, s.kubectl, args...)
+	}
+}
+
+// run runs the lab's kubectl as the administrator, in the repository's root.
+func (s *server) run(ctx context.Context, args ...string) (string, error) {
+	cmd := exec.CommandContext(ctx, s.kubectl, append(s.flags(), args...)...)
 	cmd.Dir = filepath.Join("..", "..", "..")
 	out, err := cmd.CombinedOutput()
 	if err != nil {
-		return string(out), fmt.Errorf("kubectl %s: %w: %s", args[len(args)-1], err, out)
+		return string(out), fmt.Errorf("kubectl %s: %w: %s", strings.Join(args, " "), err, out)
 	}
 	return string(out), nil
 }
