@@ -10,16 +10,15 @@ import (
 	"github.com/fairlead-lb/fairlead/loadbalancer/pool"
 )
 
-// GroupFor returns the group that claims of these names are in once one Service has
-// them all.
+// GroupFor returns the group that claims of these names, at least one, are in once one
+// Service has them all. The named ones count whatever their phase: a Retained one is
+// about to be Bound again.
 func (s *Store) GroupFor(names []string) string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	lowest := ""
+	lowest := slices.Min(names)
 	for name := range s.linked(names) {
-		if lowest == "" || name < lowest {
-			lowest = name
-		}
+		lowest = min(lowest, name)
 	}
 	return lowest
 }
