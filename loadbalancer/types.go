@@ -87,6 +87,9 @@ type Interface struct {
 	Index int
 	// Prefixes are the link's own addresses with their length, not masked.
 	Prefixes []netip.Prefix
+	// MAC is the link's Ethernet address, zero when an agent of an earlier version does
+	// not tell.
+	MAC [6]byte
 	// NoIPv4 and NoIPv6 say that addresses of a family cannot be announced on it.
 	NoIPv4, NoIPv6 bool
 }

@@ -45,6 +45,7 @@ type loop struct {
 	highest map[loadbalancer.Group]uint64
 	links   []kernel.Link
 	routes  kernel.DefaultRoutes
+	macs    macs
 	quorum  *quorum
 
 	leaving   bool
@@ -58,7 +59,7 @@ type loop struct {
 func newLoop(a *Agent, gs gossip) *loop {
 	return &loop{
 		a: a, gossip: gs, quorum: newQuorum(),
-		held: make(holdings), highest: make(map[loadbalancer.Group]uint64),
+		held: make(holdings), highest: make(map[loadbalancer.Group]uint64), macs: make(macs),
 	}
 }
 
@@ -128,6 +129,7 @@ func (l *loop) round(ctx context.Context, now time.Time) {
 	objs, view := l.a.objects.Objects(ctx), l.gossip.View()
 	s := l.snapshot(now, objs, view)
 	state := plan.For(s)
+	l.macs.learn(s.Members, s.Nodes)
 	l.decide(ctx, now, state)
 	l.apply()
 	l.gossip.SetPeers(l.peers(objs))
@@ -179,7 +181,7 @@ func (l *loop) self() plan.Member {
 // usable is a link as far as it can announce; false if it cannot at all. The prefixes of a
 // family that it cannot announce are left out, for those who look at nothing else.
 func (l *loop) usable(k kernel.Link) (loadbalancer.Interface, bool) {
-	i := loadbalancer.Interface{Name: k.Name, NoIPv4: l.a.arp.Failed(k.Name), NoIPv6: l.a.ndp.Failed(k.Name)}
+	i := loadbalancer.Interface{Name: k.Name, MAC: k.MAC, NoIPv4: l.a.arp.Failed(k.Name), NoIPv6: l.a.ndp.Failed(k.Name)}
 	for _, p := range k.Prefixes {
 		if p.Addr().Is4() && !i.NoIPv4 || p.Addr().Is6() && !i.NoIPv6 {
 			i.Prefixes = append(i.Prefixes, p)
@@ -230,6 +232,9 @@ func (l *loop) learnEpochs(claims []loadbalancer.Claim, members map[loadbalancer
 
 // apply makes the network and the gossip match the holdings. The network comes first.
 func (l *loop) apply() {
+	nodes := l.macs.all(l.links)
+	l.a.arp.SetNodes(nodes)
+	l.a.ndp.SetNodes(nodes)
 	want := l.held.announcements()
 	l.a.arp.Apply(l.links, want)
 	l.a.ndp.Apply(l.links, want)

@@ -5,7 +5,9 @@ package nodeagent
 import (
 	"math"
 	"net/netip"
+	"slices"
 	"strconv"
+	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -14,6 +16,7 @@ import (
 	"github.com/fairlead-lb/fairlead/loadbalancer/plan"
 	"github.com/fairlead-lb/fairlead/nodeagent/internal/intake"
 	"github.com/fairlead-lb/fairlead/nodeagent/internal/member"
+	"github.com/fairlead-lb/fairlead/nodeagent/internal/metrics"
 	"github.com/fairlead-lb/fairlead/nodeagent/internal/status"
 )
 
@@ -23,7 +26,17 @@ func (l *loop) tell(objs intake.Objects, state plan.NodeState, view member.View,
 	announced := len(l.held)
 	members := len(view.Members) + 1
 	l.a.metrics.Now(announced, members)
+	l.a.metrics.SetConflicts(l.conflicts(time.Now()))
 	l.a.report.Set(l.agentStatus(announced, members, view.KeyIDs), h)
+}
+
+// conflicts are the addresses that strangers claim.
+func (l *loop) conflicts(now time.Time) []metrics.Conflict {
+	var out []metrics.Conflict
+	for _, c := range slices.Concat(l.a.arp.Conflicts(now), l.a.ndp.Conflicts(now)) {
+		out = append(out, metrics.Conflict{Address: c.Addr.String(), Interface: c.Interface, MAC: c.MAC.String()})
+	}
+	return out
 }
 
 // wantedOwners says what should be in status.owner of the claims: this node where it

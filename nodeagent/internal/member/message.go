@@ -51,6 +51,7 @@ type facts struct {
 type ifaces struct {
 	Name     string         `json:"n"`
 	Prefixes []netip.Prefix `json:"p,omitempty"`
+	MAC      []byte         `json:"m,omitempty"`
 	NoIPv4   bool           `json:"4,omitempty"`
 	NoIPv6   bool           `json:"6,omitempty"`
 }
@@ -93,7 +94,7 @@ func decode(b []byte) (message, error) {
 func factsOf(s State, seq uint64) *facts {
 	f := &facts{Seq: seq, Leaving: s.Leaving, Gateways: s.Gateways}
 	for _, i := range s.Interfaces {
-		f.Interfaces = append(f.Interfaces, ifaces{i.Name, i.Prefixes, i.NoIPv4, i.NoIPv6})
+		f.Interfaces = append(f.Interfaces, ifaces{i.Name, i.Prefixes, i.MAC[:], i.NoIPv4, i.NoIPv6})
 	}
 	return f
 }
@@ -101,15 +102,15 @@ func factsOf(s State, seq uint64) *facts {
 func (f *facts) interfaces() []loadbalancer.Interface {
 	out := make([]loadbalancer.Interface, 0, len(f.Interfaces))
 	for _, i := range f.Interfaces {
-		out = append(out, loadbalancer.Interface{
-			Name: i.Name, Prefixes: i.Prefixes, NoIPv4: i.NoIPv4, NoIPv6: i.NoIPv6,
-		})
+		o := loadbalancer.Interface{Name: i.Name, Prefixes: i.Prefixes, NoIPv4: i.NoIPv4, NoIPv6: i.NoIPv6}
+		copy(o.MAC[:], i.MAC)
+		out = append(out, o)
 	}
 	return out
 }
 
 func sameFacts(a, b State) bool {
 	return a.Leaving == b.Leaving && slices.Equal(a.Gateways, b.Gateways) && slices.EqualFunc(a.Interfaces, b.Interfaces, func(x, y loadbalancer.Interface) bool {
-		return x.Name == y.Name && x.NoIPv4 == y.NoIPv4 && x.NoIPv6 == y.NoIPv6 && slices.Equal(x.Prefixes, y.Prefixes)
+		return x.Name == y.Name && x.MAC == y.MAC && x.NoIPv4 == y.NoIPv4 && x.NoIPv6 == y.NoIPv6 && slices.Equal(x.Prefixes, y.Prefixes)
 	})
 }

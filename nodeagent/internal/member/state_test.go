@@ -29,6 +29,7 @@ func drawState(t *rapid.T) State {
 	}
 	if rapid.Bool().Draw(t, "interface") {
 		s.Interfaces = []loadbalancer.Interface{{Name: "eth0", Prefixes: []netip.Prefix{netip.MustParsePrefix("192.0.2.1/24")}}}
+		s.Interfaces[0].MAC[5] = rapid.Byte().Draw(t, "mac")
 		s.Interfaces[0].NoIPv6 = rapid.Bool().Draw(t, "noIPv6")
 	}
 	if rapid.Bool().Draw(t, "gateway") {

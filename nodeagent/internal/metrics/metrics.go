@@ -21,6 +21,7 @@ type Metrics struct {
 	arpRequests, arpReplies prometheus.Counter
 	ndpRequests, ndpReplies prometheus.Counter
 	releases                *prometheus.CounterVec
+	strangers               *prometheus.GaugeVec
 }
 
 // New makes the collectors and registers them, together with those of the process, the
@@ -41,6 +42,10 @@ func New(reg prometheus.Registerer, version string) (*Metrics, error) {
 			Help: "Addresses that this node stopped announcing, by reason.",
 		}, []string{"reason"}),
 	}
+	m.strangers = prometheus.NewGaugeVec(prometheus.GaugeOpts{
+		Namespace: "fairlead", Subsystem: "agent", Name: "address_conflict",
+		Help: "1 for each announced address that a host that is no node agent claimed within the last minute; mac is the host's.",
+	}, []string{"address", "interface", "mac"})
 	build := prometheus.NewGauge(prometheus.GaugeOpts{
 		Namespace: "fairlead", Subsystem: "agent", Name: "build_info",
 		Help: "Always 1; the label tells the version.", ConstLabels: prometheus.Labels{"version": version},
@@ -48,7 +53,7 @@ func New(reg prometheus.Registerer, version string) (*Metrics, error) {
 	build.Set(1)
 	for _, c := range []prometheus.Collector{
 		m.announced, m.members, m.takeovers, m.conflicts, m.arpRequests, m.arpReplies, m.ndpRequests, m.ndpReplies,
-		m.gratuitous, m.releases, build,
+		m.gratuitous, m.releases, m.strangers, build,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 	} {
 		if err := reg.Register(c); err != nil {
@@ -94,6 +99,18 @@ func (m *Metrics) TookOver() { m.takeovers.Inc() }
 
 // Released counts an address given up.
 func (m *Metrics) Released(r reason.Reason) { m.releases.WithLabelValues(r.String()).Inc() }
+
+// Conflict is an address that a stranger claims.
+type Conflict struct{ Address, Interface, MAC string }
+
+// SetConflicts replaces the conflicts there are. There must be at most one for each
+// address and interface, because each is a series.
+func (m *Metrics) SetConflicts(conflicts []Conflict) {
+	m.strangers.Reset()
+	for _, c := range conflicts {
+		m.strangers.WithLabelValues(c.Address, c.Interface, c.MAC).Set(1)
+	}
+}
 
 // Now sets the gauges.
 func (m *Metrics) Now(announced, members int) {

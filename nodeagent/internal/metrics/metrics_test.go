@@ -126,6 +126,8 @@ func TestFiguresAreExported(t *testing.T) {
 		w.Gratuitous()
 		w.Conflict()
 	}
+	m.SetConflicts([]metrics.Conflict{{"192.0.2.9", "eth0", "02:00:00:00:00:08"}})
+	m.SetConflicts([]metrics.Conflict{{"192.0.2.1", "eth0", "02:00:00:00:00:09"}})
 	w := httptest.NewRecorder()
 	promhttp.HandlerFor(reg, promhttp.HandlerOpts{}).ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/metrics", http.NoBody))
 	for _, line := range []string{
@@ -133,10 +135,14 @@ func TestFiguresAreExported(t *testing.T) {
 		`fairlead_agent_releases_total{reason="NotOwner"} 1`, "fairlead_agent_arp_requests_total 1", "fairlead_agent_arp_replies_total 1",
 		"fairlead_agent_ndp_solicitations_total 2", "fairlead_agent_ndp_advertisements_total 2",
 		"fairlead_agent_gratuitous_total 3", "fairlead_agent_owner_conflicts_total 3", `fairlead_agent_build_info{version="v1"} 1`,
+		`fairlead_agent_address_conflict{address="192.0.2.1",interface="eth0",mac="02:00:00:00:00:09"} 1`,
 	} {
 		if !strings.Contains(w.Body.String(), line+"\n") {
 			t.Errorf("no line %q", line)
 		}
+	}
+	if strings.Contains(w.Body.String(), "192.0.2.9") {
+		t.Error("a conflict that is over is still there")
 	}
 	if _, err := metrics.New(reg, "v1"); err == nil {
 		t.Error("registered twice without an error")

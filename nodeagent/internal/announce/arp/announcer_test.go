@@ -7,6 +7,7 @@ package arp
 import (
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"net/netip"
 	"sync"
@@ -340,6 +341,57 @@ func TestForeignClaimIsCounted(t *testing.T) {
 		synctest.Wait()
 		if got := b.count.conflicts.Load(); got != 1 {
 			b.t.Errorf("counted %d conflicts, want 1", got)
+		}
+	})
+}
+
+// A stranger's claim is answered by one announcement every ten seconds at most, and told
+// of for a minute; a node's claim is neither.
+func TestStrangersAreDefendedAgainst(t *testing.T) {
+	t.Parallel()
+	run(t, func(b *bench) {
+		b.a.Apply([]kernel.Link{eth0()}, on("eth0", "192.0.2.200", 3))
+		time.Sleep(5 * time.Second) //nolint:forbidigo // a bubble's clock
+		claim := func(from byte) []sent {
+			mac := peerMAC()
+			mac[5] = from
+			b.last().frames()
+			b.last().in <- request(b.t, mac, "192.0.2.200", "192.0.2.200")
+			synctest.Wait()
+			return b.last().frames()
+		}
+		if got := claim(8); len(got) != 0 || len(b.a.Conflicts(time.Now())) != 0 {
+			b.t.Errorf("sent %+v before nodes are known", got)
+		}
+		b.a.SetNodes(map[kernel.MAC]struct{}{eth0().MAC: {}, {2, 0, 0, 0, 0, 7}: {}})
+		if got := claim(7); len(got) != 0 || len(b.a.Conflicts(time.Now())) != 0 {
+			b.t.Errorf("sent %+v after a node's claim", got)
+		}
+		if got := claim(8); len(got) != 2 || got[0].p.sender != eth0().MAC || !got[0].p.request {
+			b.t.Errorf("the defence is %+v, want both forms of an announcement", got)
+		}
+		for range 9 {
+			time.Sleep(time.Second) //nolint:forbidigo // a bubble's clock
+			if got := claim(9); len(got) != 0 {
+				b.t.Errorf("sent %+v within ten seconds", got)
+			}
+		}
+		want := "[{{eth0 192.0.2.200} 02:00:00:00:00:08}]"
+		if got := fmt.Sprint(b.a.Conflicts(time.Now())); got != want {
+			b.t.Errorf("conflicts %s, want %s", got, want)
+		}
+		time.Sleep(time.Second) //nolint:forbidigo // a bubble's clock
+		if got := claim(9); len(got) != 2 {
+			b.t.Errorf("the next defence is %+v", got)
+		}
+		want = "[{{eth0 192.0.2.200} 02:00:00:00:00:09}]"
+		time.Sleep(59 * time.Second) //nolint:forbidigo // a bubble's clock
+		if got := fmt.Sprint(b.a.Conflicts(time.Now())); got != want {
+			b.t.Errorf("conflicts %s, want %s", got, want)
+		}
+		time.Sleep(time.Second) //nolint:forbidigo // a bubble's clock
+		if got := b.a.Conflicts(time.Now()); len(got) != 0 {
+			b.t.Errorf("conflicts after a minute: %v", got)
 		}
 	})
 }

@@ -35,6 +35,8 @@ type Announcer struct {
 	current atomic.Pointer[table]
 	changed chan struct{}
 
+	conflicts conflicts
+
 	mu     sync.Mutex
 	links  []kernel.Link       // guarded by mu
 	failed map[string]struct{} // guarded by mu, by link name
@@ -46,6 +48,7 @@ type Announcer struct {
 func New(p Protocol, open Opener, count Counters, repeat time.Duration, notify func()) *Announcer {
 	a := &Announcer{
 		protocol: p, open: open, count: count, repeat: repeat, notify: notify, changed: make(chan struct{}, 1), failed: map[string]struct{}{},
+		conflicts: newConflicts(),
 	}
 	a.current.Store(&table{})
 	return a
@@ -137,6 +140,9 @@ func (a *Announcer) Run(ctx context.Context) error {
 		case <-a.changed:
 		case dead := <-r.broken:
 			r.drop(ctx, dead)
+		case <-a.conflicts.wake:
+			changed = false
+			r.defend(time.Now())
 		case <-timer.C:
 			changed = r.mayRetry(time.Now())
 		}

@@ -28,6 +28,8 @@ type job struct {
 	// run tells this job from earlier ones of the same address.
 	run  uint64
 	step int
+	// once says that nothing follows: a defence.
+	once bool
 	// started is when the address was taken over.
 	started time.Time
 }
@@ -103,6 +105,9 @@ func (o *outbox) ready() (time.Time, bool) {
 // nextStep is when to tell of an address again after it was told, false if never: the
 // rest of the burst, then every repeat, spread by address over the interval.
 func (j *job) nextStep(burst []time.Duration, repeat time.Duration) bool {
+	if j.once {
+		return false
+	}
 	if j.step++; j.step < len(burst) {
 		j.due = j.started.Add(burst[j.step])
 		return true

@@ -6,6 +6,7 @@ import (
 	"context"
 	"net/netip"
 	"sync"
+	"time"
 
 	"k8s.io/klog/v2"
 
@@ -59,10 +60,9 @@ func (c *responder) run(ctx context.Context) {
 }
 
 func (c *responder) handle(ctx context.Context, p Packet) {
-	if c.a.announces(c.link.Name, p.Claims) {
+	if k, ok := c.a.claimed(c.link.Name, p.Claims); ok {
 		c.a.count.Conflict()
-		klog.FromContext(ctx).V(2).Info("Another host claims an address that this node announces",
-			"address", p.Claims, "mac", p.From.String(), "interface", c.link.Name)
+		c.a.noteClaim(ctx, time.Now(), k, p.From)
 	}
 	if !c.a.announces(c.link.Name, p.Asks) {
 		return

@@ -179,15 +179,20 @@ func TestDuplicateAddressDetectionFails(t *testing.T) {
 	})
 }
 
-// A host that took the address nevertheless is noticed.
-func TestForeignClaimIsCounted(t *testing.T) {
+// A host that took the address nevertheless is noticed and named.
+func TestForeignClaimIsNoticed(t *testing.T) {
 	b := newBed(t)
-	b.announce(vip)
+	own := b.announce(vip)
+	b.a.SetNodes(map[kernel.MAC]struct{}{own.MAC: {}})
 	b.await("announced", 5*time.Second, func() bool { return b.count.gratuitous.Load() > 0 })
 	b.client.Run("ip", "addr", "add", vip+"/64", "dev", "host0", "nodad")
 	b.client.Run("ip", "-6", "neigh", "flush", "dev", "host0")
 	b.client.Try("ping", "-6", "-c", "1", "-W", "1", "-I", vip, "fd00:1::1") //nolint:errcheck // it asks with that address, answered or not
 	b.await("a conflict is counted", 5*time.Second, func() bool { return b.count.conflicts.Load() > 0 })
+	got := b.a.Conflicts(time.Now())
+	if len(got) != 1 || !strings.Contains(b.client.Run("ip", "link", "show", "dev", "host0"), got[0].MAC.String()) {
+		t.Errorf("conflicts %v, want one with host0", got)
+	}
 }
 
 // More groups than one socket holds, and no membership is left behind.
