@@ -208,6 +208,8 @@ func (s *server) flags() []string {
 
 // run runs the lab's kubectl as the administrator, in the repository's root.
 func (s *server) run(ctx context.Context, args ...string) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
 	cmd := exec.CommandContext(ctx, s.kubectl, append(s.flags(), args...)...)
 	cmd.Dir = filepath.Join("..", "..", "..")
 	out, err := cmd.CombinedOutput()
