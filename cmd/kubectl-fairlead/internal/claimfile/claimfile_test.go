@@ -22,7 +22,9 @@ type store struct {
 	fail   func(verb string) error
 }
 
-func gr() schema.GroupResource { return schema.GroupResource{Group: "fairlead.dev", Resource: "ipclaims"} }
+func gr() schema.GroupResource {
+	return schema.GroupResource{Group: "fairlead.dev", Resource: "ipclaims"}
+}
 
 func (s *store) Get(_ context.Context, name string, _ metav1.GetOptions) (*v1alpha1.IPClaim, error) {
 	if s.fail != nil {

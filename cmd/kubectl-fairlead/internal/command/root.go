@@ -17,9 +17,8 @@ import (
 	"github.com/fairlead-lb/fairlead/cmd/kubectl-fairlead/internal/cluster"
 )
 
-// Exit codes.
+// Exit codes other than 0.
 const (
-	exitOK = 0
 	// exitError: the command could not do what it was asked to, or not all of it.
 	exitError = 1
 	// exitIncomplete: `migrate metallb` could not carry everything over.
@@ -48,7 +47,7 @@ type app struct {
 // Run executes one command line and returns its exit code.
 func Run(ctx context.Context, env Env, args []string) int {
 	a := &app{env: env, loader: clientcmd.NewDefaultClientConfigLoadingRules()}
-	root := a.root()
+	root := a.root() //nolint:contextcheck // commands get ctx from ExecuteContext
 	root.SetArgs(args)
 	if err := root.ExecuteContext(ctx); err != nil {
 		fmt.Fprintln(env.Err, "error:", err)

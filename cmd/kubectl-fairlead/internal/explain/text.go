@@ -16,9 +16,7 @@ type page struct {
 }
 
 func (p *page) line(format string, args ...any) {
-	p.WriteString(p.indent)
-	fmt.Fprintf(p, format, args...)
-	p.WriteByte('\n')
+	fmt.Fprintf(p, "%s%s\n", p.indent, fmt.Sprintf(format, args...))
 }
 
 // value writes a name with its value, nothing for an empty one.

@@ -28,8 +28,10 @@ func (c *converter) configMap(o manifest.Object, r *remarks) {
 	top.ignore("apiVersion", "kind", "metadata", "immutable")
 	data := top.sub("data")
 	others := map[string]Remark{
-		"metallb-excludel2": {Why: "excludes interfaces from layer 2; Fairlead's node agents have a default like MetalLB's, and announce only where the subnet holds the address",
-			Remedy: "if you changed it: --exclude-interfaces of the node agent, or spec.interfaces of L2Advertisements"},
+		"metallb-excludel2": {
+			Why:    "excludes interfaces from layer 2; Fairlead's node agents have a default like MetalLB's, and announce only where the subnet holds the address",
+			Remedy: "if you changed it: --exclude-interfaces of the node agent, or spec.interfaces of L2Advertisements",
+		},
 		"metallb-memberlist-config": {Why: "tunes MetalLB's gossip; Fairlead's own needs no tuning by it"},
 		"bgpextras":                 {Why: "is raw text for FRR, which Fairlead does not run", Remedy: bgpRemedy, Lost: true},
 	}

@@ -195,8 +195,10 @@ func (c *converter) checkPools() {
 		}
 		for j := range i {
 			if a, b, ok := overlap(&c.result.Pools[j], p); ok {
-				r.add(Remark{Lost: true, Fields: []string{"spec.addresses"}, Why: fmt.Sprintf("%s overlaps %s of pool %q: Fairlead uses the older of two such pools only", b, a, c.result.Pools[j].Name),
-					Remedy: "take the common addresses out of one of them"})
+				r.add(Remark{
+					Lost: true, Fields: []string{"spec.addresses"}, Why: fmt.Sprintf("%s overlaps %s of pool %q: Fairlead uses the older of two such pools only", b, a, c.result.Pools[j].Name),
+					Remedy: "take the common addresses out of one of them",
+				})
 			}
 		}
 	}

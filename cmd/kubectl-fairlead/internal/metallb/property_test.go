@@ -166,9 +166,13 @@ func TestNothingIsLostSilently(t *testing.T) {
 		for i := range rapid.IntRange(1, 4).Draw(t, "objects") {
 			kind := rapid.SampledFrom([]string{"IPAddressPool", "L2Advertisement", "AddressPool", "BGPPeer", "BGPAdvertisement", "BFDProfile", "Community"}).Draw(t, "kind")
 			metadata := fill(t, map[string]*rapid.Generator[any]{
-				"labels":      asAny(rapid.Custom(func(t *rapid.T) map[string]any { return fill(t, map[string]*rapid.Generator[any]{"tier": oneOf("front")}) })),
-				"annotations": asAny(rapid.Custom(func(t *rapid.T) map[string]any { return fill(t, map[string]*rapid.Generator[any]{"meta.helm.sh/release-name": oneOf("lb")}) })),
-				"finalizers":  oneOf([]any{"a/b"}),
+				"labels": asAny(rapid.Custom(func(t *rapid.T) map[string]any {
+					return fill(t, map[string]*rapid.Generator[any]{"tier": oneOf("front")})
+				})),
+				"annotations": asAny(rapid.Custom(func(t *rapid.T) map[string]any {
+					return fill(t, map[string]*rapid.Generator[any]{"meta.helm.sh/release-name": oneOf("lb")})
+				})),
+				"finalizers": oneOf([]any{"a/b"}),
 			})
 			metadata["name"] = rapid.SampledFrom([]string{"a", "b", "c.d", "Bad Name", ""}).Draw(t, "name")
 			metadata["namespace"] = "metallb-system"
