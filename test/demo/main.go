@@ -57,6 +57,9 @@ func run(ctx context.Context) (err error) {
 			return err
 		}
 	}
+	if err := lab.BuildPlugin(ctx); err != nil {
+		return err
+	}
 	defer func() { err = errors.Join(err, finish(context.WithoutCancel(ctx), lab, keep)) }()
 	return d.play(ctx, *reuse)
 }
@@ -109,9 +112,10 @@ func (d *demo) play(ctx context.Context, reuse bool) error {
 		}
 	}
 	d.t.Note("kubectl stands for: bin/fairlead-lab kubectl --state-dir %[1]s --\n"+
-		"mypc$ CMD stands for: bin/fairlead-lab exec --state-dir %[1]s mypc -- CMD", d.lab.StateDir())
+		"mypc$ CMD stands for: bin/fairlead-lab exec --state-dir %[1]s mypc -- CMD\n"+
+		"kubectl fairlead is the plugin bin/kubectl-fairlead", d.lab.StateDir())
 	for _, chapter := range []func(context.Context){
-		d.cluster, d.configure, d.services, d.announcers, d.traffic, d.failover, d.local, d.remove, d.uninstall,
+		d.cluster, d.configure, d.services, d.announcers, d.traffic, d.failover, d.local, d.addresses, d.remove, d.uninstall,
 	} {
 		if ctx.Err() != nil {
 			return errors.Join(d.t.Summary(), ctx.Err())

@@ -36,7 +36,6 @@ func served(t *testing.T, name, addresses, class string) {
 	s.create(
 		service{name: "web", spec: spec},
 		service{name: "asks", annotations: `fairlead.dev/addresses: "` + last + `"`, spec: spec},
-		service{name: "late", annotations: `fairlead.dev/addresses: "` + last + `"`, spec: spec},
 		service{name: "outside", annotations: `fairlead.dev/addresses: "172.20.250.1"`, spec: spec},
 	)
 	s.has("web", first)
@@ -50,6 +49,7 @@ func served(t *testing.T, name, addresses, class string) {
 		t.Errorf("finalizers %v, want %s alone", svc.Finalizers, finalizer)
 	}
 	s.has("asks", last)
+	s.create(service{name: "late", annotations: `fairlead.dev/addresses: "` + last + `"`, spec: spec})
 	s.refused("late", reason.AddressInUse, s.name+"/asks")
 	s.refused("outside", reason.AddressNotInPool)
 	s.eventually(5*time.Second, func(ctx context.Context) error {

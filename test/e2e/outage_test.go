@@ -102,6 +102,7 @@ func TestControllerAway(t *testing.T) {
 	t.Cleanup(func() { cleanUp(t, "scale", "-n", harness.Namespace, "deployment/fairlead-controller", "--replicas=2") })
 	s.kubectl("delete", "svc", "-n", s.name, "goes", "--wait=false")
 	s.apply(s.serviceManifest("comes", "", ""))
+	toldOfKind := s.unreadKind()
 	// As a restore from a backup does: another UID, no status, and the claim still there.
 	s.patch("svc/restored", `{"metadata":{"finalizers":null}}`)
 	s.kubectl("delete", "svc", "-n", s.name, "restored", "--timeout=10s")
@@ -128,6 +129,7 @@ func TestControllerAway(t *testing.T) {
 	if a := s.address("stays"); a != stays {
 		t.Errorf("the other Service has %s now, want %s", a, stays)
 	}
+	toldOfKind()
 	s.has("restored", restored)
 	s.rule("restored", restored, v1alpha1.RuleRetained)
 	s.owner(goes)
