@@ -160,4 +160,12 @@ if [ -n "$left" ]; then
   echo "$left" >&2
   exit 1
 fi
+if [ "$classless" != true ]; then
+  # Fairlead's service controller and the other cloud controller manager's use one name.
+  shared=$(k get services --all-namespaces -o go-template='{{range .items}}{{if not .spec.loadBalancerClass}}{{$s := .}}{{range .metadata.finalizers}}{{if eq . "'$stock_finalizer'"}}{{$s.metadata.namespace}} {{$s.metadata.name}}{{"\n"}}{{end}}{{end}}{{end}}{{end}}')
+  if [ -n "$shared" ]; then
+    say "these Services carry the finalizer $stock_finalizer; it is the other cloud controller manager's to take off, and yours if there is none:"
+    echo "$shared"
+  fi
+fi
 say "done: no finalizer, object or permission of Fairlead is left"

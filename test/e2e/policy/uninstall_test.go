@@ -58,14 +58,31 @@ func TestUninstallKeepsServices(t *testing.T) {
 	if err == nil || !strings.HasSuffix(strings.TrimSpace(out), "default classed\ndefault classless\ndefault formerly-classed") {
 		t.Errorf("without a choice: %v: %s; want the three Services named", err, out)
 	}
-	out, err = s.uninstall(ctx, "--services", "keep")
-	if err != nil || !strings.Contains(out, "no finalizer, object or permission of Fairlead is left") {
+	// With classless: false those without a class are somebody else's, finalizer and all.
+	if _, err := s.run(ctx, "patch", "configmap", "-n", "fairlead-system", "fairlead-cloud-config", "--type=merge",
+		"-p", `{"data":{"cloud-config.yaml":"#services: {classless: true}\nservices:\n  classless: \"false\" # so\n"}}`); err != nil {
+		t.Fatal(err)
+	}
+	s.keepServices(t, "default classless", `classed:: classless:["`+stock+`"]:192.0.2.1 foreign:["example.com/lb"]:192.0.2.4 formerly-classed:: kubernetes:: `)
+	// The configuration goes with its namespace, where somebody empties those; called again
+	// without it the script takes the default.
+	if _, err := s.run(ctx, "delete", "configmap", "-n", "fairlead-system", "fairlead-cloud-config"); err != nil {
+		t.Fatal(err)
+	}
+	s.keepServices(t, "", `classed:: classless:: foreign:["example.com/lb"]:192.0.2.4 formerly-classed:: kubernetes:: `)
+}
+
+// keepServices uninstalls and compares what it says besides, and finalizers and addresses
+// of the Services afterwards.
+func (s *server) keepServices(t *testing.T, says, wants string) {
+	t.Helper()
+	out, err := s.uninstall(t.Context(), "--services", "keep")
+	if err != nil || !strings.Contains(out, "no finalizer, object or permission of Fairlead is left") || !strings.Contains(out, says) {
 		t.Errorf("uninstall: %v:\n%s", err, out)
 	}
-	left, err := s.run(ctx, "get", "services", "-o", "jsonpath={range .items[*]}{.metadata.name}:{.metadata.finalizers}:{.status.loadBalancer.ingress[*].ip} {end}")
-	const want = `classed:: classless:: foreign:["example.com/lb"]:192.0.2.4 formerly-classed:: kubernetes:: `
-	if err != nil || left != want {
-		t.Errorf("Services afterwards: %v\n%s, want\n%s", err, left, want)
+	left, err := s.run(t.Context(), "get", "services", "-o", "jsonpath={range .items[*]}{.metadata.name}:{.metadata.finalizers}:{.status.loadBalancer.ingress[*].ip} {end}")
+	if err != nil || left != wants {
+		t.Errorf("Services afterwards: %v\n%s, want\n%s", err, left, wants)
 	}
 }
 
