@@ -15,7 +15,6 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/record"
-	servicehelper "k8s.io/cloud-provider/service/helpers"
 
 	"github.com/fairlead-lb/fairlead/loadbalancer/api/v1alpha1"
 	"github.com/fairlead-lb/fairlead/loadbalancer/client"
@@ -89,9 +88,9 @@ func (w *wiring) makeControllers() error {
 		return err
 	}
 	w.p.alloc = allocation.New(allocation.Options{
-		Store: w.p.store, Announcer: ann, Events: w.events, Service: w.getService, Now: time.Now,
+		Store: w.p.store, Announcer: ann, Events: w.events, Service: w.getService, Patch: w.patchService, Now: time.Now,
 	})
-	w.p.controllers[ServiceAddressController] = allocation.NewController(w.p.store, w.p.alloc, w.patchService)
+	w.p.controllers[ServiceAddressController] = allocation.NewController(w.p.store, w.p.alloc)
 	w.p.controllers[IPAddressPoolController], err = poolstatus.New(poolstatus.Options{
 		Pools: w.fl.Pools(), Views: w.p.store, Informer: w.pools, Recorder: w.events, Now: time.Now,
 	})
@@ -165,15 +164,6 @@ func mirrorMode(m MirrorMode) mirror.Mode {
 	default:
 		return mirror.Auto
 	}
-}
-
-// patchService writes the difference between two copies of a Service, in status or
-// finalizers, as the service controller does it: through the status subresource.
-func (w *wiring) patchService(_ context.Context, old, updated *corev1.Service) error {
-	if _, err := servicehelper.PatchService(w.kube.CoreV1(), old, updated); err != nil {
-		return fmt.Errorf("patch service: %w", err)
-	}
-	return nil
 }
 
 // api is the store's view of the API server.

@@ -110,10 +110,13 @@ func newLeaderOf(t *testing.T, api *storetest.API, k kind, classes convert.Class
 		kind: k, api: api, store: store.New(store.Options{API: api, Classes: classes}), stop: stop, events: record.NewFakeRecorder(1000),
 		ann: &announcer{failed: make(map[loadbalancer.ServiceKey]reason.Reason)},
 	}
-	l.alloc = allocation.New(allocation.Options{Store: l.store, Announcer: l.ann, Events: l.events, Service: getService(api), Now: time.Now})
-	l.ctl = allocation.NewController(l.store, l.alloc, func(_ context.Context, old, updated *corev1.Service) error {
-		return api.PatchService(old, updated)
+	l.alloc = allocation.New(allocation.Options{
+		Store: l.store, Announcer: l.ann, Events: l.events, Service: getService(api), Now: time.Now,
+		Patch: func(_ context.Context, old, updated *corev1.Service) (*corev1.Service, error) {
+			return api.PatchService(old, updated)
+		},
 	})
+	l.ctl = allocation.NewController(l.store, l.alloc)
 	api.Watch(l.store)
 	go func() { _ = l.store.Run(ctx) }()
 	if err := l.store.WaitReady(ctx); err != nil {
@@ -223,7 +226,13 @@ func (l *leader) ensureOnly(t *testing.T, svc *corev1.Service) ([]string, error)
 func (l *leader) sync(t *testing.T, svc *corev1.Service) ([]string, error) {
 	t.Helper()
 	key := loadbalancer.ServiceKey{Namespace: svc.Namespace, Name: svc.Name}
-	if err := l.ctl.Sync(quiet(t), key); err != nil {
+	err := l.ctl.Sync(quiet(t), key)
+	for range 5 { // a running controller may be faster
+		if apierrors.IsConflict(err) {
+			err = l.ctl.Sync(quiet(t), key)
+		}
+	}
+	if err != nil {
 		return nil, err
 	}
 	if l.alloc.Fails(key) {

@@ -54,6 +54,7 @@ type Allocator struct {
 	announcer Announcer
 	events    record.EventRecorder
 	service   ServiceGetter
+	patch     Patcher
 	now       func() time.Time
 	locks     *keyLocks
 	// wake has the line looked at; set before anything runs.
@@ -83,6 +84,11 @@ type warning struct {
 // ServiceGetter reads one Service.
 type ServiceGetter func(ctx context.Context, namespace, name string) (*corev1.Service, error)
 
+// Patcher writes the difference between two copies of a Service, in its status or its
+// finalizers, provided that the Service still is as the old copy says; else the error is
+// a conflict. It returns the Service as it is then.
+type Patcher func(ctx context.Context, old, updated *corev1.Service) (*corev1.Service, error)
+
 // Options are an Allocator's parts; all are needed.
 type Options struct {
 	Store     *store.Store
@@ -90,6 +96,8 @@ type Options struct {
 	Events    record.EventRecorder
 	// Service reads a Service from the API server, not from a cache.
 	Service ServiceGetter
+	// Patch writes a Service.
+	Patch Patcher
 	// Now is the clock, time.Now outside tests.
 	Now func() time.Time
 }
@@ -97,7 +105,7 @@ type Options struct {
 // New makes an Allocator.
 func New(o Options) *Allocator {
 	return &Allocator{
-		store: o.Store, announcer: o.Announcer, events: o.Events, service: o.Service, now: o.Now, locks: newKeyLocks(),
+		store: o.Store, announcer: o.Announcer, events: o.Events, service: o.Service, patch: o.Patch, now: o.Now, locks: newKeyLocks(),
 		wake:   func() {},
 		open:   make(map[loadbalancer.ServiceKey]opening),
 		warned: make(map[loadbalancer.ServiceKey]warning),
@@ -135,9 +143,9 @@ func (a *Allocator) Ensure(ctx context.Context, svc *corev1.Service) (*corev1.Lo
 }
 
 // repair is Ensure on the word of a cache: it leaves Services alone that were let go. The
-// status of the outcome is to be shown also when the Service still fails.
+// status of the outcome is to be shown also when the Service still fails. The caller
+// has locked the key.
 func (a *Allocator) repair(ctx context.Context, svc *corev1.Service, t store.Ticket) (outcome, error) {
-	defer a.locks.lock(convert.Key(svc))()
 	if a.isGone(svc) {
 		return outcome{}, errGone
 	}

@@ -33,10 +33,6 @@ const (
 	maxBackoff = 30 * time.Second
 )
 
-// Patcher writes the difference between two copies of a Service, in its status or its
-// finalizers.
-type Patcher func(ctx context.Context, old, updated *corev1.Service) error
-
 // Controller is the service-address controller. It finishes Services that wait for an
 // address as soon as the cause goes, the oldest first, and repairs statuses, claims and
 // records that somebody else has changed. Services with Fairlead's load balancer class,
@@ -45,7 +41,6 @@ type Patcher func(ctx context.Context, old, updated *corev1.Service) error
 type Controller struct {
 	store *store.Store
 	alloc *Allocator
-	patch Patcher
 	queue workqueue.TypedRateLimitingInterface[loadbalancer.ServiceKey]
 	// addresses holds one element while the line is due.
 	addresses workqueue.TypedRateLimitingInterface[struct{}]
@@ -61,11 +56,10 @@ type Controller struct {
 }
 
 // NewController makes the controller and subscribes it to the store.
-func NewController(s *store.Store, a *Allocator, patch Patcher) *Controller {
+func NewController(s *store.Store, a *Allocator) *Controller {
 	c := &Controller{
 		store:   s,
 		alloc:   a,
-		patch:   patch,
 		resting: make(map[loadbalancer.ServiceKey]struct{}),
 		seen:    make(map[loadbalancer.ServiceKey]*corev1.Service),
 		queue: workqueue.NewTypedRateLimitingQueueWithConfig(
@@ -125,14 +119,24 @@ func work[T comparable](ctx context.Context, q workqueue.TypedRateLimitingInterf
 			return
 		}
 		if err := do(ctx, item); err != nil {
-			if ctx.Err() == nil {
-				klog.FromContext(ctx).Error(err, "Sync failed, trying again", "item", item)
-			}
+			logFailure(ctx, err, "item", item)
 			q.AddRateLimited(item)
 		} else {
 			q.Forget(item)
 		}
 		q.Done(item)
+	}
+}
+
+// logFailure tells of an attempt that the API server failed. That somebody else was faster
+// is no news.
+func logFailure(ctx context.Context, err error, keysAndValues ...any) {
+	switch logger := klog.FromContext(ctx); {
+	case ctx.Err() != nil:
+	case apierrors.IsConflict(err), errors.Is(err, store.ErrConflict):
+		logger.V(4).Info("Somebody else was faster, trying again", append(keysAndValues, "err", err)...)
+	default:
+		logger.Error(err, "Sync failed, trying again", keysAndValues...)
 	}
 }
 
@@ -183,7 +187,7 @@ func (c *Controller) serveLine(ctx context.Context) {
 		if o.tried != freed {
 			queued, err := c.repair(ctx, svc, t)
 			if err != nil && ctx.Err() == nil {
-				klog.FromContext(ctx).Error(err, "Sync failed, trying again", "service", klog.KObj(svc))
+				logFailure(ctx, err, "service", klog.KObj(svc))
 				c.rest(o.key, true)
 				c.queue.AddRateLimited(o.key)
 			}
@@ -222,12 +226,14 @@ func (c *Controller) rest(key loadbalancer.ServiceKey, rest bool) {
 // repair brings a Service's claims, record and status to what they should be. It acts
 // only under a finalizer: without it nobody would be told of the Service's end. queued
 // means that older Services have to be asked first.
-func (c *Controller) repair(ctx context.Context, svc *corev1.Service, t store.Ticket) (queued bool, err error) {
-	mine, err := c.take(ctx, svc)
+func (c *Controller) repair(ctx context.Context, cached *corev1.Service, t store.Ticket) (queued bool, err error) {
+	svc, mine, err := c.take(ctx, cached)
 	if err != nil || !mine {
-		c.alloc.change(convert.Key(svc), func(o *opening) { o.stuck = true })
+		c.alloc.change(convert.Key(cached), func(o *opening) { o.stuck = true })
 		return false, err
 	}
+	// Until the status is written: the next decision must not be shown before this one.
+	defer c.alloc.locks.lock(convert.Key(svc))()
 	out, err := c.alloc.repair(ctx, svc, t)
 	if errors.Is(err, errGone) {
 		return false, nil
@@ -242,7 +248,7 @@ func (c *Controller) repair(ctx context.Context, svc *corev1.Service, t store.Ti
 	if !c.store.Classes().Serves(svc) {
 		return false, nil
 	}
-	return false, c.show(ctx, svc, out.status)
+	return false, c.show(ctx, out.svc, out.status)
 }
 
 // show writes a Service's status if it differs. A Service without an address keeps what
@@ -258,7 +264,7 @@ func (c *Controller) show(ctx context.Context, svc *corev1.Service, status *core
 	}
 	updated := svc.DeepCopy()
 	updated.Status.LoadBalancer = *status
-	err := c.patch(ctx, svc, updated)
+	_, err := c.alloc.patch(ctx, svc, updated)
 	if apierrors.IsNotFound(err) {
 		return nil
 	}

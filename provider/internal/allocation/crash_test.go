@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
 	cloudprovider "k8s.io/cloud-provider"
 	"pgregory.net/rapid"
@@ -240,7 +241,7 @@ func testRandomHistory(t *testing.T, k kind) {
 				}
 				alive[name] = svc
 				_, err := l.ensure(t, svc)
-				if err != nil && !failing && !errors.Is(err, cloudprovider.ImplementedElsewhere) {
+				if err != nil && !failing && !apierrors.IsConflict(err) && !errors.Is(err, cloudprovider.ImplementedElsewhere) {
 					rt.Fatalf("Ensure failed on a healthy server: %v", err)
 				}
 			}

@@ -36,12 +36,16 @@ type need struct {
 	fault    *pool.Error
 	tenant   pool.Tenant
 	external []netip.Addr
+	// now is the Service as it is since its status was written on the way.
+	now *corev1.Service
 }
 
 // outcome is what became of a Service.
 type outcome struct {
 	// status to show: the addresses of its load balancer.
 	status *corev1.LoadBalancerStatus
+	// svc is the Service as it is now, as far as is known.
+	svc *corev1.Service
 	// failed: a person has to settle something before it has its load balancer.
 	failed bool
 	// queued: others have to be asked first.
@@ -79,7 +83,7 @@ func (a *Allocator) involved(svc *corev1.Service) bool {
 
 func (a *Allocator) read(svc *corev1.Service) *need {
 	classes := a.store.Classes()
-	n := &need{svc: svc, serves: classes.Serves(svc), tenant: convert.Tenant(svc), external: externalIPs(svc)}
+	n := &need{svc: svc, now: svc, serves: classes.Serves(svc), tenant: convert.Tenant(svc), external: externalIPs(svc)}
 	n.leave = !n.serves && svc.DeletionTimestamp == nil && svc.Spec.Type == corev1.ServiceTypeLoadBalancer &&
 		svc.Spec.LoadBalancerClass == nil
 	if n.serves {
@@ -108,10 +112,10 @@ func (a *Allocator) ensure(ctx context.Context, svc *corev1.Service, t store.Tic
 			return outcome{}, err
 		}
 		if r == nil { // it neither needs nor has anything
-			return outcome{status: &corev1.LoadBalancerStatus{}}, nil
+			return outcome{svc: n.now, status: &corev1.LoadBalancerStatus{}}, nil
 		}
 		a.settle(ctx, n, d, r, freed)
-		return outcome{status: statusOf(r), failed: d.fault != nil}, nil
+		return outcome{svc: n.now, status: statusOf(r), failed: d.fault != nil}, nil
 	}
 	return outcome{}, fmt.Errorf("allocate for service %s: %w", convert.Key(svc), store.ErrConflict)
 }
@@ -287,7 +291,7 @@ func (a *Allocator) lost(n *need, d *decision) []pool.Error {
 			continue
 		}
 		if why := a.misfit(n, c); why != nil && (d.fault == nil || d.fault.Reason != why.Reason) {
-			out = append(out, *why)
+			out = append(out, pool.Error{Reason: why.Reason, Message: fmt.Sprintf("address %s is left, because %s", c.Spec.Address, why.Message)})
 		}
 	}
 	return out

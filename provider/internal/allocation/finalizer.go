@@ -64,35 +64,38 @@ func (c *Controller) see(key loadbalancer.ServiceKey, svc *corev1.Service) {
 
 // take reports whether a Service is to be looked after, and sees to it first that its end
 // will be told: by our finalizer for Services with our class, by the service
-// controller's for those without, which it puts there itself.
-func (c *Controller) take(ctx context.Context, svc *corev1.Service) (bool, error) {
+// controller's for those without, which it puts there itself. It returns the Service as
+// it is then.
+func (c *Controller) take(ctx context.Context, svc *corev1.Service) (*corev1.Service, bool, error) {
 	classes := c.store.Classes()
 	switch {
 	case svc.DeletionTimestamp != nil:
-		return false, nil
+		return svc, false, nil
 	case classed(classes, svc):
-		return true, c.finalize(ctx, svc)
+		svc, err := c.finalize(ctx, svc)
+		return svc, err == nil, err
 	case classes.Serves(svc):
 		o, _ := c.alloc.opening(convert.Key(svc))
-		return servicehelper.HasLBFinalizer(svc) || o.vouched && o.uid == svc.UID, nil
+		return svc, servicehelper.HasLBFinalizer(svc) || o.vouched && o.uid == svc.UID, nil
 	default:
 		// While the service controller has work with it, it will call Delete.
 		busy := servicehelper.HasLBFinalizer(svc) && svc.Spec.Type != corev1.ServiceTypeLoadBalancer
-		return !busy && c.alloc.involved(svc), nil
+		return svc, !busy && c.alloc.involved(svc), nil
 	}
 }
 
 // finalize puts our finalizer on a Service.
-func (c *Controller) finalize(ctx context.Context, svc *corev1.Service) error {
+func (c *Controller) finalize(ctx context.Context, svc *corev1.Service) (*corev1.Service, error) {
 	if hasFinalizer(svc) {
-		return nil
+		return svc, nil
 	}
 	updated := svc.DeepCopy()
 	updated.Finalizers = append(updated.Finalizers, v1alpha1.FinalizerService)
-	if err := c.patch(ctx, svc, updated); err != nil {
-		return fmt.Errorf("put finalizer on service %s: %w", convert.Key(svc), err)
+	got, err := c.alloc.patch(ctx, svc, updated)
+	if err != nil {
+		return nil, fmt.Errorf("put finalizer on service %s: %w", convert.Key(svc), err)
 	}
-	return nil
+	return got, nil
 }
 
 // end lets a Service with our finalizer go, and then the finalizer. One that the service
@@ -105,7 +108,7 @@ func (c *Controller) end(ctx context.Context, svc *corev1.Service) error {
 	}
 	updated := svc.DeepCopy()
 	updated.Finalizers = slices.DeleteFunc(updated.Finalizers, func(f string) bool { return f == v1alpha1.FinalizerService })
-	err := c.patch(ctx, svc, updated)
+	_, err := c.alloc.patch(ctx, svc, updated)
 	if err != nil && !apierrors.IsNotFound(err) {
 		return fmt.Errorf("take finalizer off service %s: %w", convert.Key(svc), err)
 	}

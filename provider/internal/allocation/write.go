@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -57,7 +58,55 @@ func (a *Allocator) write(ctx context.Context, n *need, d *decision) (*v1alpha1.
 	if err != nil {
 		return nil, err
 	}
+	if err := a.hide(ctx, n, r, names); err != nil {
+		return nil, err
+	}
 	return r, a.releaseOthers(ctx, n.svc.UID, names)
+}
+
+// hide sees to it that a Service shows no address that it is about to give up: what its
+// status shows is served by kube-proxy, also when the address is another's by then.
+// The cache may not know of the last status write.
+func (a *Allocator) hide(ctx context.Context, n *need, r *v1alpha1.LoadBalancer, keep []string) error {
+	svc := n.svc
+	leaves := func(name string) bool {
+		return !slices.Contains(keep, name) && store.Holds(a.store.Claim(name), svc.UID)
+	}
+	if !slices.ContainsFunc(a.store.ClaimsOf(svc.UID), func(c *v1alpha1.IPClaim) bool { return leaves(c.Name) }) {
+		return nil
+	}
+	now, err := a.service(ctx, svc.Namespace, svc.Name)
+	if apierrors.IsNotFound(err) || err == nil && now.UID != svc.UID {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("get service %s: %w", convert.Key(svc), err)
+	}
+	status := now.Status.LoadBalancer.DeepCopy()
+	status.Ingress = slices.DeleteFunc(status.Ingress, func(i corev1.LoadBalancerIngress) bool {
+		addr, err := netip.ParseAddr(i.IP)
+		return err == nil && leaves(v1alpha1.ClaimName(addr))
+	})
+	if len(status.Ingress) == len(now.Status.LoadBalancer.Ingress) {
+		return nil
+	}
+	if next := statusOf(r); len(next.Ingress) > 0 {
+		status = next // what will be shown anyway
+	}
+	updated := now.DeepCopy()
+	updated.Status.LoadBalancer = *status
+	got, err := a.patch(ctx, now, updated)
+	switch {
+	case err == nil:
+		n.now = got
+		return nil
+	case apierrors.IsNotFound(err):
+		return nil
+	case apierrors.IsConflict(err):
+		return fmt.Errorf("hide addresses given up of service %s: %w", convert.Key(svc), store.ErrConflict)
+	default:
+		return fmt.Errorf("hide addresses given up of service %s: %w", convert.Key(svc), err)
+	}
 }
 
 // writer is one attempt to carry a decision out.

@@ -118,6 +118,12 @@ func (s *Store) AllocateExternal(t pool.Tenant, a netip.Addr) (got Decision, our
 			"spec.externalIPs: %s is not granted to namespace %s on these ports; it is neither claimed nor announced, but kube-proxy serves what is in the spec: take it out, or grant it in ExternalIPPolicy %q",
 			a, ns, v1alpha1.ExternalIPPolicyName)}
 	}
+	// What it has by its load balancer beside others is theirs once it leaves there.
+	if h, held := s.ledger.Holding(a); err == nil && held && h.State == pool.Bound {
+		if misfit := pool.Fits(h, t, pool.ExternalKey); misfit != nil {
+			err = &pool.Error{Reason: reason.ExternalIPInUse, Message: fmt.Sprintf("address %s is in spec.externalIPs, but %s", a, misfit.Message)}
+		}
+	}
 	if err != nil {
 		return Decision{}, true, err
 	}

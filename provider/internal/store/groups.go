@@ -10,17 +10,16 @@ import (
 	"github.com/fairlead-lb/fairlead/loadbalancer/pool"
 )
 
-// GroupFor returns the group that claims of these names, at least one, are in once one
-// Service has them all. The named ones count whatever their phase: a Retained one is
-// about to be Bound again.
+// GroupFor returns the group that claims of these names are in once one Service has
+// them all; those that are not bound yet count too. It is empty for no names.
 func (s *Store) GroupFor(names []string) string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	lowest := slices.Min(names)
-	for name := range s.linked(names) {
-		lowest = min(lowest, name)
+	all := slices.AppendSeq(slices.Clone(names), maps.Keys(s.linked(names)))
+	if len(all) == 0 {
+		return ""
 	}
-	return lowest
+	return slices.Min(all)
 }
 
 // Misgrouped returns the Bound claims linked to those named whose group is not what it

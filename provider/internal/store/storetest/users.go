@@ -114,28 +114,26 @@ func (a *API) EndService(namespace, name string) {
 	})
 }
 
-// PatchService writes what differs between two copies of a Service, in finalizers or
-// status. The last finalizer of a marked Service ends it.
-func (a *API) PatchService(old, updated *corev1.Service) error {
+// PatchService writes an updated copy's finalizers and status, if the Service still is the
+// version that the old copy is of. The last finalizer of a marked Service ends it.
+func (a *API) PatchService(old, updated *corev1.Service) (*corev1.Service, error) {
 	id := old.Namespace + "/" + old.Name
-	return a.call(Call{"patch", "service/" + id}, func() error {
+	services := schema.GroupResource{Resource: "services"}
+	var obj *corev1.Service
+	err := a.call(Call{"patch", "service/" + id}, func() error {
 		now := a.services[id]
-		if now == nil {
-			return apierrors.NewNotFound(schema.GroupResource{Resource: "services"}, old.Name)
+		switch {
+		case now == nil:
+			return apierrors.NewNotFound(services, old.Name)
+		case now.UID != old.UID || now.ResourceVersion != old.ResourceVersion:
+			return apierrors.NewConflict(services, old.Name, nil)
 		}
-		obj := now.DeepCopy()
-		obj.Finalizers = slices.DeleteFunc(obj.Finalizers, func(f string) bool {
-			return slices.Contains(old.Finalizers, f) && !slices.Contains(updated.Finalizers, f)
-		})
-		for _, f := range updated.Finalizers {
-			if !slices.Contains(old.Finalizers, f) && !slices.Contains(obj.Finalizers, f) {
-				obj.Finalizers = append(obj.Finalizers, f)
-			}
-		}
-		obj.Status = *updated.Status.DeepCopy()
+		obj = now.DeepCopy()
+		obj.Finalizers, obj.Status = slices.Clone(updated.Finalizers), *updated.Status.DeepCopy()
 		a.putService(obj)
 		return nil
 	})
+	return obj.DeepCopy(), err
 }
 
 // putService stores a Service, or ends it; mu is held.
