@@ -71,7 +71,7 @@ type LoadBalancerSpec struct {
 	ServiceUID types.UID `json:"serviceUID"`
 	// Addresses that the Service holds: as many per IP family as it asks for, in the order
 	// of its ipFamilies, then those of its spec.externalIPs that lie in a pool.
-	// +kubebuilder:validation:MaxItems=16
+	// +kubebuilder:validation:MaxItems=32
 	// +optional
 	// +listType=map
 	// +listMapKey=address
