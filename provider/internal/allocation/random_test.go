@@ -234,6 +234,9 @@ func quietRound(t *testing.T, rt *rapid.T, api *storetest.API, l *leader, alive 
 		if _, err := l.ensure(t, svc); err != nil && !errors.Is(err, cloudprovider.ImplementedElsewhere) {
 			rt.Fatalf("the last leader again, Service %s: %v", svc.Name, err)
 		}
+		if err := l.ctl.Sync(quiet(t), keyOf(svc)); err != nil {
+			rt.Fatalf("the last leader's repair of Service %s: %v", svc.Name, err)
+		}
 	}
 	if err := errors.Join(check(api, live...), checkShown(api, alive)); err != nil {
 		rt.Fatal(err)
