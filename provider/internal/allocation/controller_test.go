@@ -5,6 +5,7 @@ package allocation_test
 import (
 	"context"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -275,5 +276,73 @@ func testRefusedWritesAreNoStorm(t *testing.T, k kind) {
 			t.Fatal("the Service never got its address")
 		}
 		<-time.After(10 * time.Millisecond)
+	}
+}
+
+// Several Services that show one address get it back together, if they may share it: as
+// they come from another load balancer, or from a backup without claims.
+func TestRebindShared(t *testing.T) { forBoth(t, testRebindShared) }
+
+func testRebindShared(t *testing.T, k kind) {
+	t.Helper()
+	shown := func(s *corev1.Service) {
+		s.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: "192.0.2.3"}}
+	}
+	api := storetest.New()
+	api.PutPool(newPool("a", "192.0.2.0/29"))
+	services := []*corev1.Service{
+		shares("a", 1, "k", 80, shown), shares("b", 2, "k", 81, shown, asks("192.0.2.3")),
+		shares("clash", 3, "k", 80, shown), shares("stranger", 4, "x", 82, shown),
+	}
+	for _, svc := range services {
+		k.dress(svc)
+		api.PutService(svc)
+	}
+	l := newLeader(t, api, k)
+	if got := tenants(claimOf(t, api, "192.0.2.3")); !slices.Equal(got, []string{"a", "b"}) {
+		t.Errorf("after the start %v have it", got)
+	}
+	for i, want := range []string{"192.0.2.3", "192.0.2.3", "192.0.2.0", "192.0.2.1"} {
+		l.mustGet(t, services[i], want)
+	}
+	wantListed(t, api, "a", "192.0.2.3 Shown")
+	wantListed(t, api, "b", "192.0.2.3 Requested")
+	told := strings.Join(l.told(), "\n")
+	for _, why := range []reason.Reason{reason.PortInUse, reason.SharingKeyMismatch} {
+		if strings.Count(told, "Warning "+why.String()) != 1 {
+			t.Errorf("%s is not told once: %q", why, told)
+		}
+	}
+	if err := check(api, services...); err != nil {
+		t.Error(err)
+	}
+}
+
+// Records without their claims, as after a restore of part of a backup: everything comes
+// back, external IPs too.
+func TestRebindFromRecords(t *testing.T) { forBoth(t, testRebindFromRecords) }
+
+func testRebindFromRecords(t *testing.T, k kind) {
+	t.Helper()
+	api := storetest.New()
+	api.PutPool(newPool("a", "192.0.2.0/29"))
+	api.PutPolicy(grant("default", "192.0.2.0/24"))
+	one := newLeader(t, api, k)
+	web := newService("web", 1, func(s *corev1.Service) { s.Spec.ExternalIPs = []string{"192.0.2.5"} })
+	other := plain("other", 81, "192.0.2.5")
+	one.mustGet(t, web, "192.0.2.0")
+	one.mustGet(t, other)
+	one.crash()
+	for _, c := range api.AllClaims() {
+		api.RemoveClaim(c.Name)
+	}
+	two := newLeader(t, api, k)
+	if got := len(api.AllClaims()); got != 2 {
+		t.Errorf("%d claims after the start", got)
+	}
+	two.mustGet(t, newService("new", 9, nil), "192.0.2.1")
+	two.mustGet(t, web, "192.0.2.0") // the service controller starts with all of them
+	if err := check(api, web, other, newService("new", 9, nil)); err != nil {
+		t.Error(err)
 	}
 }

@@ -200,6 +200,10 @@ func (a *Allocator) setHeld(svc *corev1.Service, req *pool.Request) {
 func (a *Allocator) guess(req *pool.Request, c *v1alpha1.IPClaim) pool.Rule {
 	p := a.store.Pool(c.Spec.Pool)
 	switch {
+	case slices.ContainsFunc(req.Addresses, func(asked netip.Addr) bool { return v1alpha1.ClaimName(asked) == c.Name }):
+		return pool.RuleRequested
+	case a.store.Rebound(c.Name):
+		return pool.RuleShown
 	case loadbalancer.ServiceUID(c.Spec.Services[0].UID) != req.UID:
 		return pool.RuleShared
 	case req.Pool != "":

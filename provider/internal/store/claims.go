@@ -74,6 +74,7 @@ func (s *Store) ForgetClaim(c *v1alpha1.IPClaim) {
 	}
 	s.dropClaim(old)
 	delete(s.claims, c.Name)
+	delete(s.rebound, c.Name)
 	if a, err := v1alpha1.ParseClaimName(c.Name); err == nil {
 		s.rehold(a)
 	}

@@ -175,6 +175,11 @@ func (s *Store) rebindOne(ctx context.Context, svc *corev1.Service, d Decision) 
 	switch {
 	case err == nil:
 		logger.Info("Bound an address again", "pool", d.Pool)
+		if d.Rule == pool.RuleShown {
+			s.mu.Lock()
+			s.rebound[v1alpha1.ClaimName(d.Addr)] = struct{}{}
+			s.mu.Unlock()
+		}
 	case errors.Is(err, ErrConflict):
 		logger.Info("Address of a Service belongs to another by now")
 		return nil
@@ -185,6 +190,15 @@ func (s *Store) rebindOne(ctx context.Context, svc *corev1.Service, d Decision) 
 		return nil
 	}
 	return err
+}
+
+// Rebound reports whether this leader made a claim, or joined it, because a Service's
+// status showed the address.
+func (s *Store) Rebound(name string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, ok := s.rebound[name]
+	return ok
 }
 
 // NewClaim returns the claim of an address for a Service, not written yet.

@@ -96,10 +96,12 @@ type Store struct {
 	services map[loadbalancer.ServiceKey]*corev1.Service
 	// external are the Services with spec.externalIPs.
 	external map[loadbalancer.ServiceKey]struct{}
-	pools    map[string]*v1alpha1.IPAddressPool
-	policy   *v1alpha1.ExternalIPPolicy
-	set      *pool.Set
-	ledger   *pool.Ledger
+	// rebound are the claims that this leader made from what statuses showed.
+	rebound map[string]struct{}
+	pools   map[string]*v1alpha1.IPAddressPool
+	policy  *v1alpha1.ExternalIPPolicy
+	set     *pool.Set
+	ledger  *pool.Ledger
 	// stale and staleReserved ask for set and the reserved addresses to be made anew
 	// before they are used: a start brings thousands of Nodes and pools one by one.
 	stale, staleReserved bool
@@ -127,6 +129,7 @@ func New(o Options) *Store {
 		records:    make(map[loadbalancer.ServiceKey]*v1alpha1.LoadBalancer),
 		services:   make(map[loadbalancer.ServiceKey]*corev1.Service),
 		external:   make(map[loadbalancer.ServiceKey]struct{}),
+		rebound:    make(map[string]struct{}),
 		pools:      make(map[string]*v1alpha1.IPAddressPool),
 		set:        pool.Compile(nil, nil),
 		ledger:     pool.NewLedger(),
