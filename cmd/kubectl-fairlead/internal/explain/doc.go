@@ -3,6 +3,5 @@
 // Package explain answers "why this address?" and "why none?". It is pure: a state of
 // the cluster in, a report out, the same for the same state. It chooses no address
 // itself: it fills the allocator's own book (loadbalancer/pool) from claims as the
-// controller does, and asks the allocator. The plugin's commands `explain` and `status`
-// call it.
+// controller does, and asks the allocator. The plugin's command `explain` calls it.
 package explain
