@@ -124,9 +124,13 @@ const serviceHead = `
 ## Service
 
 The pools are ` + "`my-ippool`" + ` (172.20.255.200-172.20.255.201), ` + "`full`" + ` (192.0.2.1/32, taken),
-` + "`careful`" + ` (198.51.100.0/24 with avoidBuggyIPs and autoAssign: false) and ` + "`broken`" + ` (not valid);
-Service default/other holds 192.0.2.1, default/gone just released 172.20.255.201, and
-172.20.255.200 belongs to node worker where a row says so.
+` + "`careful`" + ` (198.51.100.0/24 with avoidBuggyIPs and autoAssign: false), ` + "`broken`" + ` (not valid),
+` + "`closed`" + ` (203.0.113.0/28, disabled), ` + "`others`" + ` (203.0.113.16/28 for namespace shop) and ` + "`holed`" + `
+(203.0.113.32/28 without 203.0.113.33, autoAssign: false). Service default/other holds
+192.0.2.1, default/sharer holds 203.0.113.34 with the sharing key lan and TCP port 80,
+default/gone just released 172.20.255.201, 203.0.113.35 is kept for default/kept, there is no
+ExternalIPPolicy, and 172.20.255.200 belongs to node worker where a row says so. The Service
+has TCP port 80 unless a row says otherwise.
 
 | Input | Outcome | Event | Message |
 |---|---|---|---|
@@ -184,6 +188,7 @@ func faultOf(t *testing.T, r poolRow) *pool.Error {
 const (
 	pending = "no address"
 	works   = "gets an address"
+	besides = "gets its other addresses"
 )
 
 type serviceRow struct {
@@ -207,12 +212,19 @@ func annotated(outcome string, pairs ...string) serviceRow {
 func serviceRows() []serviceRow {
 	owned := annotated(pending, "fairlead.dev/addresses", "172.20.255.200")
 	owned.nodeOwns, owned.input = true, owned.input+" (a node's own)"
+	local := annotated(pending, "fairlead.dev/addresses", "203.0.113.34", "fairlead.dev/sharing-key", "lan")
+	local.input += ", externalTrafficPolicy: Local, port 81"
+	share := local.change
+	local.change = func(s *corev1.Service) {
+		share(s)
+		s.Spec.ExternalTrafficPolicy, s.Spec.Ports[0].Port = corev1.ServiceExternalTrafficPolicyLocal, 81
+	}
 	return []serviceRow{
 		annotated(pending, "fairlead.dev/addresses", "172.20.255.2000"),
 		annotated(pending, "metallb.io/loadBalancerIPs", "web.example.com"),
 		annotated(pending, "fairlead.dev/addresses", "172.20.255.200,172.20.255.201"),
 		annotated(pending, "fairlead.dev/addresses", "2001:db8::1"),
-		annotated(pending, "fairlead.dev/addresses", "203.0.113.9"),
+		annotated(pending, "fairlead.dev/addresses", "203.0.113.99"),
 		annotated(pending, "fairlead.dev/addresses", "192.0.2.1"),
 		annotated(pending, "fairlead.dev/addresses", "172.20.255.201"),
 		annotated(pending, "fairlead.dev/addresses", "198.51.100.255"),
@@ -227,6 +239,21 @@ func serviceRows() []serviceRow {
 		{"fairlead.dev/addresses: 172.20.255.200, spec.loadBalancerIP: 172.20.255.201", pending, false, func(s *corev1.Service) {
 			s.Annotations = map[string]string{"fairlead.dev/addresses": "172.20.255.200"}
 			s.Spec.LoadBalancerIP = "172.20.255.201"
+		}},
+		annotated(pending, "fairlead.dev/pool", "closed"),
+		annotated(pending, "fairlead.dev/pool", "others"),
+		annotated(pending, "fairlead.dev/addresses", "203.0.113.33"),
+		annotated(pending, "fairlead.dev/addresses", "203.0.113.35"),
+		annotated(pending, "fairlead.dev/addresses", "203.0.113.34"),
+		annotated(pending, "fairlead.dev/addresses", "203.0.113.34", "metallb.io/allow-shared-ip", "wan"),
+		annotated(pending, "fairlead.dev/addresses", "203.0.113.34", "fairlead.dev/sharing-key", "lan"),
+		local,
+		annotated(pending, "fairlead.dev/sharing-key", "spec.externalIPs"),
+		annotated(pending, "fairlead.dev/address-count", "9"),
+		annotated(pending, "fairlead.dev/reclaim-policy", "Keep"),
+		annotated(pending, "fairlead.dev/advertisements", "Not A Name"),
+		{"spec.externalIPs: [203.0.113.36]", besides, false, func(s *corev1.Service) {
+			s.Spec.ExternalIPs = []string{"203.0.113.36"}
 		}},
 		{"ipFamilyPolicy: RequireDualStack, ipFamilies: [IPv4, IPv6]", pending, false, func(s *corev1.Service) {
 			s.Spec.IPFamilies = []corev1.IPFamily{corev1.IPv4Protocol, corev1.IPv6Protocol}
@@ -266,6 +293,15 @@ func eventOf(t *testing.T, r serviceRow) [2]string {
 		{ObjectMeta: metav1.ObjectMeta{Name: "full"}, Spec: v1alpha1.IPAddressPoolSpec{Addresses: []string{"192.0.2.1/32"}}},
 		{ObjectMeta: metav1.ObjectMeta{Name: "careful"}, Spec: v1alpha1.IPAddressPoolSpec{Addresses: []string{"198.51.100.0/24"}, AutoAssign: &no, AvoidBuggyIPs: true}},
 		{ObjectMeta: metav1.ObjectMeta{Name: "broken"}, Spec: v1alpha1.IPAddressPoolSpec{Addresses: []string{"192.0.2.9-192.0.2.2"}}},
+		{ObjectMeta: metav1.ObjectMeta{Name: "closed"}, Spec: v1alpha1.IPAddressPoolSpec{
+			Addresses: []string{"203.0.113.0/28"}, AutoAssign: &no, Disabled: true,
+		}},
+		{ObjectMeta: metav1.ObjectMeta{Name: "others"}, Spec: v1alpha1.IPAddressPoolSpec{
+			Addresses: []string{"203.0.113.16/28"}, ServiceAllocation: &v1alpha1.ServiceAllocation{Namespaces: []string{"shop"}},
+		}},
+		{ObjectMeta: metav1.ObjectMeta{Name: "holed"}, Spec: v1alpha1.IPAddressPoolSpec{
+			Addresses: []string{"203.0.113.32/28"}, AutoAssign: &no, ExcludedAddresses: []string{"203.0.113.33/32"},
+		}},
 	} {
 		api.PutPool(p)
 	}
@@ -274,16 +310,26 @@ func eventOf(t *testing.T, r serviceRow) [2]string {
 	alloc := allocation.New(allocation.Options{Store: s, Announcer: silent{}, Events: events, Now: time.Now})
 	api.Watch(s)
 	go func() { _ = s.Run(ctx) }()
-	for name, address := range map[string]string{"other": "192.0.2.1", "gone": "172.20.255.201"} {
-		svc := service(name)
-		svc.Annotations = map[string]string{"fairlead.dev/addresses": address}
+	for _, holder := range []struct {
+		name        string
+		annotations map[string]string
+	}{
+		{"other", map[string]string{"fairlead.dev/addresses": "192.0.2.1"}},
+		{"gone", map[string]string{"fairlead.dev/addresses": "172.20.255.201"}},
+		{"sharer", map[string]string{"fairlead.dev/addresses": "203.0.113.34", "fairlead.dev/sharing-key": "lan"}},
+		{"kept", map[string]string{"fairlead.dev/addresses": "203.0.113.35", "fairlead.dev/reclaim-policy": "Retain"}},
+	} {
+		svc := service(holder.name)
+		svc.Annotations = holder.annotations
 		if _, err := alloc.Ensure(ctx, svc); err != nil {
 			t.Fatal(err)
 		}
 		<-events.Events
 	}
-	if err := alloc.Delete(ctx, service("gone")); err != nil {
-		t.Fatal(err)
+	for _, name := range []string{"gone", "kept"} {
+		if err := alloc.Delete(ctx, service(name)); err != nil {
+			t.Fatal(err)
+		}
 	}
 	if r.nodeOwns {
 		s.ObserveNode(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "worker"}, Status: corev1.NodeStatus{
@@ -332,6 +378,8 @@ func configRows() []string {
 		head + "metallb: {mirror: Sometimes}",
 		head + "metallb: {namespace: Not_A_Name}",
 		head + "metallb: {mirror: Off}\nmetallb: {mirror: Auto}",
+		head + "services: {class: not a class, classless: maybe}",
+		head + "services: {class: a/b/c}\ncluster: {podRanges: [10.244.0.0], serviceRanges: [10.96.0.1/12]}",
 		head + "nodes: {Manage: true, color: red}\nmetallb: {mirror: on}",
 		"[cloud]\nname = fairlead",
 		head + "---\nnodes: {manage: false}",
