@@ -53,6 +53,7 @@ type converter struct {
 	opts     Options
 	result   Result
 	services []service
+	layer2   []layer2Pool
 }
 
 // Convert carries a configuration over. Objects that are none of MetalLB's are named
@@ -62,6 +63,7 @@ func Convert(objects []manifest.Object, opts Options) Result {
 	for _, o := range objects {
 		c.object(o)
 	}
+	c.advertise()
 	c.checkPools()
 	c.keepAddresses()
 	r := c.result

@@ -85,9 +85,9 @@ func (c *converter) legacyPool(f *fields, r *remarks) {
 	protocol := readProtocol(f)
 	f.drop("bgp-advertisements", bgpWhy, "keep the ConfigMap for then")
 	f.finish()
-	c.addPool(p, func(why, remedy string) { r.lost(leaves(f.at, f.m), why, remedy) })
-	if protocol == protocolL2 {
-		c.advertise(p.Name)
+	added := c.addPool(p, func(why, remedy string) { r.lost(leaves(f.at, f.m), why, remedy) })
+	if added && protocol == protocolL2 {
+		c.layer2 = append(c.layer2, layer2Pool{p.Name, p.Labels, join(f.at, "protocol"), r})
 	}
 }
 

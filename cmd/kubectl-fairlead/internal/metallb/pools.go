@@ -77,8 +77,9 @@ func allocation(f *fields) *v1alpha1.ServiceAllocation {
 	return a
 }
 
-// addPool adds a pool unless it is empty or its name is taken; refuse says so.
-func (c *converter) addPool(p v1alpha1.IPAddressPool, refuse func(why, remedy string)) {
+// addPool adds a pool and returns true, unless it is empty or its name is taken; refuse
+// says so.
+func (c *converter) addPool(p v1alpha1.IPAddressPool, refuse func(why, remedy string)) bool {
 	switch {
 	case p.Name == "":
 		refuse("has no usable name", "give it one")
@@ -88,7 +89,9 @@ func (c *converter) addPool(p v1alpha1.IPAddressPool, refuse func(why, remedy st
 		refuse(fmt.Sprintf("a pool named %q is in the input already", p.Name), "remove one of the two or rename it")
 	default:
 		c.result.Pools = append(c.result.Pools, p)
+		return true
 	}
+	return false
 }
 
 func (c *converter) advertisement(o manifest.Object, r *remarks) {
@@ -136,9 +139,9 @@ func (c *converter) addressPool(o manifest.Object, r *remarks) {
 		spec.finish()
 	}
 	top.finish()
-	c.addPool(p, func(why, remedy string) { r.lostObject(userFields(o), why, remedy) })
-	if protocol == protocolL2 {
-		c.advertise(p.Name)
+	added := c.addPool(p, func(why, remedy string) { r.lostObject(userFields(o), why, remedy) })
+	if added && protocol == protocolL2 {
+		c.layer2 = append(c.layer2, layer2Pool{p.Name, p.Labels, "spec.protocol", r})
 	}
 }
 
@@ -162,16 +165,34 @@ func readProtocol(f *fields) string {
 	}
 }
 
-// advertise makes the advertisement of a layer 2 pool of the old kinds.
-func (c *converter) advertise(name string) {
-	taken := func(a v1alpha1.L2Advertisement) bool { return a.Name == name }
-	if name == "" || slices.ContainsFunc(c.result.Advertisements, taken) {
-		return
+// layer2Pool is a pool of the old kinds that its own field says to announce by layer 2.
+type layer2Pool struct {
+	name   string
+	labels map[string]string
+	// field that says so, and where to remark on it.
+	field string
+	r     *remarks
+}
+
+// advertise makes the advertisements of the old kinds' layer 2 pools, each of its pool's
+// name. It comes after everything else, so that an L2Advertisement of the input has the
+// name first, wherever it stands.
+func (c *converter) advertise() {
+	for _, p := range c.layer2 {
+		i := slices.IndexFunc(c.result.Advertisements, func(a v1alpha1.L2Advertisement) bool { return a.Name == p.name })
+		if i < 0 {
+			c.result.Advertisements = append(c.result.Advertisements, v1alpha1.L2Advertisement{
+				TypeMeta: typeMeta("L2Advertisement"), ObjectMeta: metav1.ObjectMeta{Name: p.name},
+				Spec: v1alpha1.L2AdvertisementSpec{IPAddressPools: []string{p.name}},
+			})
+			continue
+		}
+		ad, err := convert.L2Advertisement(&c.result.Advertisements[i])
+		if err != nil || !ad.SelectsPool(p.name, p.labels) {
+			p.r.lost([]string{p.field}, fmt.Sprintf("an L2Advertisement named %q is in the input and does not select the pool", p.name),
+				"create an L2Advertisement of another name that names the pool")
+		}
 	}
-	c.result.Advertisements = append(c.result.Advertisements, v1alpha1.L2Advertisement{
-		TypeMeta: typeMeta("L2Advertisement"), ObjectMeta: metav1.ObjectMeta{Name: name},
-		Spec: v1alpha1.L2AdvertisementSpec{IPAddressPools: []string{name}},
-	})
 }
 
 // checkPools names pools that nobody announces and pools that overlap.

@@ -242,6 +242,46 @@ func TestRestrictionsAreNotLoosened(t *testing.T) {
 	}
 }
 
+// A pool of the old kinds that says layer2 is announced, and only such a one: not the one
+// that has its name already, nor one that is not in the output.
+func TestOldPoolsAreAnnouncedAsTheySay(t *testing.T) {
+	t.Parallel()
+	const object = "apiVersion: metallb.io/v1beta1\nkind: %s\nmetadata: {name: %s}\nspec: %s\n---\n"
+	one := fmt.Sprintf(object, "AddressPool", "one", "{protocol: layer2, addresses: [10.0.0.0/24]}")
+	tests := []struct {
+		name, input string
+		ads         []string // of the output: name and pools
+		lost        bool
+	}{
+		{name: "alone", input: one, ads: []string{"one [one]"}},
+		{name: "a second pool of a bgp pool's name", lost: true,
+			input: "address-pools:\n- {name: a, protocol: bgp, addresses: [10.0.0.0/24]}\n- {name: a, protocol: layer2, addresses: [10.0.1.0/24]}\n"},
+		{name: "no address", lost: true, input: "address-pools:\n- {name: a, protocol: layer2, addresses: []}\n"},
+		{name: "another advertisement has the name", lost: true, ads: []string{"one [two]"},
+			input: fmt.Sprintf(object, "L2Advertisement", "one", "{ipAddressPools: [two]}") + one},
+		{name: "another advertisement has the name, after it", lost: true, ads: []string{"one [two]"},
+			input: one + fmt.Sprintf(object, "L2Advertisement", "one", "{ipAddressPools: [two]}")},
+		{name: "the advertisement of the name selects it", ads: []string{"one []"}, input: one + fmt.Sprintf(object, "L2Advertisement", "one", "{}")},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			objects, err := manifest.Read("f", strings.NewReader(tt.input))
+			if err != nil {
+				t.Fatal(err)
+			}
+			r := metallb.Convert(objects, options())
+			var ads []string
+			for i := range r.Advertisements {
+				ads = append(ads, fmt.Sprint(r.Advertisements[i].Name, " ", r.Advertisements[i].Spec.IPAddressPools))
+			}
+			if !slices.Equal(ads, tt.ads) || r.Lost() != tt.lost {
+				t.Errorf("advertisements %v, lost %v; want %v, %v\nremarks: %+v", ads, r.Lost(), tt.ads, tt.lost, r.Remarks)
+			}
+		})
+	}
+}
+
 // outputOf returns the leaves of the object that an input object became, nil for none.
 func outputOf(t *rapid.T, o manifest.Object, result metallb.Result) []leaf {
 	var found any
