@@ -12,10 +12,9 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/wait"
+	networkinginformers "k8s.io/client-go/informers/networking/v1"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/klog/v2"
-
-	"github.com/fairlead-lb/fairlead/loadbalancer/client"
 )
 
 // discoveryRetry is how long a failed question for the API server's kinds waits for the next.
@@ -41,7 +40,7 @@ func (p *Provider) watchServiceCIDRs(ctx context.Context) ([]cache.InformerSynce
 		klog.FromContext(ctx).Info("The API server has no ServiceCIDRs, Service ranges come from the configuration only")
 		return nil, nil
 	}
-	i := client.NewInformer(p.kube.NetworkingV1().ServiceCIDRs(), &networkingv1.ServiceCIDR{}, 0, cache.Indexers{})
+	i := networkinginformers.NewServiceCIDRInformer(p.kube, 0, cache.Indexers{})
 	synced, err := p.store.WatchServiceCIDRs(i)
 	if err != nil {
 		return nil, err
