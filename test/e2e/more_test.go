@@ -7,6 +7,7 @@ package e2e
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -104,7 +105,8 @@ func (s *scenario) refused(service string, want reason.Reason, words ...string) 
 	}
 }
 
-// told waits for exactly one Warning event about an object of the scenario's namespace.
+// told waits for a Warning event about an object of the scenario's namespace: each message
+// may come once, another message is another cause.
 func (s *scenario) told(kind, name string, want reason.Reason, words ...string) {
 	s.t.Helper()
 	s.toldIn(s.name, kind, name, want, words...)
@@ -118,19 +120,23 @@ func (s *scenario) toldIn(namespace, kind, name string, want reason.Reason, word
 		if err != nil {
 			return err
 		}
-		n, message := 0, ""
+		told := map[string]int{}
 		for i := range events {
 			if events[i].Reason == want.String() && events[i].Type == corev1.EventTypeWarning {
-				n += occurrences(&events[i])
-				message = events[i].Message
+				told[events[i].Message] += occurrences(&events[i])
 			}
 		}
-		if n != 1 {
-			return fmt.Errorf("%d Warning events %s about %s %s, want 1", n, want, kind, name)
+		if len(told) == 0 {
+			return fmt.Errorf("no Warning event %s about %s %s", want, kind, name)
+		}
+		for message, n := range told {
+			if n != 1 {
+				return fmt.Errorf("%d events %s about %s %s say %q, want 1", n, want, kind, name, message)
+			}
 		}
 		for _, w := range words {
-			if !strings.Contains(message, w) {
-				return fmt.Errorf("event %s about %s %s says %q, want %q in it", want, kind, name, message, w)
+			if !strings.Contains(strings.Join(slices.Collect(maps.Keys(told)), "\n"), w) {
+				return fmt.Errorf("events %s about %s %s say %v, want %q in it", want, kind, name, told, w)
 			}
 		}
 		return nil

@@ -144,6 +144,8 @@ func (s *scenario) controller(kustomization string) {
 	}
 	s.kubectl("apply", "--server-side", "--force-conflicts", "-k", kustomization)
 	s.kubectl("rollout", "status", "-n", harness.Namespace, "deployment/fairlead-controller", "--timeout=60s")
+	// The one that led is gone: nobody needs to wait until its lease has run out.
+	s.kubectl("delete", "lease", "-n", harness.Namespace, harness.ControllerLease)
 	s.eventually(30*time.Second, func(ctx context.Context) error {
 		now, err := lab.Leader(ctx)
 		if err == nil && now.Identity == before.Identity {
