@@ -13,6 +13,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -35,7 +36,7 @@ import (
 // of Warning events are those of package reason.
 const eventAllocated = "AddressAllocated"
 
-// goneMemory is how long a deletion is remembered against a stale cache.
+// goneMemory is how long, at least, a deletion is remembered against a stale cache.
 const goneMemory = 10 * time.Minute
 
 // errGone means that a stale copy asked for a Service that is gone or was let go.
@@ -67,6 +68,8 @@ type Allocator struct {
 	warned map[loadbalancer.ServiceKey]warning
 	// gone are the Services let go, so that a stale cache does not bring them back.
 	gone map[types.UID]departure
+	// pruned is when the oldest of them were forgotten last.
+	pruned time.Time
 }
 
 // departure is when a Service was let go, and the version of it that said so.
@@ -273,10 +276,9 @@ func (a *Allocator) setGone(svc *corev1.Service, gone bool) {
 		return
 	}
 	now := a.now()
-	for u, d := range a.gone {
-		if now.Sub(d.at) > goneMemory {
-			delete(a.gone, u)
-		}
+	if now.Sub(a.pruned) > goneMemory {
+		a.pruned = now
+		maps.DeleteFunc(a.gone, func(_ types.UID, d departure) bool { return now.Sub(d.at) > goneMemory })
 	}
 	a.gone[svc.UID] = departure{now, svc}
 }

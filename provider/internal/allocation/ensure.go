@@ -15,6 +15,7 @@ import (
 	"github.com/fairlead-lb/fairlead/loadbalancer/api/v1alpha1"
 	"github.com/fairlead-lb/fairlead/loadbalancer/convert"
 	"github.com/fairlead-lb/fairlead/loadbalancer/pool"
+	"github.com/fairlead-lb/fairlead/loadbalancer/reason"
 	"github.com/fairlead-lb/fairlead/provider/internal/store"
 )
 
@@ -22,6 +23,9 @@ import (
 // loss teaches one address that another leader took, while caches lag); after
 // that the caller's queue does it.
 const maxAttempts = 64
+
+// maxAddresses is how many addresses a record lists.
+const maxAddresses = 2 * v1alpha1.MaxAddressesPerFamily
 
 // need is what a Service needs, as read from it.
 type need struct {
@@ -143,6 +147,9 @@ func (a *Allocator) decide(n *need, t store.Ticket) *decision {
 		got, ours, refused := a.store.AllocateExternal(n.tenant, addr)
 		switch {
 		case !ours:
+		case refused == nil && len(d.balancer)+len(d.external) == maxAddresses:
+			d.refused = append(d.refused, pool.Error{Reason: reason.ExternalIPNotGranted, Message: fmt.Sprintf(
+				"spec.externalIPs: %s is neither claimed nor announced, because the Service has %d addresses already; use another Service for it", addr, maxAddresses)})
 		case refused != nil:
 			d.refused = append(d.refused, *refused)
 		default:

@@ -166,3 +166,24 @@ func testExternalIPsBeside(t *testing.T, k kind) {
 		t.Errorf("the load balancer's claim is %s", c.Spec.Phase)
 	}
 }
+
+// A record lists no more addresses than its schema allows.
+func TestTooManyExternalIPs(t *testing.T) {
+	t.Parallel()
+	api := storetest.New()
+	api.PutPool(newPool("a", "192.0.2.0/24"))
+	api.PutPolicy(grant("default", "192.0.2.0/24"))
+	l := newLeader(t, api, kind{})
+	var ips []string
+	for i := range 20 {
+		ips = append(ips, fmt.Sprintf("192.0.2.%d", i+100))
+	}
+	web := newService("web", 1, func(s *corev1.Service) { s.Spec.ExternalIPs = ips })
+	l.mustGet(t, web, "192.0.2.0")
+	if got := listed(api, "web"); len(got) != 16 {
+		t.Errorf("%d addresses: %q", len(got), got)
+	}
+	if err := check(api, web); err != nil {
+		t.Error(err)
+	}
+}
