@@ -327,7 +327,9 @@ func eventOf(t *testing.T, r serviceRow) [2]string {
 		<-events.Events
 	}
 	for _, name := range []string{"gone", "kept"} {
-		if err := alloc.Delete(ctx, service(name)); err != nil {
+		ended := service(name)
+		ended.DeletionTimestamp = &metav1.Time{Time: time.Now()}
+		if err := alloc.Delete(ctx, ended); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -227,7 +227,11 @@ func (c *choice) retained(out []Assignment) []Assignment {
 		}
 		above = a
 		p, inPool := c.set.ByAddr(a)
-		if !inPool || c.chosen(out, a) || c.ledger.Reserved(a) || !p.returns(a, c.ledger.held[a]) || c.req.Pool != "" && c.req.Pool != p.name {
+		h := c.ledger.held[a]
+		if h.SharingKey == ExternalKey {
+			continue // the namesake's author chose it; its load balancer had another
+		}
+		if !inPool || c.chosen(out, a) || c.ledger.Reserved(a) || !p.returns(a, h) || c.req.Pool != "" && c.req.Pool != p.name {
 			continue
 		}
 		out = append(out, Assignment{a, p.name, RuleRetained})

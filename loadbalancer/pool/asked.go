@@ -36,7 +36,7 @@ func (c *choice) asked(a netip.Addr) (Assignment, *Error) {
 	if err := reservedFor(c.ledger, a); err != nil {
 		return Assignment{}, askedFor(a, err)
 	}
-	if h := c.ledger.held[a]; h.namesake(c.req.Service, c.req.UID) && p.returns(a, h) {
+	if h := c.ledger.held[a]; h.SharingKey != ExternalKey && h.namesake(c.req.Service, c.req.UID) && p.returns(a, h) {
 		return got, nil
 	}
 	if err := p.withheld(a); err != nil {

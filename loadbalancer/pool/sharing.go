@@ -13,6 +13,9 @@ import (
 // No Service may ask for it.
 const ExternalKey = "spec.externalIPs"
 
+// MaxTenants is how many Services can be on one address: what a claim can name.
+const MaxTenants = 256
+
 // misfit is why a Service cannot be on an address.
 type misfit struct {
 	kind misfitKind
@@ -30,6 +33,8 @@ const (
 	// external: it is in use by spec.externalIPs.
 	external
 	keysDiffer
+	// crowded: no more Services can be on it.
+	crowded
 	portClash
 	backendsDiffer
 )
@@ -59,6 +64,9 @@ func misfitOf(h Holding, t *Tenant, sharingKey string) misfit {
 		// A controller that does not know the field wrote the claim: it says nothing.
 	default:
 		return misfit{kind: keysDiffer, other: first}
+	}
+	if !member && len(h.Tenants) >= MaxTenants {
+		return misfit{kind: crowded, other: first}
 	}
 	for i := range h.Tenants {
 		other := &h.Tenants[i]
@@ -95,6 +103,8 @@ func Fits(h Holding, t Tenant, sharingKey string) *Error {
 	case keysDiffer:
 		return &Error{reason.SharingKeyMismatch, fmt.Sprintf(
 			"Service %s has it, and the two do not have one sharing key; ask for another, or give both the annotation fairlead.dev/sharing-key with one value", m.other.Service)}
+	case crowded:
+		return &Error{reason.AddressInUse, fmt.Sprintf("%d Services share it, and no more can; ask for another", MaxTenants)}
 	case portClash:
 		return &Error{reason.PortInUse, fmt.Sprintf(
 			"Service %s has port %s/%d on it; change one of the ports, or ask for another address", m.other.Service, m.port.Protocol, m.port.Number)}

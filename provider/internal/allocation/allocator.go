@@ -19,6 +19,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/resourceversion"
 	"k8s.io/client-go/tools/record"
@@ -187,7 +188,42 @@ func (a *Allocator) Delete(ctx context.Context, svc *corev1.Service) error {
 		return err
 	}
 	a.setGone(svc, true)
+	replaced, err := a.replaced(ctx, svc)
+	if err != nil {
+		return err
+	}
+	if replaced {
+		return a.releaseOthers(ctx, svc.UID, a.heritage(svc.UID))
+	}
 	return a.letGo(ctx, svc)
+}
+
+// replaced reports whether a Service ended without our seeing it, and one of its name
+// that is served is there. The orderly end of a Service leaves no room for that.
+func (a *Allocator) replaced(ctx context.Context, svc *corev1.Service) (bool, error) {
+	if svc.DeletionTimestamp != nil {
+		return false, nil
+	}
+	now, err := a.service(ctx, svc.Namespace, svc.Name)
+	if apierrors.IsNotFound(err) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("get service %s: %w", convert.Key(svc), err)
+	}
+	return now.UID != svc.UID && a.store.Classes().Serves(now), nil
+}
+
+// heritage returns the claims of a Service that is gone which a namesake may take over:
+// if none does, the claims controller ends them.
+func (a *Allocator) heritage(uid types.UID) []string {
+	var out []string
+	for _, c := range a.store.ClaimsOf(uid) {
+		if store.Holds(c, uid) && len(c.Spec.Services) == 1 {
+			out = append(out, c.Name)
+		}
+	}
+	return out
 }
 
 // letGo takes everything from a Service; its key is locked.

@@ -238,12 +238,14 @@ func (a *Allocator) record(svc *corev1.Service) *v1alpha1.LoadBalancer {
 }
 
 // kept returns what a Service keeps whose request cannot be met: what its record lists
-// and it may still be on, or what it has claims of when there is no record.
+// and it may still be on, or nobody has a claim of, or what it has claims of when there
+// is no record.
 func (a *Allocator) kept(n *need) []store.Decision {
 	var out []store.Decision
 	keep := func(name string, as pool.Assignment) {
 		c := a.store.Claim(name)
-		if store.Holds(c, n.svc.UID) && a.misfit(n, c) == nil {
+		_, held := a.store.Holding(as.Addr)
+		if c == nil && !held || store.Holds(c, n.svc.UID) && a.misfit(n, c) == nil {
 			out = append(out, store.Decision{Assignment: as, Claim: c})
 		}
 	}

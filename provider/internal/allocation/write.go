@@ -35,7 +35,7 @@ func (a *Allocator) write(ctx context.Context, n *need, d *decision) (*v1alpha1.
 		}
 		return nil, a.letGo(ctx, n.svc)
 	}
-	w := writer{a: a, n: n}
+	w := writer{a: a, n: n, failing: d.fault != nil}
 	names := make([]string, 0, len(all))
 	for _, g := range all {
 		name := v1alpha1.ClaimName(g.Addr)
@@ -118,7 +118,9 @@ type writer struct {
 	proposed bool
 	success  []string
 	ads      []v1alpha1.AdvertisementReference
-	// created are the claims that this attempt made, entered those that it came to.
+	// failing: the Service cannot have what it asks for.
+	failing bool
+	// created are the claims that this attempt made, entered those of others that it joined.
 	created []*v1alpha1.IPClaim
 	entered []string
 }
@@ -155,7 +157,9 @@ func (w *writer) claim(ctx context.Context, g store.Decision, group string) erro
 	if equality.Semantic.DeepEqual(next.Spec, g.Claim.Spec) {
 		return nil
 	}
-	if _, err = w.a.store.UpdateClaim(ctx, next); err == nil && !store.Holds(g.Claim, uid) {
+	// What is taken over from a namesake stays: given back, it would not be kept for us.
+	joins := !store.Holds(g.Claim, uid) && len(next.Spec.Services) > 1
+	if _, err = w.a.store.UpdateClaim(ctx, next); err == nil && joins {
 		w.entered = append(w.entered, next.Name)
 	}
 	return err
@@ -246,7 +250,7 @@ func (w *writer) record(ctx context.Context) (*v1alpha1.LoadBalancer, error) {
 		w.propose()
 		spec.Advertisements = w.ads
 	}
-	r, err := w.a.writeRecord(ctx, svc, known, spec)
+	r, err := w.writeRecord(ctx, known, spec)
 	if err != nil {
 		return nil, err
 	}
@@ -278,8 +282,9 @@ func (w *writer) targetType(known *v1alpha1.LoadBalancer) v1alpha1.TargetType {
 
 // writeRecord creates a record or replaces the spec of the known one. The record of a
 // Service that is gone and had the same name becomes this one's; what is left of its
-// claims is let go.
-func (a *Allocator) writeRecord(ctx context.Context, svc *corev1.Service, known *v1alpha1.LoadBalancer, spec v1alpha1.LoadBalancerSpec) (*v1alpha1.LoadBalancer, error) {
+// claims is let go, unless this one may need it yet.
+func (w *writer) writeRecord(ctx context.Context, known *v1alpha1.LoadBalancer, spec v1alpha1.LoadBalancerSpec) (*v1alpha1.LoadBalancer, error) {
+	a, svc := w.a, w.n.svc
 	if known == nil {
 		return a.store.CreateRecord(ctx, &v1alpha1.LoadBalancer{
 			ObjectMeta: metav1.ObjectMeta{
@@ -292,7 +297,11 @@ func (a *Allocator) writeRecord(ctx context.Context, svc *corev1.Service, known 
 		if err := a.mustExist(ctx, svc); err != nil {
 			return nil, err
 		}
-		if err := a.releaseOthers(ctx, old, nil); err != nil {
+		var leave []string
+		if w.failing {
+			leave = a.heritage(old)
+		}
+		if err := a.releaseOthers(ctx, old, leave); err != nil {
 			return nil, err
 		}
 	}

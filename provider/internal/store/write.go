@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -19,8 +20,8 @@ import (
 const fieldManager = "fairlead-allocation"
 
 // CreateClaim writes a new claim. When one of that name exists already, it fetches it:
-// if that one is Bound and names the same Service, an earlier attempt of ours
-// got through and it is returned, else the error is ErrConflict.
+// if that one says the same, an earlier attempt of ours got through and it is returned,
+// else the error is ErrConflict: it may be another's, or of an older version of the Service.
 func (s *Store) CreateClaim(ctx context.Context, c *v1alpha1.IPClaim) (*v1alpha1.IPClaim, error) {
 	got, err := s.api.Claims().Create(ctx, c, metav1.CreateOptions{FieldManager: fieldManager})
 	if err == nil {
@@ -34,11 +35,17 @@ func (s *Store) CreateClaim(ctx context.Context, c *v1alpha1.IPClaim) (*v1alpha1
 	switch {
 	case err != nil:
 		return nil, err
-	case got != nil && got.Spec.Phase == v1alpha1.ClaimBound && names(got, c.Spec.Services[0].UID):
+	case got != nil && sameTerms(got.Spec, c.Spec):
 		return got, nil
 	default:
 		return nil, fmt.Errorf("create claim %s: %w", c.Name, ErrConflict)
 	}
+}
+
+// sameTerms compares claims but for what is put right later, by whoever.
+func sameTerms(a, b v1alpha1.IPClaimSpec) bool {
+	a.Group, a.Successors = b.Group, b.Successors
+	return equality.Semantic.DeepEqual(a, b)
 }
 
 // refreshClaim fetches a claim uncached; nil when it is gone.
