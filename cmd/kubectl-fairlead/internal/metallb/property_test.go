@@ -282,6 +282,20 @@ func TestOldPoolsAreAnnouncedAsTheySay(t *testing.T) {
 	}
 }
 
+// Two entries of one Service would be one too many: the API server takes each UID once.
+func TestAnAddressShownTwiceIsClaimedOnce(t *testing.T) {
+	t.Parallel()
+	objects, err := manifest.Read("f", strings.NewReader("address-pools:\n- {name: a, protocol: layer2, addresses: [10.0.0.0/24]}\n---\n"+
+		"apiVersion: v1\nkind: Service\nmetadata: {name: a, uid: u}\nspec: {type: LoadBalancer}\nstatus: {loadBalancer: {ingress: [{ip: 10.0.0.1}, {ip: 10.0.0.1, ipMode: VIP}]}}\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := metallb.Convert(objects, options())
+	if len(r.Claims) != 1 || len(r.Claims[0].Spec.Services) != 1 {
+		t.Errorf("claims %+v", r.Claims)
+	}
+}
+
 // outputOf returns the leaves of the object that an input object became, nil for none.
 func outputOf(t *rapid.T, o manifest.Object, result metallb.Result) []leaf {
 	var found any

@@ -97,7 +97,9 @@ func (c *converter) keepAddresses() {
 				continue
 			}
 			pools[a] = p
-			tenants[a] = append(tenants[a], &s.object)
+			if !slices.Contains(tenants[a], &s.object) { // a status may name an address twice
+				tenants[a] = append(tenants[a], &s.object)
+			}
 		}
 	}
 	for _, a := range slices.SortedFunc(maps.Keys(tenants), netip.Addr.Compare) {
