@@ -11,17 +11,21 @@ import (
 // AllocateExternal decides whether a Service may have an address of its
 // spec.externalIPs that a grant allows. inPool is false when that is not ours to
 // decide: the address lies in no valid pool, or is a node's own. An address that the
-// Service has already, by whatever rule, is its own. It changes nothing.
+// Service has already, by whatever rule, is its own, also when its pool is gone or not
+// valid any more; the assignment then names no pool. It changes nothing.
 func AllocateExternal(s *Set, l *Ledger, t Tenant, a netip.Addr) (got Assignment, inPool bool, err *Error) {
 	l.SetPools(s)
 	p, ok := s.ByAddr(a)
-	if !ok || l.Reserved(a) {
+	h, held := l.held[a]
+	if l.Reserved(a) || !ok && (!held || h.State != Bound || !h.Names(t.UID)) {
 		return Assignment{}, false, nil
 	}
-	got = Assignment{Addr: a, Pool: p.name, Rule: RuleExternalIP}
-	h, held := l.held[a]
+	got = Assignment{Addr: a, Rule: RuleExternalIP}
+	if ok {
+		got.Pool = p.name
+	}
 	switch {
-	case held && h.namesake(t.Service, t.UID) && p.returns(a, h):
+	case ok && held && h.namesake(t.Service, t.UID) && p.returns(a, h):
 		return got, true, nil
 	case held && h.State == Bound && h.Names(t.UID) && h.SharingKey != ExternalKey:
 		return got, true, nil

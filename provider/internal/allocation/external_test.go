@@ -187,3 +187,34 @@ func TestTooManyExternalIPs(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// An external IP stays its Service's when its pool is deleted, or cannot be understood
+// any more, as a load balancer's address does.
+func TestExternalIPOutlivesItsPool(t *testing.T) {
+	t.Parallel()
+	api := storetest.New()
+	api.PutPool(newPool("a", "192.0.2.0/24"))
+	api.PutPolicy(grant("default", "192.0.2.7/32"))
+	l := newLeader(t, api, kind{})
+	web := plain("web", 80, "192.0.2.7")
+	l.mustGet(t, web)
+	api.PutPool(newPool("a", "192.0.2.0/99"))
+	before := len(writes(api))
+	l.mustGet(t, web)
+	wantListed(t, api, "web", "192.0.2.7 ExternalIP")
+	if c := claimOf(t, api, "192.0.2.7"); c.Spec.Phase != v1alpha1.ClaimBound || c.Spec.Pool != "a" {
+		t.Errorf("the claim is %s of pool %q", c.Spec.Phase, c.Spec.Pool)
+	}
+	if now := writes(api)[before:]; len(now) != 0 {
+		t.Errorf("it wrote %q", now)
+	}
+	l.mustGet(t, plain("late", 81, "192.0.2.7"))
+	if got := listed(api, "late"); got != nil {
+		t.Errorf("a pool that is not valid gave %q", got)
+	}
+	api.PutPolicy(grant("default", "192.0.2.8/32"))
+	l.mustGet(t, web)
+	if got := listed(api, "web"); len(got) != 0 {
+		t.Errorf("without a grant it keeps %q", got)
+	}
+}

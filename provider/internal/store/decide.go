@@ -103,7 +103,7 @@ func (s *Store) mend(req *pool.Request) {
 
 // AllocateExternal decides whether a Service may have an address of its spec.externalIPs
 // and books it, as Allocate does. ours is false when the address is none that Fairlead
-// gives: it lies in no pool, or is a node's own.
+// gives: it lies in no pool and is not held, or is a node's own.
 func (s *Store) AllocateExternal(t pool.Tenant, a netip.Addr) (got Decision, ours bool, err *pool.Error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -128,7 +128,11 @@ func (s *Store) AllocateExternal(t pool.Tenant, a netip.Addr) (got Decision, our
 		return Decision{}, true, err
 	}
 	s.book(a, booking{pool.ExternalKey, t})
-	return Decision{as, s.claims[v1alpha1.ClaimName(a)]}, true, nil
+	c := s.claims[v1alpha1.ClaimName(a)]
+	if as.Pool == "" && c != nil {
+		as.Pool = c.Spec.Pool
+	}
+	return Decision{as, c}, true, nil
 }
 
 // book notes that a Service is about to have an address, unless it has it; mu is held.
