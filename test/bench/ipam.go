@@ -48,6 +48,9 @@ func allocation(ctx context.Context, lab *harness.Lab, o *options) error {
 			return fmt.Errorf("remove the control plane's files: %w", err)
 		}
 		res.Rollout = rollout
+		for _, f := range ipam.RolloutFaults(rollout) {
+			faults = append(faults, errors.New(f))
+		}
 	}
 	if o.part == "lab" {
 		err := harness.Session(ctx, lab, o.reuse, func(ctx context.Context) (err error) {

@@ -4,6 +4,7 @@ package ipam
 
 import (
 	"cmp"
+	"fmt"
 	"slices"
 	"strings"
 
@@ -20,6 +21,24 @@ func isWrite(r *plane.Request) bool {
 		return false
 	}
 	return !isReview(r)
+}
+
+// writesLimit is what one Service may cost the API server by the controller without
+// events: finalizer, claim, record, status and the record's status, and a share of the
+// pool's status.
+const writesLimit = 5.5
+
+// RolloutFaults lists what costs more than promised. CPU is not judged: it depends on
+// what else the machine does.
+func RolloutFaults(steps []Step) []string {
+	var out []string
+	for i := range steps {
+		if s := &steps[i]; s.ControllerWrites > writesLimit {
+			out = append(out, fmt.Sprintf("from %d to %d Services the controller wrote %.2f objects for each, promised are at most %.1f",
+				s.From, s.To, s.ControllerWrites, writesLimit))
+		}
+	}
+	return out
 }
 
 // isReview: a question in the form of a create.

@@ -51,6 +51,13 @@ func TestCountTellsWritersAndKindsApart(t *testing.T) {
 	if s.ControllerWrites != 1.5 || s.EventWrites != 0.5 || s.Reads != 1 {
 		t.Errorf("writes %v, events %v, reads %v; want 1.5, 0.5, 1", s.ControllerWrites, s.EventWrites, s.Reads)
 	}
+	if f := RolloutFaults([]Step{s}); len(f) != 0 {
+		t.Errorf("faults %q, want none", f)
+	}
+	s.ControllerWrites = 5.6
+	if f := RolloutFaults([]Step{s}); len(f) != 1 {
+		t.Errorf("faults %q, want one", f)
+	}
 	want := []Write{
 		{Writer: "Fairlead's controller", Verb: "patch", Resource: "services/status", Done: 2, PerService: 1},
 		{Writer: "Fairlead's controller", Verb: "create", Resource: "events", Done: 1, PerService: 0.5},
