@@ -47,7 +47,7 @@ type ExternalIPGrant struct {
 	// +optional
 	// +listType=set
 	Namespaces []string `json:"namespaces,omitempty"`
-	// NamespaceSelector by label; an empty selector is every namespace.
+	// NamespaceSelector by label; one with empty matchLabels is every namespace.
 	// +optional
 	NamespaceSelector *NamespaceSelector `json:"namespaceSelector,omitempty"`
 	// Ranges are CIDR prefixes; a single address is one of full length (192.0.2.7/32).
@@ -69,9 +69,11 @@ type ExternalIPGrant struct {
 // NamespaceSelector is the part of a label selector that the admission policy can check:
 // every label must be there with its value.
 type NamespaceSelector struct {
+	// MatchLabels is required, because the API server drops what is no field here: without
+	// it a selector of matchExpressions alone would be stored as one of every namespace.
 	// +kubebuilder:validation:MaxProperties=16
-	// +optional
-	MatchLabels map[string]string `json:"matchLabels,omitempty"`
+	// +required
+	MatchLabels map[string]string `json:"matchLabels"`
 }
 
 // GrantPort is a port, or a range of ports, of one protocol.

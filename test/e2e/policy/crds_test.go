@@ -110,7 +110,8 @@ func TestExternalIPPoliciesAreValid(t *testing.T) {
 	for _, tt := range []struct{ name, manifest, wants string }{
 		{"another name", policy("other", some+"namespaces: [a]"), "the only ExternalIPPolicy is the one named default"},
 		{"for nobody", policy("default", "ranges: [192.0.2.0/24]"), "give either namespaces or namespaceSelector"},
-		{"by both", policy("default", some+"namespaces: [a], namespaceSelector: {}"), "give either namespaces or namespaceSelector"},
+		{"by both", policy("default", some+"namespaces: [a], namespaceSelector: {matchLabels: {}}"), "give either namespaces or namespaceSelector"},
+		{"by an expression, which is no field and would be dropped", policy("default", some+"namespaceSelector: {matchExpressions: [{key: team, operator: Exists}]}"), "namespaceSelector.matchLabels: Required"},
 		{"an empty list of namespaces", policy("default", some+"namespaces: []"), "should have at least 1 items"},
 		{"a namespace without a name", policy("default", some+"namespaces: ['']"), "at least 1 chars long"},
 		{"no range", policy("default", "namespaces: [a]"), "ranges: Required"},

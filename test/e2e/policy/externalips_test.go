@@ -20,7 +20,7 @@ spec:
   grants:
   - {namespaces: [ext-a, ext-other], ranges: [192.0.2.7/24, "2001:DB8:0::/48"]}
   - {namespaceSelector: {matchLabels: {team: b, tier: edge}}, ranges: [198.51.100.0/28]}
-  - {namespaceSelector: {}, ranges: [198.51.100.99/32]}
+  - {namespaceSelector: {matchLabels: {}}, ranges: [198.51.100.99/32]}
   - {namespaces: [ext-a], ranges: [198.51.100.50/32], ports: [{port: 80}, {protocol: UDP, port: 5000, endPort: 5010}]}
   - {namespaces: [ext-a], ranges: [198.51.100.50/31], ports: [{port: 443}]}
 `
@@ -199,7 +199,7 @@ func testExternalLimits(t *testing.T) {
 	var policy strings.Builder
 	policy.WriteString("{spec: {grants: [")
 	for g := range 64 {
-		policy.WriteString("{namespaceSelector: {}, ports: [{port: 80}, {port: 443}], ranges: [")
+		policy.WriteString("{namespaceSelector: {matchLabels: {}}, ports: [{port: 80}, {port: 443}], ranges: [")
 		for r := range 32 {
 			fmt.Fprintf(&policy, "\"2001:db8:%x:%x:0000:0000:0000:0000/64\",", g, r)
 		}
