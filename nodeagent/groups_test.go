@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/fairlead-lb/fairlead/loadbalancer"
+	"github.com/fairlead-lb/fairlead/loadbalancer/api/v1alpha1"
 )
 
 const low = "10.0.0.100" // names the group that it shares with vip
@@ -151,5 +152,29 @@ func TestOneAddressOfAGroupGoes(t *testing.T) {
 		s.expectWatch("after", low, "")
 		s.expectOwner("after", vip, "b@1")
 		s.expectOwner("after", low, "")
+	})
+}
+
+// A second family comes in place: the owner announces both, and after its death one other
+// does; a node on which IPv6 is off is none for such a group.
+func TestSecondFamilyComes(t *testing.T) {
+	t.Parallel()
+	const six = "fd00::200"
+	claim := v1alpha1.ClaimName(netip.MustParseAddr(six))
+	simulate(t, abc(), func(s *sim) {
+		s.bind(vip, loadbalancer.Cluster, "b", "c", "a")
+		s.wait(time.Second)
+		s.bind(six, loadbalancer.Cluster, "c", "b", "a")
+		s.share(vip, vip, six)
+		s.group(vip, claim)
+		s.expectWatch("both families", vip, "b")
+		s.expectWatch("both families", six, "b")
+		s.expectOwner("both families", claim, "b@1")
+		s.nodes["c"].noIPv6()
+		s.powerCut("b")
+		s.wait(time.Second)
+		s.expectWatch("after the cut", vip, "a")
+		s.expectWatch("after the cut", six, "a")
+		s.expectOwner("after the cut", vip, s.owner(claim))
 	})
 }

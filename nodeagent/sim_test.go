@@ -377,13 +377,17 @@ func (n *simNode) View() member.View {
 
 func (n *simNode) Publish(st member.State) {
 	n.mu.Lock()
-	changed := !n.told || n.state.Leaving != st.Leaving || !maps.Equal(n.state.Claims, st.Claims) || len(n.state.Interfaces) != len(st.Interfaces) ||
-		!slices.Equal(n.state.Gateways, st.Gateways)
+	changed := !n.told || n.state.Leaving != st.Leaving || !maps.Equal(n.state.Claims, st.Claims) ||
+		!slices.Equal(n.state.Gateways, st.Gateways) || !slices.EqualFunc(n.state.Interfaces, st.Interfaces, sameInterface)
 	n.state, n.told = st, true
 	n.mu.Unlock()
 	if changed {
 		n.s.markAll()
 	}
+}
+
+func sameInterface(a, b loadbalancer.Interface) bool {
+	return a.Name == b.Name && a.NoIPv6 == b.NoIPv6 && slices.Equal(a.Prefixes, b.Prefixes)
 }
 
 func (n *simNode) SetPeers(map[loadbalancer.NodeName]netip.Addr) {}
@@ -416,6 +420,17 @@ func (n *simNode) readdress(a netip.Addr) {
 func (n *simNode) plug(p netip.Prefix) {
 	n.mu.Lock()
 	n.links = append(slices.Clone(n.links), kernel.Link{Name: "eth1", Index: 3, MAC: kernel.MAC{2, 0, 0, 0, 1, n.name[0]}, Prefixes: []netip.Prefix{p}})
+	n.mu.Unlock()
+	mark(n.agent.linksDirty)
+}
+
+// noIPv6 disables IPv6 on the node's links.
+func (n *simNode) noIPv6() {
+	n.mu.Lock()
+	n.links = slices.Clone(n.links)
+	for i := range n.links {
+		n.links[i].IPv6, n.links[i].Prefixes = false, n.links[i].Prefixes[:1]
+	}
 	n.mu.Unlock()
 	mark(n.agent.linksDirty)
 }

@@ -300,7 +300,7 @@ func (p *planner) targets(claims []loadbalancer.Claim) targets {
 			continue
 		}
 		out.silence(c.Addr, why)
-		if out.why == "" || out.why == reason.Released || (out.why == reason.FamilyNotAnnounced && why != reason.Released) {
+		if out.why == "" || out.why == reason.Released {
 			out.why = why
 		}
 	}
@@ -316,8 +316,6 @@ func (p *planner) unannounceable(c loadbalancer.Claim) reason.Reason {
 	switch {
 	case c.Releasing:
 		return reason.Released
-	case !c.Addr.Is4():
-		return reason.FamilyNotAnnounced
 	case bad:
 		return reason.AddressReserved
 	default:

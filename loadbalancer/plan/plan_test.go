@@ -113,6 +113,24 @@ func merge(s *plan.Snapshot) {
 	}
 }
 
+// ipv6 gives every node a prefix on eth0.
+func ipv6(s *plan.Snapshot) {
+	for n := range s.Members {
+		member(*s, n, func(m *plan.Member) {
+			m.Interfaces[0].Prefixes = append(m.Interfaces[0].Prefixes, netip.MustParsePrefix("fd00::"+string(n)+"/64"))
+		})
+	}
+}
+
+// six gives the Service an IPv6 address too.
+func six(s *plan.Snapshot) {
+	s.Claims = append(s.Claims, loadbalancer.Claim{
+		Name: "fd00-200", Addr: addr("fd00::200"), Group: "10.0.0.200", Services: []loadbalancer.ServiceUID{"u1"},
+		Successors: []loadbalancer.NodeName{"b", "a"},
+	})
+	record(*s, func(r *loadbalancer.Record) { r.Addrs = append(r.Addrs, addr("fd00::200")) })
+}
+
 // scenarios change the base. The golden file of each holds every node's plan.
 func scenarios() map[string]func(s *plan.Snapshot) {
 	return map[string]func(s *plan.Snapshot){
@@ -153,14 +171,24 @@ func scenarios() map[string]func(s *plan.Snapshot) {
 		"node-address": func(s *plan.Snapshot) {
 			node(*s, "c", func(n *loadbalancer.Node) { n.Addrs = append(n.Addrs, addr("10.0.0.200")) })
 		},
-		"releasing":           func(s *plan.Snapshot) { claims(*s, "a", 3); s.Claims[0].Releasing = true },
-		"foreign-service-uid": func(s *plan.Snapshot) { s.Claims[0].Services = []loadbalancer.ServiceUID{"other"} },
-		"ipv6-only": func(s *plan.Snapshot) {
-			s.Claims[0].Addr, s.Claims[0].Name = addr("fd00::1"), "fd00-1"
+		"releasing":                        func(s *plan.Snapshot) { claims(*s, "a", 3); s.Claims[0].Releasing = true },
+		"foreign-service-uid":              func(s *plan.Snapshot) { s.Claims[0].Services = []loadbalancer.ServiceUID{"other"} },
+		"ipv6-only":                        func(s *plan.Snapshot) { s.Claims = s.Claims[:0]; ipv6(s); six(s) },
+		"ipv6-without-prefix":              func(s *plan.Snapshot) { s.Claims = s.Claims[:0]; six(s) },
+		"dual-stack":                       func(s *plan.Snapshot) { ipv6(s); six(s) },
+		"dual-stack-on-nodes-without-ipv6": six,
+		"dual-stack-where-one-node-has-no-ipv6": func(s *plan.Snapshot) {
+			ipv6(s)
+			six(s)
+			member(*s, "b", func(m *plan.Member) { m.Interfaces[0].NoIPv6 = true })
 		},
-		"dual-stack": func(s *plan.Snapshot) {
-			s.Claims = append(s.Claims, loadbalancer.Claim{Name: "fd00-1", Addr: addr("fd00::1"), Group: "10.0.0.200", Services: []loadbalancer.ServiceUID{"u1"}})
-			record(*s, func(r *loadbalancer.Record) { r.Addrs = append(r.Addrs, addr("fd00::1")) })
+		"named-interface-without-ipv6": func(s *plan.Snapshot) {
+			s.Claims = s.Claims[:0]
+			six(s)
+			s.Advertisements["ad"] = loadbalancer.Advertisement{Name: "ad", AllNodes: true, Interfaces: []string{"eth0"}}
+			for _, n := range []loadbalancer.NodeName{"a", "b"} {
+				member(*s, n, func(m *plan.Member) { m.Interfaces[0].NoIPv6 = true })
+			}
 		},
 		"local":                     func(s *plan.Snapshot) { local(*s, true, "c") },
 		"local-endpoint-moved":      func(s *plan.Snapshot) { claims(*s, "a", 3); local(*s, true, "c") },

@@ -87,8 +87,6 @@ const (
 	NoEndpoints Reason = "NoEndpoints"
 	// WaitingForAgent: an eligible node has not answered yet.
 	WaitingForAgent Reason = "WaitingForAgent"
-	// FamilyNotAnnounced: this release announces IPv4 only on layer 2.
-	FamilyNotAnnounced Reason = "FamilyNotAnnounced"
 	// Released: the claim is being released.
 	Released Reason = "Released"
 )

@@ -446,3 +446,21 @@ func TestReleaseWritesNoStatus(t *testing.T) {
 		b.wantNoWrite(t)
 	})
 }
+
+// An address that no node can announce does not keep the others' nodes off the list.
+func TestAddressWithoutANodeDoesNotEmptyTheList(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := start(t)
+		lost := v1alpha1.LoadBalancerAddress{Address: "fd00::1", Pool: "my-ippool", Claim: v1alpha1.ClaimName(six())}
+		if p := b.Propose(svc(200), []v1alpha1.LoadBalancerAddress{address(200), lost}); len(p.Successors) != 3 {
+			t.Errorf("successors %v, want the three workers", p.Successors)
+		}
+		for i, name := range []string{"worker", "worker2"} {
+			b.agents.Put(t, testAgent(name, fmt.Sprintf("172.20.0.%d/16", 3+i), fmt.Sprintf("fd00::%d/64", 3+i)))
+		}
+		wait(t, time.Second)
+		if p := b.Propose(svc(201), []v1alpha1.LoadBalancerAddress{address(201), lost}); len(p.Successors) != 2 || slices.Contains(p.Successors, "worker3") {
+			t.Errorf("successors %v, want the two workers with IPv6", p.Successors)
+		}
+	})
+}

@@ -75,7 +75,7 @@ func groupOf(addrs []v1alpha1.LoadBalancerAddress) loadbalancer.Group {
 // every address of the group as every Service wants it. While a proposal is only about
 // to join a group that exists, the group's head stays what it is.
 func (c *Controller) successors(group loadbalancer.Group, w *world, wishes []wish, settled bool) []string {
-	targets := targetsOf(wishes)
+	targets := reachable(w.nodes, targetsOf(wishes))
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	candidates := make([]placement.Candidate, 0, len(w.nodes))

@@ -90,7 +90,7 @@ func (c *Controller) syncRecord(ctx context.Context, name string) (time.Duration
 	if wait := c.holdBack(r, s); wait > 0 {
 		return wait, nil
 	}
-	return 0, c.writeStatus(ctx, r, assess(s), wanted.note())
+	return 0, c.writeStatus(ctx, r, assess(s), s)
 }
 
 // forgetFailure ends the memory of a failure whose Service and record are both gone. It
@@ -212,7 +212,7 @@ func (c *Controller) base(r *v1alpha1.LoadBalancer) v1alpha1.LoadBalancerStatus 
 
 // writeStatus writes a status that differs from what the server has, and tells the
 // Service about what a person would want to know of the difference.
-func (c *Controller) writeStatus(ctx context.Context, r *v1alpha1.LoadBalancer, want v1alpha1.LoadBalancerStatus, note string) error {
+func (c *Controller) writeStatus(ctx context.Context, r *v1alpha1.LoadBalancer, want v1alpha1.LoadBalancerStatus, s situation) error {
 	base := c.base(r)
 	if equality.Semantic.DeepEqual(base, want) {
 		return nil
@@ -234,19 +234,20 @@ func (c *Controller) writeStatus(ctx context.Context, r *v1alpha1.LoadBalancer, 
 	}
 	c.mu.Unlock()
 	klog.FromContext(ctx).V(2).Info("Wrote record status", "record", klog.KObj(r), "owner", ownerNode(want.Owner))
-	c.tell(r, base, want, note)
+	c.tell(r, base, want, s)
 	return nil
 }
 
-// tell emits events for a status that was written; note is what is wrong with the wish
-// though it is fulfilled, empty for nothing.
-func (c *Controller) tell(r *v1alpha1.LoadBalancer, before, after v1alpha1.LoadBalancerStatus, note string) {
+// tell emits events for a status that was written, which follows from s.
+func (c *Controller) tell(r *v1alpha1.LoadBalancer, before, after v1alpha1.LoadBalancerStatus, s situation) {
+	note := s.wish.note()
 	svc := &corev1.ObjectReference{
 		Kind: "Service", APIVersion: "v1", Namespace: r.Namespace, Name: r.Name, UID: r.Spec.ServiceUID,
 	}
 	if node := ownerNode(after.Owner); node != "" && node != ownerNode(before.Owner) {
+		addresses, _ := s.list(func(h holding) bool { return ownerNode(h.owner) == node })
 		c.opts.Recorder.Eventf(svc, corev1.EventTypeNormal, eventAnnouncing,
-			"announcing %s from node %q by layer 2", joinAddresses(r.Spec.Addresses, true), node)
+			"announcing %s from node %q by layer 2", addresses, node)
 	}
 	if cause, message, ok := newFault(before.Conditions, after.Conditions); ok {
 		c.opts.Recorder.Event(svc, corev1.EventTypeWarning, cause, message)

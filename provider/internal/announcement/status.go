@@ -4,7 +4,6 @@ package announcement
 
 import (
 	"fmt"
-	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -30,7 +29,7 @@ type situation struct {
 	// settled: allocation has said in this process that nothing is wrong.
 	settled bool
 	policy  v1alpha1.TrafficPolicy
-	// held are the IPv4 addresses, in order.
+	// held are the addresses, in order.
 	held       []holding
 	nodes      []node
 	endpoints  loadbalancer.Endpoints
@@ -39,7 +38,7 @@ type situation struct {
 	now        time.Time
 }
 
-// holding is how the Service holds one of its IPv4 addresses.
+// holding is how the Service holds one of its addresses.
 type holding struct {
 	addr string
 	// bound says that a bound claim names the Service.
@@ -61,12 +60,12 @@ func (s situation) owner() *v1alpha1.Owner {
 	return nil
 }
 
-// owned reports whether every IPv4 address has an owner, and there is one.
+// owned reports whether every address has an owner, and there is one.
 func (s situation) owned() bool {
 	return len(s.held) > 0 && !slices.ContainsFunc(s.held, func(h holding) bool { return h.owner == nil })
 }
 
-// list joins those of the IPv4 addresses that a condition holds for, and says how many.
+// list joins those of the addresses that a condition holds for, and says how many.
 func (s situation) list(want func(holding) bool) (text string, n int) {
 	var out []string
 	for _, h := range s.held {
@@ -140,13 +139,10 @@ func assessAnnounced(s situation) answer {
 	switch {
 	case len(s.addresses) == 0:
 		return answer{false, reason.NotAllocated, "there is no address to announce"}
-	case len(s.held) == 0:
-		return answer{false, reason.FamilyNotAnnounced, joinAddresses(s.addresses, false) +
-			" is not announced: this release announces IPv4 only on layer 2; use a Service with an IPv4 address"}
 	case n > 0:
 		return answer{false, reason.Released, whyReleased(s, released, n) + othersAnnounced(s)}
 	case s.owned():
-		return answer{true, reason.Announced, announcedBy(s) + alsoIPv6(s.addresses) + s.wish.note()}
+		return answer{true, reason.Announced, announcedBy(s) + s.wish.note()}
 	case len(s.wish.ads) == 0:
 		return s.wish.whyNoAdvertisement(poolsOf(s.addresses))
 	}
@@ -195,15 +191,33 @@ func othersAnnounced(s situation) string {
 	return "; " + announcedBy(s)
 }
 
+// unowned lists the addresses without an owner, and what decides on them: their own
+// targets, where no node could announce those, else all that the group announces.
+func (s situation) unowned() (addresses string, decisive []target) {
+	announced := reachable(s.nodes, s.targets)
+	lost := slices.DeleteFunc(slices.Clone(s.targets), func(t target) bool {
+		return slices.ContainsFunc(announced, func(o target) bool { return o.addr == t.addr }) ||
+			!slices.ContainsFunc(s.held, func(h holding) bool { return h.owner == nil && h.addr == t.addr.String() })
+	})
+	if len(lost) == 0 {
+		addresses, _ = s.list(func(h holding) bool { return h.owner == nil })
+		return addresses, announced
+	}
+	addresses, _ = s.list(func(h holding) bool {
+		return slices.ContainsFunc(lost, func(t target) bool { return t.addr.String() == h.addr })
+	})
+	return addresses, lost
+}
+
 // assessUnowned explains why no node owns addresses that should be announced.
 func assessUnowned(s situation) answer {
-	ip, _ := s.list(func(h holding) bool { return h.owner == nil })
-	candidates, others := tally(s)
+	ip, targets := s.unowned()
+	candidates, others := tally(s, targets)
 	local := s.policy == v1alpha1.TrafficPolicyLocal
 	switch {
 	case len(candidates) == 0 && others.has(reason.WaitingForAgent):
 		return answer{false, reason.WaitingForAgent, fmt.Sprintf("no node agent is ready to announce %s (%s)", ip, others)}
-	case len(candidates) == 0 && disputed(s.nodes, s.targets):
+	case len(candidates) == 0 && disputed(s.nodes, targets):
 		return answer{false, reason.NoCommonNode, fmt.Sprintf(
 			"the addresses and Services that go together with %s must be announced by one node, and none may announce all of them (%s): "+
 				"let their advertisements select a common node and interface, or do not share", ip, others)}
@@ -241,12 +255,12 @@ type cause struct {
 // causes prints as "1 node NodeExcluded, 3 nodes NoInterface".
 type causes []cause
 
-// tally splits the nodes into those that may announce the group and causes.
-func tally(s situation) ([]node, causes) {
+// tally splits the nodes into those that may announce the targets and causes.
+func tally(s situation, targets []target) ([]node, causes) {
 	var candidates []node
 	var found causes
 	for _, n := range s.nodes {
-		r := n.verdict(s.targets)
+		r := n.verdict(targets)
 		if r == "" {
 			candidates = append(candidates, n)
 			continue
@@ -290,34 +304,15 @@ func newFault(before, after []metav1.Condition) (name, message string, ok bool) 
 	if was := meta.FindStatusCondition(before, v1alpha1.ConditionAnnounced); was != nil && was.Reason == now.Reason {
 		return "", "", false
 	}
-	faults := []reason.Reason{reason.NoAdvertisement, reason.NoEligibleNode, reason.NoCommonNode, reason.FamilyNotAnnounced}
+	faults := []reason.Reason{reason.NoAdvertisement, reason.NoEligibleNode, reason.NoCommonNode}
 	return now.Reason, now.Message, slices.Contains(faults, reason.Reason(now.Reason))
 }
 
-// joinAddresses returns the addresses of one family, empty when there is none.
-func joinAddresses(addrs []v1alpha1.LoadBalancerAddress, v4 bool) string {
-	var out []string
-	for _, a := range addrs {
-		if addr, err := netip.ParseAddr(a.Address); err == nil && addr.Is4() == v4 {
-			out = append(out, a.Address)
-		}
-	}
-	return strings.Join(out, ", ")
-}
-
-func alsoIPv6(addrs []v1alpha1.LoadBalancerAddress) string {
-	six := joinAddresses(addrs, false)
-	if six == "" {
-		return ""
-	}
-	return "; " + six + " is not announced: this release announces IPv4 only on layer 2"
-}
-
-// poolsOf returns the pools of the IPv4 addresses, sorted.
+// poolsOf returns the pools of the addresses, sorted.
 func poolsOf(addrs []v1alpha1.LoadBalancerAddress) []string {
 	var out []string
 	for _, a := range addrs {
-		if addr, err := netip.ParseAddr(a.Address); err == nil && addr.Is4() && !slices.Contains(out, a.Pool) {
+		if !slices.Contains(out, a.Pool) {
 			out = append(out, a.Pool)
 		}
 	}

@@ -157,10 +157,31 @@ func TestAssess(t *testing.T) {
 	}{
 		{"announced", func(*situation) {}, "T:Allocated T:Announced T:Announced", "172.20.255.200 is announced by node worker (layer 2)"},
 		{
-			"dual stack", func(s *situation) { s.addresses = append(s.addresses[:1:1], v6...) }, "T:Allocated T:Announced T:Announced",
-			"node worker (layer 2); fd00::1 is not announced: this release announces IPv4 only on layer 2",
+			"dual stack", func(s *situation) {
+				s.addresses = append(s.addresses[:1:1], v6...)
+				s.held = []holding{byWorker, {addr: "fd00::1", bound: true, owner: byWorker.owner}}
+			},
+			"T:Allocated T:Announced T:Announced", "172.20.255.200, fd00::1 are announced by node worker (layer 2)",
 		},
-		{"IPv6 only", func(s *situation) { s.addresses, s.wish, s.held = v6, wish{}, nil }, "T:Allocated F:FamilyNotAnnounced F:FamilyNotAnnounced", "fd00::1 is not announced"},
+		{
+			"dual stack, no node in the IPv6 subnet", func(s *situation) {
+				s.addresses = append(s.addresses[:1:1], v6...)
+				s.held = []holding{byWorker, {addr: "fd00::1", bound: true}}
+				s.wish.addrs = []netip.Addr{vip(), six()}
+				s.targets = targetsOf([]wish{s.wish})
+			},
+			"T:Allocated F:NoEligibleNode F:NoEligibleNode",
+			"no node may announce fd00::1 (1 node NoInterface); 172.20.255.200 is announced by node worker (layer 2)",
+		},
+		{
+			"IPv6 only", func(s *situation) {
+				s.addresses, s.held = v6, []holding{{addr: "fd00::1", bound: true}}
+				s.wish.addrs = []netip.Addr{six()}
+				s.targets = targetsOf([]wish{s.wish})
+				s.nodes = []node{convertNode(testNode("worker", nil), testAgent("worker", "172.20.0.4/16", "fd00::4/64"))}
+			},
+			"T:Allocated F:WaitingForAgent F:WaitingForAgent", "waiting for a node agent to take fd00::1 over",
+		},
 		{
 			"no endpoints, Cluster", func(s *situation) { s.endpoints = loadbalancer.Endpoints{} },
 			"T:Allocated T:Announced F:NoEndpoints", "no pod of the Service is ready: connections are refused",

@@ -15,8 +15,8 @@ import (
 	"github.com/fairlead-lb/fairlead/loadbalancer/reason"
 )
 
-// wish is what one Service wants announced by ARP: each of its IPv4 addresses under each
-// of its advertisements.
+// wish is what one Service wants announced on layer 2: each of its addresses under each of
+// its advertisements.
 type wish struct {
 	addrs []netip.Addr
 	ads   []*advertisement // by name
@@ -37,8 +37,8 @@ func wishOf(w *world, addrs []v1alpha1.LoadBalancerAddress, svc *corev1.Service)
 	}
 	for _, a := range addrs {
 		addr, err := netip.ParseAddr(a.Address)
-		if err != nil || !addr.Is4() {
-			continue
+		if err != nil {
+			continue // the CRD lets none through
 		}
 		out.addrs = append(out.addrs, addr)
 		pool := w.pools[a.Pool]
@@ -125,6 +125,21 @@ func targetsOf(wishes []wish) []target {
 			}
 			out[at].wishes = append(out[at].wishes, i.ads)
 		}
+	}
+	return out
+}
+
+// reachable leaves out the addresses that no node could announce, whatever became of the
+// others, as agents do: they do not stop those. If that is all of them, they stay.
+func reachable(nodes []node, targets []target) []target {
+	var out []target
+	for _, t := range targets {
+		if slices.ContainsFunc(nodes, func(n node) bool { return n.verdict([]target{t}) == "" }) {
+			out = append(out, t)
+		}
+	}
+	if len(out) == 0 {
+		return targets
 	}
 	return out
 }
