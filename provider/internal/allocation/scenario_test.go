@@ -64,8 +64,10 @@ func scenarios() []scenario {
 		{name: "misfit", before: []*corev1.Service{a, b}, act: ensures(shares("b", 2, "k", 80)), want: map[string][]string{
 			"a": {"192.0.2.0 AutoAssign"}, "b": {"192.0.2.1 AutoAssign"},
 		}},
-		{name: "misfit that asks", before: []*corev1.Service{a, shares("b", 2, "k", 81, asks("192.0.2.0"))},
-			act: ensures(shares("b", 2, "k", 80, asks("192.0.2.0"))), want: map[string][]string{"a": {"192.0.2.0 AutoAssign"}, "b": {}}},
+		{
+			name: "misfit that asks", before: []*corev1.Service{a, shares("b", 2, "k", 81, asks("192.0.2.0"))},
+			act: ensures(shares("b", 2, "k", 80, asks("192.0.2.0"))), want: map[string][]string{"a": {"192.0.2.0 AutoAssign"}, "b": {}},
+		},
 		{name: "retain", pool: retaining("192.0.2.0/28"), before: []*corev1.Service{web}, act: removes(web),
 			want: map[string][]string{}, phases: map[string]v1alpha1.ClaimPhase{"192.0.2.0": v1alpha1.ClaimRetained}},
 		{name: "link", before: []*corev1.Service{a, high}, act: ensures(bridge), want: map[string][]string{

@@ -75,7 +75,7 @@ func newFull(n int) *full {
 			ServiceUID: uid, Addresses: []v1alpha1.LoadBalancerAddress{{Address: addr.String(), Pool: "a", Claim: addr.String()}},
 		}})
 		f.claims.Items = append(f.claims.Items, v1alpha1.IPClaim{
-			ObjectMeta: metav1.ObjectMeta{Name: addr.String(), UID: types.UID("c" + uid), ResourceVersion: "2", Generation: 1},
+			ObjectMeta: metav1.ObjectMeta{Name: addr.String(), UID: "c" + uid, ResourceVersion: "2", Generation: 1},
 			Spec: v1alpha1.IPClaimSpec{
 				Address: addr.String(), Pool: "a", Group: addr.String(), Phase: v1alpha1.ClaimBound,
 				Services: []v1alpha1.ServiceReference{{Namespace: "default", Name: name, UID: uid, Ports: []v1alpha1.Port{{Protocol: "TCP", Port: 80}}}},

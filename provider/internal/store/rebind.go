@@ -182,14 +182,14 @@ func (s *Store) rebindOne(ctx context.Context, svc *corev1.Service, d Decision) 
 		}
 	case errors.Is(err, ErrConflict):
 		logger.Info("Address of a Service belongs to another by now")
-		return nil
 	case apierrors.IsInvalid(err):
 		// Trying again cannot help, and every other Service waits for this to end. The
 		// address stays booked as wanted.
 		logger.Error(err, "Address of a Service cannot be claimed")
-		return nil
+	default:
+		return err
 	}
-	return err
+	return nil
 }
 
 // Rebound reports whether this leader made a claim, or joined it, because a Service's

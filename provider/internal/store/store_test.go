@@ -204,11 +204,11 @@ func TestReleaseClaim(t *testing.T) {
 	}
 }
 
-func mustAddr(t testing.TB, s string) netip.Addr {
-	t.Helper()
+func mustAddr(tb testing.TB, s string) netip.Addr {
+	tb.Helper()
 	a, err := netip.ParseAddr(s)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return a
 }
