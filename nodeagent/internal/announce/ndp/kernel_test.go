@@ -154,7 +154,10 @@ func TestClientsFindTheAddress(t *testing.T) {
 // A neighbour that knows the old owner goes to the new one without asking.
 func TestTakeOverMovesNeighbours(t *testing.T) {
 	b := newBed(t)
-	b.client.Run("ip", "-6", "neigh", "replace", vip, "dev", "host0", "lladdr", "02:00:00:00:00:99", "nud", "reachable")
+	old := func(mac string) {
+		b.client.Run("ip", "-6", "neigh", "replace", vip, "dev", "host0", "lladdr", mac, "nud", "reachable")
+	}
+	old("02:00:00:00:00:99")
 	own := b.announce(vip)
 	b.await("the neighbour's entry moved", 5*time.Second, func() bool { return b.knows(own.MAC) })
 	if n := b.count.requests.Load(); n != 0 {
@@ -162,8 +165,16 @@ func TestTakeOverMovesNeighbours(t *testing.T) {
 	}
 	b.await("all three advertisements are sent", 5*time.Second, func() bool { return b.count.gratuitous.Load() == 3 })
 
-	// The same when the link gets another address.
+	// The same when the link gets another address, by going down and up: then it has no
+	// IPv6 for a moment, and the neighbour may have noticed the loss of the carrier and
+	// forgotten everybody.
 	netns.SetMAC(t, "lb0", [6]byte{2, 0, 0, 0, 0, 0x77})
+	b.await("the link has IPv6 again", 10*time.Second, func() bool { return b.link().IPv6 })
+	b.await("the neighbour has its own address again", 10*time.Second, func() bool {
+		out := b.client.Run("ip", "-6", "addr", "show", "dev", "host0")
+		return !strings.Contains(out, "tentative") && strings.Contains(out, "state UP")
+	})
+	old(own.MAC.String())
 	changed := b.announce(vip)
 	b.await("the neighbour's entry moved again", 5*time.Second, func() bool { return b.knows(changed.MAC) })
 }
