@@ -22,9 +22,9 @@ import (
 // blackoutLimit is what one power cut may cost here; the median of many is test/bench's.
 const blackoutLimit = 5 * time.Second
 
-// TestPowerCut cuts the announcing node's power twice.
+// TestPowerCut cuts the power of the announcing node.
 func TestPowerCut(t *testing.T) {
-	res, err := failover.Measure(t.Context(), lab, failover.Config{Runs: 2, Probe: 7 * time.Second, Progress: t.Output()})
+	res, err := failover.Measure(t.Context(), lab, failover.Config{Runs: 1, Probe: 7 * time.Second, Progress: t.Output()})
 	if err != nil {
 		dump(t.Context(), t)
 		t.Fatal(err)
@@ -159,7 +159,7 @@ func (s *scenario) scaleController(n int) {
 
 // TestControllerKilled is the short form of the soak: SIGKILL while Services come and go.
 func TestControllerKilled(t *testing.T) {
-	rep, err := churn.Run(t.Context(), lab, churn.Config{Kills: 2, Services: 30, Seed: 1, Progress: t.Output()})
+	rep, err := churn.Run(t.Context(), lab, churn.Config{Kills: 1, Services: 20, Seed: 1, Progress: t.Output()})
 	if err != nil {
 		dump(t.Context(), t)
 		t.Fatal(err)
