@@ -68,27 +68,39 @@ func scenarios() []scenario {
 			name: "misfit that asks", before: []*corev1.Service{a, shares("b", 2, "k", 81, asks("192.0.2.0"))},
 			act: ensures(shares("b", 2, "k", 80, asks("192.0.2.0"))), want: map[string][]string{"a": {"192.0.2.0 AutoAssign"}, "b": {}},
 		},
-		{name: "retain", pool: retaining("192.0.2.0/28"), before: []*corev1.Service{web}, act: removes(web),
-			want: map[string][]string{}, phases: map[string]v1alpha1.ClaimPhase{"192.0.2.0": v1alpha1.ClaimRetained}},
+		{
+			name: "retain", pool: retaining("192.0.2.0/28"), before: []*corev1.Service{web}, act: removes(web),
+			want: map[string][]string{}, phases: map[string]v1alpha1.ClaimPhase{"192.0.2.0": v1alpha1.ClaimRetained},
+		},
 		{name: "link", before: []*corev1.Service{a, high}, act: ensures(bridge), want: map[string][]string{
 			"a": {"192.0.2.0 AutoAssign"}, "high": {"2001:db8:: AutoAssign"}, "bridge": {"192.0.2.0 Shared", "2001:db8:: Shared"},
 		}},
 		{name: "unlink", before: []*corev1.Service{a, high, bridge}, act: removes(bridge), want: map[string][]string{
 			"a": {"192.0.2.0 AutoAssign"}, "high": {"2001:db8:: AutoAssign"},
 		}},
-		{name: "external IP", before: []*corev1.Service{web}, policy: grant("default", "192.0.2.9/32"), act: ensures(external),
-			want: map[string][]string{"web": {"192.0.2.0 AutoAssign", "192.0.2.9 ExternalIP"}}},
-		{name: "external IP joins", before: []*corev1.Service{plain("other", 81, "192.0.2.9")}, policy: grant("default", "192.0.2.9/32"),
+		{
+			name: "external IP", before: []*corev1.Service{web}, policy: grant("default", "192.0.2.9/32"), act: ensures(external),
+			want: map[string][]string{"web": {"192.0.2.0 AutoAssign", "192.0.2.9 ExternalIP"}},
+		},
+		{
+			name: "external IP joins", before: []*corev1.Service{plain("other", 81, "192.0.2.9")}, policy: grant("default", "192.0.2.9/32"),
 			act: func(t *testing.T, l *leader) error {
 				t.Helper()
 				return errors.Join(ensures(plain("other", 81, "192.0.2.9"))(t, l), ensures(plain("web", 80, "192.0.2.9"))(t, l))
-			}, want: map[string][]string{"web": {"192.0.2.9 ExternalIP"}, "other": {"192.0.2.9 ExternalIP"}}},
-		{name: "count up", before: []*corev1.Service{web}, act: ensures(newService("web", 1, annotate(v1alpha1.AnnotationAddressCount, "3"))),
-			want: map[string][]string{"web": {"192.0.2.0 AutoAssign", "192.0.2.1 AutoAssign", "192.0.2.2 AutoAssign"}}},
-		{name: "count down", before: []*corev1.Service{newService("web", 1, annotate(v1alpha1.AnnotationAddressCount, "3"))}, act: ensures(web),
-			want: map[string][]string{"web": {"192.0.2.0 AutoAssign"}}},
-		{name: "adopt", before: []*corev1.Service{web}, act: ensures(newService("web", 2, second)),
-			want: map[string][]string{"web": {"192.0.2.0 Retained"}}},
+			}, want: map[string][]string{"web": {"192.0.2.9 ExternalIP"}, "other": {"192.0.2.9 ExternalIP"}},
+		},
+		{
+			name: "count up", before: []*corev1.Service{web}, act: ensures(newService("web", 1, annotate(v1alpha1.AnnotationAddressCount, "3"))),
+			want: map[string][]string{"web": {"192.0.2.0 AutoAssign", "192.0.2.1 AutoAssign", "192.0.2.2 AutoAssign"}},
+		},
+		{
+			name: "count down", before: []*corev1.Service{newService("web", 1, annotate(v1alpha1.AnnotationAddressCount, "3"))}, act: ensures(web),
+			want: map[string][]string{"web": {"192.0.2.0 AutoAssign"}},
+		},
+		{
+			name: "adopt", before: []*corev1.Service{web}, act: ensures(newService("web", 2, second)),
+			want: map[string][]string{"web": {"192.0.2.0 Retained"}},
+		},
 	}
 }
 

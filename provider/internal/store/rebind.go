@@ -155,7 +155,8 @@ func (s *Store) rebindOne(ctx context.Context, svc *corev1.Service, d Decision) 
 		key = req.Pool.SharingKey
 	}
 	var err error
-	if d.Claim == nil {
+	switch {
+	case d.Claim == nil:
 		names := []string{v1alpha1.ClaimName(d.Addr)}
 		for _, c := range s.ClaimsOf(svc.UID) {
 			names = append(names, c.Name)
@@ -163,11 +164,9 @@ func (s *Store) rebindOne(ctx context.Context, svc *corev1.Service, d Decision) 
 		c := NewClaim(d.Assignment, s.GroupFor(names), svc)
 		c.Spec.SharingKey = key
 		_, err = s.CreateClaim(ctx, c)
-	} else {
-		if misfit := pool.Fits(convert.Holding(d.Claim), convert.Tenant(svc), key); misfit != nil {
-			logger.Info("Address of a Service belongs to another by now", "reason", misfit.Reason, "message", misfit.Message)
-			return nil
-		}
+	case pool.Fits(convert.Holding(d.Claim), convert.Tenant(svc), key) != nil:
+		err = ErrConflict
+	default:
 		next := d.Claim.DeepCopy()
 		next.Spec.Services = append(next.Spec.Services, Reference(svc))
 		_, err = s.UpdateClaim(ctx, next)
