@@ -397,6 +397,8 @@ func TestExternal(t *testing.T) {
 		"192.0.2.6": in(pool.Retained, pool.Tenant{Service: key("web"), UID: "before"}),
 		"192.0.2.7": in(pool.Releasing, tenant("other")),
 		"192.0.2.8": bound(pool.ExternalKey, pool.Tenant{Service: key("other"), UID: "other", Backends: "x"}),
+
+		"192.0.2.10": bound("k", tenant("other", 443)),
 	})
 	l.SetReserved(map[netip.Addr]string{addr("192.0.2.250"): `node "n"`})
 	l.Want(addr("192.0.2.9"), key("old"), "old")
@@ -416,6 +418,7 @@ func TestExternal(t *testing.T) {
 		"192.0.2.7":    {reason: reason.AddressReleasing},
 		"192.0.2.8":    {reason: reason.BackendsDiffer},
 		"192.0.2.9":    {reason: reason.ExternalIPInUse},
+		"192.0.2.10":   {reason: reason.ExternalIPInUse},
 		"192.0.2.200":  {reason: reason.AddressExcluded},
 		"203.0.113.1":  {reason: reason.PoolDisabled},
 	}
@@ -424,7 +427,8 @@ func TestExternal(t *testing.T) {
 		var why reason.Reason
 		if err != nil {
 			why = err.Reason
-			if !strings.Contains(err.Message, a) {
+			// No annotation lets an external IP share, so none may be the remedy.
+			if !strings.Contains(err.Message, a) || strings.Contains(err.Message, "annotation") {
 				t.Errorf("%s: message %q", a, err.Message)
 			}
 		}

@@ -101,6 +101,9 @@ func Fits(h Holding, t Tenant, sharingKey string) *Error {
 	case external:
 		return &Error{reason.AddressInUse, fmt.Sprintf("Service %s has it in spec.externalIPs; ask for another or take it out there", m.other.Service)}
 	case keysDiffer:
+		if sharingKey == ExternalKey {
+			return inUse(m.other.Service) // no annotation lets an external IP share
+		}
 		return &Error{reason.SharingKeyMismatch, fmt.Sprintf(
 			"Service %s has it, and the two do not have one sharing key; ask for another, or give both the annotation fairlead.dev/sharing-key with one value", m.other.Service)}
 	case crowded:
