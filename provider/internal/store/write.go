@@ -13,6 +13,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/fairlead-lb/fairlead/loadbalancer"
 	"github.com/fairlead-lb/fairlead/loadbalancer/api/v1alpha1"
 )
 
@@ -50,13 +51,15 @@ func sameTerms(a, b v1alpha1.IPClaimSpec) bool {
 
 // refreshClaim fetches a claim uncached; nil when it is gone.
 func (s *Store) refreshClaim(ctx context.Context, name string) (*v1alpha1.IPClaim, error) {
+	// Asked before: the answer tells nothing of a claim made since.
+	known := s.Claim(name)
 	got, err := s.api.Claims().Get(ctx, name, metav1.GetOptions{})
 	switch {
 	case err == nil:
 		s.ObserveClaim(got)
 		return got, nil
 	case apierrors.IsNotFound(err):
-		if known := s.Claim(name); known != nil {
+		if known != nil {
 			s.ForgetClaim(known)
 		}
 		return nil, nil
@@ -171,13 +174,14 @@ func (s *Store) recordWritten(ctx context.Context, verb string, r, got *v1alpha1
 
 // RefreshRecord fetches a record uncached; nil when there is none.
 func (s *Store) RefreshRecord(ctx context.Context, namespace, name string) (*v1alpha1.LoadBalancer, error) {
+	known := s.Record(loadbalancer.ServiceKey{Namespace: namespace, Name: name}) // as with claims
 	got, err := s.api.Records(namespace).Get(ctx, name, metav1.GetOptions{})
 	switch {
 	case err == nil:
 		s.ObserveRecord(got)
 		return got, nil
 	case apierrors.IsNotFound(err):
-		if known := s.Record(recordKey(&v1alpha1.LoadBalancer{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name}})); known != nil {
+		if known != nil {
 			s.ForgetRecord(known)
 		}
 		return nil, nil
