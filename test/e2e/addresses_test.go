@@ -19,7 +19,7 @@ import (
 
 // TestAddresses shows what a pool and a Service can say about addresses.
 func TestAddresses(t *testing.T) {
-	together(t, map[string]func(t *testing.T){
+	together(t, map[string]func(s *scenario){
 		"sharing":           sharing,
 		"several addresses": severalAddresses,
 		"dual stack":        dualStack,
@@ -29,9 +29,9 @@ func TestAddresses(t *testing.T) {
 		"pool not allowed":  poolNotAllowed,
 		"cluster ranges":    clusterRanges,
 		"younger range":     youngerRange,
-		"class-less":        func(t *testing.T) { served(t, "classless", "172.20.249.100-172.20.249.103", "") },
-		"our class": func(t *testing.T) {
-			served(t, "class", "172.20.249.105-172.20.249.108", v1alpha1.DefaultLoadBalancerClass)
+		"class-less":        func(s *scenario) { served(s, "classless", "172.20.249.100-172.20.249.103", "") },
+		"our class": func(s *scenario) {
+			served(s, "class", "172.20.249.105-172.20.249.108", v1alpha1.DefaultLoadBalancerClass)
 		},
 		"foreign class":      foreignClass,
 		"retained":           retained,
@@ -41,8 +41,9 @@ func TestAddresses(t *testing.T) {
 }
 
 // sharing has Services on one address that come, clash, go and change.
-func sharing(t *testing.T) {
-	s := newScenario(t, "sharing", "172.20.249.10-172.20.249.11")
+func sharing(s *scenario) {
+	t := s.t
+	s.begin("sharing", "172.20.249.10-172.20.249.11")
 	const a, key = "172.20.249.10", "fairlead.dev/sharing-key: k"
 	s.apply(s.podManifest("web1", "control-plane"))
 	s.create(service{name: "web", annotations: key})
@@ -100,8 +101,9 @@ func sharing(t *testing.T) {
 }
 
 // severalAddresses has a Service with two addresses, one owner for both.
-func severalAddresses(t *testing.T) {
-	s := newScenario(t, "several", "172.20.249.20-172.20.249.22")
+func severalAddresses(s *scenario) {
+	t := s.t
+	s.begin("several", "172.20.249.20-172.20.249.22")
 	s.apply(s.podManifest("web1", "control-plane"))
 	s.create(service{name: "web", annotations: `fairlead.dev/address-count: "2"`})
 	s.has("web", "172.20.249.20", "172.20.249.21")
@@ -118,12 +120,25 @@ func severalAddresses(t *testing.T) {
 	s.refused("toomany", reason.PoolExhausted)
 }
 
-// dualStack changes a Service's families in place; each family has a pool of its own.
-func dualStack(t *testing.T) {
+// dualStack changes a Service's families in place; each family has a pool of its own. The
+// lab's hosts get IPv6 addresses for as long as it lasts.
+func dualStack(s *scenario) {
+	t := s.t
 	const four, six = "172.20.249.30", "fd00:20:249::30"
-	s := newScenario(t, "dual", four+"/32")
-	s.apply(poolManifest("dual6", six+"/128", s.name))
-	t.Cleanup(func() { cleanUp(t, "delete", "ipaddresspool.fairlead.dev", "dual6") })
+	s.begin("dual", four+"/32")
+	for i, host := range append(harness.Workers(), "mypc") {
+		own := fmt.Sprintf("fd00:20:249::%d/64", i+1)
+		s.on(host, "ip", "addr", "add", own, "dev", "eth0", "nodad")
+		t.Cleanup(func() {
+			_, err := lab.Exec(context.WithoutCancel(t.Context()), host, "ip", "addr", "del", own, "dev", "eth0")
+			if err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	s.apply(poolManifest("dual6", six+"/128", s.name) +
+		"---\napiVersion: fairlead.dev/v1alpha1\nkind: L2Advertisement\nmetadata: {name: dual6}\nspec: {ipAddressPools: [dual6]}\n")
+	t.Cleanup(func() { cleanUp(t, "delete", "ipaddresspool.fairlead.dev,l2advertisement.fairlead.dev", "dual6") })
 	s.create(
 		service{name: "web", spec: "ipFamilyPolicy: SingleStack, ipFamilies: [IPv4]"},
 	)
@@ -131,6 +146,7 @@ func dualStack(t *testing.T) {
 	owner := s.owner(four)
 	s.patch("svc/web", `{"spec":{"ipFamilyPolicy":"RequireDualStack"}}`)
 	s.has("web", four, six)
+	s.neighbour(six, owner)
 	s.create(service{name: "prefers", annotations: "fairlead.dev/pool: dual6", spec: "ipFamilyPolicy: PreferDualStack"})
 	s.refused("prefers", reason.PoolExhausted)
 	s.patch("svc/web", `{"spec":{"ipFamilyPolicy":"SingleStack"}}`)
@@ -143,6 +159,32 @@ func dualStack(t *testing.T) {
 	}
 }
 
+// on runs a command on a host of the lab or ends the test.
+func (s *scenario) on(host string, argv ...string) string {
+	s.t.Helper()
+	res, err := lab.Exec(s.t.Context(), host, argv...)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return res.Stdout
+}
+
+// neighbour waits until a node answers neighbour solicitations for an IPv6 address.
+func (s *scenario) neighbour(address, node string) {
+	s.t.Helper()
+	mac, err := lab.MAC(s.t.Context(), node)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.eventually(10*time.Second, func(ctx context.Context) error {
+		res, err := lab.Exec(ctx, "mypc", "ndisc6", "-q", "-n", "-w", "1000", address, "eth0")
+		if err == nil && !strings.EqualFold(strings.TrimSpace(res.Stdout), mac) {
+			err = fmt.Errorf("%q answers for %s, want %s (%s)", strings.TrimSpace(res.Stdout), address, node, mac)
+		}
+		return err
+	})
+}
+
 // grant makes these the only grants of spec.externalIPs.
 func (s *scenario) grant(grants string) {
 	s.t.Helper()
@@ -150,9 +192,10 @@ func (s *scenario) grant(grants string) {
 }
 
 // externalAddresses has addresses in spec.externalIPs, granted and not.
-func externalAddresses(t *testing.T) {
+func externalAddresses(s *scenario) {
+	t := s.t
 	const granted, ungranted = "172.20.249.140", "172.20.249.141"
-	s := newScenario(t, "external", granted+"-"+ungranted)
+	s.begin("external", granted+"-"+ungranted)
 	s.apply(s.podManifest("web1", "control-plane"))
 	web := func(name, address string) string {
 		m := s.manifest(service{name: name, spec: "externalIPs: [" + address + "]"})

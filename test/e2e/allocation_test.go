@@ -20,7 +20,7 @@ import (
 
 // TestAllocation shows what Services ask for and what comes of it.
 func TestAllocation(t *testing.T) {
-	together(t, map[string]func(t *testing.T){
+	together(t, map[string]func(s *scenario){
 		"requested address":       requestedAddress,
 		"conflicting annotations": conflictingAnnotations,
 		"wiped status":            statusWiped,
@@ -49,8 +49,9 @@ func (s *scenario) condition(service, kind string, want reason.Reason) metav1.Co
 }
 
 // requestedAddress asks for addresses that can be had and for others.
-func requestedAddress(t *testing.T) {
-	s := newScenario(t, "requested", "172.20.251.20-172.20.251.29")
+func requestedAddress(s *scenario) {
+	t := s.t
+	s.begin("requested", "172.20.251.20-172.20.251.29")
 	s.apply(s.serviceManifest("wanted", `fairlead.dev/addresses: "172.20.251.25"`, ""))
 	if a := s.address("wanted"); a != "172.20.251.25" {
 		t.Errorf("wanted got %s, want the address that it asked for", a)
@@ -89,8 +90,9 @@ func requestedAddress(t *testing.T) {
 }
 
 // conflictingAnnotations asks in two ways.
-func conflictingAnnotations(t *testing.T) {
-	s := newScenario(t, "conflicting", "172.20.251.30-172.20.251.39")
+func conflictingAnnotations(s *scenario) {
+	t := s.t
+	s.begin("conflicting", "172.20.251.30-172.20.251.39")
 	s.apply(s.serviceManifest("two", `fairlead.dev/addresses: "172.20.251.35", metallb.io/loadBalancerIPs: "172.20.251.36"`, ""))
 	if a := s.address("two"); a != "172.20.251.35" {
 		t.Errorf("two got %s, want the address of the fairlead.dev annotation", a)
@@ -108,8 +110,9 @@ func conflictingAnnotations(t *testing.T) {
 }
 
 // statusWiped removes an address from a status by hand.
-func statusWiped(t *testing.T) {
-	s := newScenario(t, "wiped", "172.20.251.40/32")
+func statusWiped(s *scenario) {
+	t := s.t
+	s.begin("wiped", "172.20.251.40/32")
 	s.apply(s.serviceManifest("web", "", ""))
 	a := s.address("web")
 	s.kubectl("patch", "svc", "-n", s.name, "web", "--subresource=status", "--type=merge", "-p", `{"status":{"loadBalancer":{"ingress":null}}}`)
@@ -124,8 +127,9 @@ func statusWiped(t *testing.T) {
 }
 
 // badPools has pools that cannot be used.
-func badPools(t *testing.T) {
-	s := newScenario(t, "badpools", "172.20.251.60-172.20.251.69")
+func badPools(s *scenario) {
+	t := s.t
+	s.begin("badpools", "172.20.251.60-172.20.251.69")
 	t.Run("overlap", func(t *testing.T) {
 		s.apply(poolManifest("badpools-younger", "172.20.251.65-172.20.251.75", "none"))
 		t.Cleanup(func() { cleanUp(t, "delete", "ipaddresspool.fairlead.dev", "badpools-younger") })
@@ -166,8 +170,9 @@ func (s *scenario) poolReason(pool string, status metav1.ConditionStatus, want r
 }
 
 // poolCoversNodes has a pool with every node's own address and one more.
-func poolCoversNodes(t *testing.T) {
-	s := newScenario(t, "nodepool", "172.20.0.2-172.20.0.5, 192.168.10.101-192.168.10.103, 172.20.251.80/32")
+func poolCoversNodes(s *scenario) {
+	t := s.t
+	s.begin("nodepool", "172.20.0.2-172.20.0.5, 192.168.10.101-192.168.10.103, 172.20.251.80/32")
 	s.apply(s.serviceManifest("web", "", ""))
 	if a := s.address("web"); a != "172.20.251.80" {
 		t.Errorf("web got %s, want 172.20.251.80, the only address that is no node's", a)

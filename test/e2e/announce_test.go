@@ -26,7 +26,7 @@ const mypcAddress = "172.20.0.6"
 
 // TestAnnouncing shows which node announces an address, and when none does.
 func TestAnnouncing(t *testing.T) {
-	together(t, map[string]func(t *testing.T){
+	together(t, map[string]func(s *scenario){
 		"local policy":           localPolicy,
 		"local without endpoint": localWithoutEndpoints,
 		"node selectors":         nodeSelectors,
@@ -35,8 +35,9 @@ func TestAnnouncing(t *testing.T) {
 }
 
 // localPolicy moves the only pod of a Service with externalTrafficPolicy Local.
-func localPolicy(t *testing.T) {
-	s := newScenario(t, "local", "172.20.251.90-172.20.251.99")
+func localPolicy(s *scenario) {
+	t := s.t
+	s.begin("local", "172.20.251.90-172.20.251.99")
 	s.apply(s.podManifest("web1", "worker3") + "---\n" + s.serviceManifest("web", "", "externalTrafficPolicy: Local"))
 	a := s.address("web")
 	s.ownedBy(a, 20*time.Second, "worker3")
@@ -59,8 +60,9 @@ func localPolicy(t *testing.T) {
 }
 
 // localWithoutEndpoints creates a Service with Local that never had a pod.
-func localWithoutEndpoints(t *testing.T) {
-	s := newScenario(t, "localnone", "172.20.251.100/32")
+func localWithoutEndpoints(s *scenario) {
+	t := s.t
+	s.begin("localnone", "172.20.251.100/32")
 	s.apply(s.serviceManifest("web", "", "externalTrafficPolicy: Local"))
 	a := s.address("web")
 	if st := s.condition("web", v1alpha1.ConditionAnnounced, reason.NoEndpoints); st != metav1.ConditionFalse {
@@ -89,8 +91,9 @@ func TestExcludedNode(t *testing.T) {
 }
 
 // nodeSelectors limits an advertisement to one node.
-func nodeSelectors(t *testing.T) {
-	s := newScenario(t, "selected", "172.20.251.102/32")
+func nodeSelectors(s *scenario) {
+	t := s.t
+	s.begin("selected", "172.20.251.102/32")
 	s.kubectl("patch", "l2advertisement.fairlead.dev", s.name, "--type=merge",
 		"-p", `{"spec":{"nodeSelectors":[{"matchLabels":{"kubernetes.io/hostname":"worker2"}}]}}`)
 	s.apply(s.serviceManifest("web", "", ""))
@@ -104,8 +107,9 @@ func nodeSelectors(t *testing.T) {
 }
 
 // noAdvertisement has a pool that nothing announces.
-func noAdvertisement(t *testing.T) {
-	s := newScenario(t, "unadvertised", "172.20.251.103/32")
+func noAdvertisement(s *scenario) {
+	t := s.t
+	s.begin("unadvertised", "172.20.251.103/32")
 	s.kubectl("delete", "l2advertisement.fairlead.dev", s.name)
 	s.apply(s.serviceManifest("web", "", ""))
 	a := s.address("web")

@@ -8,7 +8,6 @@ import (
 	"context"
 	"errors"
 	"slices"
-	"testing"
 	"time"
 
 	"github.com/fairlead-lb/fairlead/loadbalancer/api/v1alpha1"
@@ -21,8 +20,9 @@ const stockFinalizer = "service.kubernetes.io/load-balancer-cleanup"
 
 // served is the life of a Service of one load balancer class: with and without one it
 // must be the same. Four addresses are needed.
-func served(t *testing.T, name, addresses, class string) {
-	s := newScenario(t, name, addresses)
+func served(s *scenario, name, addresses, class string) {
+	t := s.t
+	s.begin(name, addresses)
 	pool, err := pool(t.Context(), name)
 	if err != nil {
 		t.Fatal(err)
@@ -96,8 +96,9 @@ func bounds(p *v1alpha1.IPAddressPool) (first, last string) {
 }
 
 // foreignClass leaves another load balancer's Services alone.
-func foreignClass(t *testing.T) {
-	s := newScenario(t, "foreign", "172.20.249.110/32")
+func foreignClass(s *scenario) {
+	t := s.t
+	s.begin("foreign", "172.20.249.110/32")
 	s.create(service{name: "theirs", spec: "loadBalancerClass: example.com/other"})
 	// Ours comes later and is served, so the controller has seen theirs.
 	s.create(service{name: "ours"})

@@ -54,12 +54,20 @@ type scenario struct {
 // at the end of the test, which then waits until the addresses are free again.
 func newScenario(t *testing.T, name, addresses string) *scenario {
 	t.Helper()
-	s := &scenario{t: t, name: name}
+	s := &scenario{t: t}
+	s.begin(name, addresses)
+	return s
+}
+
+// begin makes what newScenario says.
+func (s *scenario) begin(name, addresses string) {
+	s.t.Helper()
+	s.name = name
 	manifest := "apiVersion: v1\nkind: Namespace\nmetadata: {name: " + name + "}\n"
 	if addresses != "" {
 		manifest += "---\n" + poolManifest(name, addresses, name) + "---\n" + adManifest(name)
 	}
-	t.Cleanup(func() { s.clean(manifest) })
+	s.t.Cleanup(func() { s.clean(manifest) })
 	s.apply(manifest)
 	if addresses != "" {
 		s.eventually(10*time.Second, func(ctx context.Context) error {
@@ -68,7 +76,6 @@ func newScenario(t *testing.T, name, addresses string) *scenario {
 			return err
 		})
 	}
-	return s
 }
 
 // poolManifest is a fairlead.dev pool that serves one namespace.

@@ -22,13 +22,13 @@ import (
 
 // together runs scenarios side by side on the one lab: each has its namespace and its
 // pool, and most of their time is waiting. It ends when the last one has ended.
-func together(t *testing.T, tests map[string]func(t *testing.T)) {
+func together(t *testing.T, tests map[string]func(s *scenario)) {
 	t.Helper()
 	t.Run("together", func(t *testing.T) {
 		for name, test := range tests {
 			t.Run(name, func(t *testing.T) {
 				t.Parallel()
-				test(t)
+				test(&scenario{t: t})
 			})
 		}
 	})

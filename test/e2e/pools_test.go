@@ -25,8 +25,8 @@ func pool(ctx context.Context, name string) (*v1alpha1.IPAddressPool, error) {
 }
 
 // drainedPool disables a pool: who has an address keeps it, nobody gets one.
-func drainedPool(t *testing.T) {
-	s := newScenario(t, "drained", "172.20.249.40-172.20.249.42")
+func drainedPool(s *scenario) {
+	s.begin("drained", "172.20.249.40-172.20.249.42")
 	s.create(service{name: "keeps"})
 	s.has("keeps", "172.20.249.40")
 	s.patchPool(`{"disabled":true}`)
@@ -48,8 +48,8 @@ func drainedPool(t *testing.T) {
 }
 
 // editedPool excludes addresses, moves the range and deletes the pool under a holder.
-func editedPool(t *testing.T) {
-	s := newScenario(t, "edited", "172.20.249.50-172.20.249.53")
+func editedPool(s *scenario) {
+	s.begin("edited", "172.20.249.50-172.20.249.53")
 	s.create(service{name: "web"})
 	s.has("web", "172.20.249.50")
 	s.patchPool(`{"excludedAddresses":["172.20.249.50-172.20.249.51"]}`)
@@ -88,8 +88,9 @@ func editedPool(t *testing.T) {
 }
 
 // poolDefaults says target type and advertisement for Services that do not.
-func poolDefaults(t *testing.T) {
-	s := newScenario(t, "defaults", "172.20.249.60-172.20.249.61")
+func poolDefaults(s *scenario) {
+	t := s.t
+	s.begin("defaults", "172.20.249.60-172.20.249.61")
 	for _, node := range []string{"worker", "worker2"} {
 		s.apply("apiVersion: fairlead.dev/v1alpha1\nkind: L2Advertisement\nmetadata: {name: defaults-" + node + "}\n" +
 			"spec: {ipAddressPools: [" + s.name + "], nodeSelectors: [{matchLabels: {kubernetes.io/hostname: " + node + "}}]}\n")
@@ -120,8 +121,9 @@ func poolDefaults(t *testing.T) {
 }
 
 // poolNotAllowed asks for another team's pool.
-func poolNotAllowed(t *testing.T) {
-	s := newScenario(t, "notallowed", "172.20.249.70/32")
+func poolNotAllowed(s *scenario) {
+	t := s.t
+	s.begin("notallowed", "172.20.249.70/32")
 	s.apply(poolManifest("notallowed-theirs", "172.20.249.71/32", "another-team"))
 	t.Cleanup(func() { cleanUp(t, "delete", "ipaddresspool.fairlead.dev", "notallowed-theirs") })
 	s.create(
@@ -133,8 +135,9 @@ func poolNotAllowed(t *testing.T) {
 }
 
 // clusterRanges has pools that are younger than the pod and Service ranges they overlap.
-func clusterRanges(t *testing.T) {
-	s := newScenario(t, "ranges", "")
+func clusterRanges(s *scenario) {
+	t := s.t
+	s.begin("ranges", "")
 	for name, tc := range map[string]struct {
 		addresses string
 		want      reason.Reason
@@ -153,8 +156,9 @@ func clusterRanges(t *testing.T) {
 
 // youngerRange adds a Service range to the cluster that overlaps an older pool: the pool
 // stays in use without the common addresses, and the range is told.
-func youngerRange(t *testing.T) {
-	s := newScenario(t, "younger", "172.20.249.80-172.20.249.84")
+func youngerRange(s *scenario) {
+	t := s.t
+	s.begin("younger", "172.20.249.80-172.20.249.84")
 	// The ages of Kubernetes objects have a resolution of one second.
 	if err := harness.Pause(t.Context(), 1100*time.Millisecond); err != nil {
 		t.Fatal(err)

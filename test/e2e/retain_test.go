@@ -5,7 +5,6 @@
 package e2e
 
 import (
-	"testing"
 	"time"
 
 	"github.com/fairlead-lb/fairlead/loadbalancer/api/v1alpha1"
@@ -13,9 +12,9 @@ import (
 )
 
 // retained deletes and recreates a Service whose address is kept for it.
-func retained(t *testing.T) {
+func retained(s *scenario) {
 	const a, b = "172.20.249.120", "172.20.249.121"
-	s := newScenario(t, "retained", a+"-"+b)
+	s.begin("retained", a+"-"+b)
 	s.patchPool(`{"reclaimPolicy":"Retain","retainFor":"1h"}`)
 	s.apply(s.podManifest("web1", "control-plane"))
 	s.create(service{name: "web"})
@@ -45,10 +44,11 @@ func retained(t *testing.T) {
 }
 
 // deadline lets the time of a retained address pass.
-func deadline(t *testing.T) {
+func deadline(s *scenario) {
+	t := s.t
 	const a = "172.20.249.130"
-	s := newScenario(t, "deadline", a+"/32")
-	s.patchPool(`{"retainFor":"3s"}`)
+	s.begin("deadline", a+"/32")
+	s.patchPool(`{"retainFor":"8s"}`)
 	s.create(service{name: "web", annotations: "fairlead.dev/reclaim-policy: Retain"})
 	s.has("web", a)
 	s.kubectl("delete", "svc", "-n", s.name, "web")
