@@ -48,7 +48,7 @@ func deadline(s *scenario) {
 	t := s.t
 	const a = "172.20.249.130"
 	s.begin("deadline", a+"/32")
-	s.patchPool(`{"retainFor":"8s"}`)
+	s.patchPool(`{"retainFor":"6s"}`)
 	s.create(service{name: "web", annotations: "fairlead.dev/reclaim-policy: Retain"})
 	s.has("web", a)
 	s.kubectl("delete", "svc", "-n", s.name, "web")
