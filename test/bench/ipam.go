@@ -41,13 +41,12 @@ func allocation(ctx context.Context, lab *harness.Lab, o *options) error {
 			return fmt.Errorf("make a directory: %w", err)
 		}
 		rollout, err := ipam.MeasureRollout(ctx, ipam.RolloutConfig{Root: lab.Root(), Dir: dir, Sizes: sizes, Progress: os.Stdout})
-		if err != nil {
-			return fmt.Errorf("%w; the logs are in %s", err, dir)
-		}
-		if err := os.RemoveAll(dir); err != nil {
+		// Steps that were finished count, whatever came then.
+		if res.Rollout = rollout; err != nil {
+			faults = append(faults, fmt.Errorf("%w; the logs are in %s", err, dir))
+		} else if err := os.RemoveAll(dir); err != nil {
 			return fmt.Errorf("remove the control plane's files: %w", err)
 		}
-		res.Rollout = rollout
 		for _, f := range ipam.RolloutFaults(rollout) {
 			faults = append(faults, errors.New(f))
 		}

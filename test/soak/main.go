@@ -82,7 +82,9 @@ func run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if o.stateDir, err = harness.TempStateDir(o.stateDir, "soak"); err != nil {
+	if o.soak == "ipam" { // has no lab, but is somewhere in the repository and on a machine
+		o.stateDir = os.TempDir()
+	} else if o.stateDir, err = harness.TempStateDir(o.stateDir, "soak"); err != nil {
 		return err
 	}
 	lab, err := harness.Open(harness.Options{StateDir: o.stateDir, Progress: os.Stdout})
