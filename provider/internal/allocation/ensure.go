@@ -24,8 +24,9 @@ import (
 // that the caller's queue does it.
 const maxAttempts = 64
 
-// maxAddresses is how many addresses a record lists.
-const maxAddresses = 2 * v1alpha1.MaxAddressesPerFamily
+// maxAddresses is how many addresses a record lists: those of a load balancer in both
+// families, and as many external IPs as the admission policy lets a Service have.
+const maxAddresses = 2*v1alpha1.MaxAddressesPerFamily + 16
 
 // need is what a Service needs, as read from it.
 type need struct {

@@ -175,12 +175,12 @@ func TestTooManyExternalIPs(t *testing.T) {
 	api.PutPolicy(grant("default", "192.0.2.0/24"))
 	l := newLeader(t, api, kind{})
 	var ips []string
-	for i := range 20 {
+	for i := range 40 {
 		ips = append(ips, fmt.Sprintf("192.0.2.%d", i+100))
 	}
 	web := newService("web", 1, func(s *corev1.Service) { s.Spec.ExternalIPs = ips })
 	l.mustGet(t, web, "192.0.2.0")
-	if got := listed(api, "web"); len(got) != 16 {
+	if got := listed(api, "web"); len(got) != 32 {
 		t.Errorf("%d addresses: %q", len(got), got)
 	}
 	if err := check(api, web); err != nil {
