@@ -208,6 +208,39 @@ func testLatePoolGivesBackWhatServicesShow(t *testing.T, k kind) {
 	}
 }
 
+// A pool that is replaced by one of another name takes its held addresses along:
+// advertisements select by the pool's name.
+func TestAddressesFollowTheirPool(t *testing.T) { forBoth(t, testAddressesFollowTheirPool) }
+
+func testAddressesFollowTheirPool(t *testing.T, k kind) {
+	t.Helper()
+	api := storetest.New()
+	api.PutPool(newPool("a", "192.0.2.0/29"))
+	l := newLeader(t, api, k)
+	go func() { _ = l.ctl.Run(quiet(t)) }()
+	web, other := shares("web", 1, "k", 80), shares("other", 2, "k", 443)
+	l.mustGet(t, web, "192.0.2.0")
+	l.mustGet(t, other, "192.0.2.0")
+	api.PutPool(newPool("a", "198.51.100.0/29"))
+	api.PutPool(newPool("b", "192.0.2.0/29"))
+	pools := func() []string {
+		out := []string{claimOf(t, api, "192.0.2.0").Spec.Pool}
+		for _, r := range api.AllRecords() {
+			out = append(out, r.Spec.Addresses[0].Address+" "+r.Spec.Addresses[0].Pool)
+		}
+		return out
+	}
+	for deadline := time.Now().Add(5 * time.Second); !slices.Equal(pools(), []string{"b", "192.0.2.0 b", "192.0.2.0 b"}); {
+		if time.Now().After(deadline) {
+			t.Fatalf("pools of claim and records: %q", pools())
+		}
+		<-time.After(5 * time.Millisecond)
+	}
+	if err := check(api, web, other); err != nil {
+		t.Error(err)
+	}
+}
+
 // The namesake of a Service that went by force takes its record and its address over.
 func TestNamesake(t *testing.T) { forBoth(t, testNamesake) }
 

@@ -37,7 +37,11 @@ func (a *Allocator) write(ctx context.Context, n *need, d *decision) (*v1alpha1.
 	}
 	w := writer{a: a, n: n, failing: d.fault != nil}
 	names := make([]string, 0, len(all))
-	for _, g := range all {
+	for i := range all {
+		g := &all[i]
+		// A pool may be replaced by one of another name while its addresses are held, or
+		// called another in the cluster that claims come from.
+		g.Pool = cmp.Or(a.store.PoolAt(g.Addr), g.Pool)
 		name := v1alpha1.ClaimName(g.Addr)
 		names = append(names, name)
 		w.addrs = append(w.addrs, v1alpha1.LoadBalancerAddress{
@@ -151,6 +155,7 @@ func (w *writer) claim(ctx context.Context, g store.Decision, group string) erro
 	if err != nil {
 		return err
 	}
+	next.Spec.Pool = g.Pool
 	if next.Spec.Services[0].UID == uid {
 		w.terms(g, next)
 	}

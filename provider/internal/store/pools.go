@@ -5,6 +5,7 @@ package store
 import (
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
@@ -54,17 +55,50 @@ func (s *Store) ForgetPool(p *v1alpha1.IPAddressPool) {
 		s.stale = true
 		s.freed++
 	}
-	concerned := s.externals("")
+	concerned := append(s.externals(""), s.moved()...)
 	s.mu.Unlock()
 	s.tellAddresses()
 	s.tellService(concerned...)
 }
 
+// moved returns the holders of addresses that are in another valid pool than their claims
+// say. mu is held.
+func (s *Store) moved() []loadbalancer.ServiceKey {
+	select {
+	case <-s.ready:
+	default:
+		return nil // every Service is looked at after start-up anyway
+	}
+	s.freshen()
+	var out []loadbalancer.ServiceKey
+	for _, c := range s.claims {
+		addr, err := v1alpha1.ParseClaimName(c.Name)
+		if err != nil || c.Spec.Phase != v1alpha1.ClaimBound {
+			continue
+		}
+		if p, ok := s.set.ByAddr(addr); ok && p.Name() != c.Spec.Pool {
+			out = append(out, keysOf(c)...)
+		}
+	}
+	return out
+}
+
+// PoolAt returns the name of the valid pool that has an address, empty when none has.
+func (s *Store) PoolAt(a netip.Addr) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.freshen()
+	if p, ok := s.set.ByAddr(a); ok {
+		return p.Name()
+	}
+	return ""
+}
+
 // concerned returns the Services that a pool's change may mean something to though they
-// do not wait: those with external IPs, and holders where reclaiming or defaults
-// change. mu is held.
+// do not wait: those with external IPs, holders of addresses that change pools, and
+// holders where reclaiming or defaults change. mu is held.
 func (s *Store) concerned(old, p *v1alpha1.IPAddressPool) []loadbalancer.ServiceKey {
-	out := s.externals("")
+	out := append(s.externals(""), s.moved()...)
 	if old == nil || old.Spec.ReclaimPolicy == p.Spec.ReclaimPolicy && equality.Semantic.DeepEqual(old.Spec.RetainFor, p.Spec.RetainFor) &&
 		equality.Semantic.DeepEqual(old.Spec.Defaults, p.Spec.Defaults) {
 		return out
