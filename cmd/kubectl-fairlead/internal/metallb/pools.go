@@ -212,7 +212,7 @@ func (c *converter) checkPools() {
 				"create an L2Advertisement that names the pool, unless another load balancer announces it")
 		}
 		if n := len(p.Spec.Addresses); n > maxAddresses {
-			r.note(fmt.Sprintf("has %d prefixes and ranges, the API server accepts %d", n, maxAddresses), "join neighbours or split the pool before you apply the output")
+			r.lost([]string{"spec.addresses"}, fmt.Sprintf("has %d prefixes and ranges, the API server accepts %d", n, maxAddresses), "join neighbours or split the pool before you apply the output")
 		}
 		for j := range i {
 			if a, b, ok := overlap(&c.result.Pools[j], p); ok {

@@ -296,6 +296,21 @@ func TestAnAddressShownTwiceIsClaimedOnce(t *testing.T) {
 	}
 }
 
+// What the API server would refuse is not carried over, whatever the output says.
+func TestTooManyRangesAreALoss(t *testing.T) {
+	t.Parallel()
+	ranges := make([]any, 65)
+	for i := range ranges {
+		ranges[i] = fmt.Sprintf("10.0.%d.0/24", i)
+	}
+	r := metallb.Convert([]manifest.Object{{Source: "s", Fields: map[string]any{
+		"apiVersion": "metallb.io/v1beta1", "kind": "IPAddressPool", "metadata": map[string]any{"name": "a"}, "spec": map[string]any{"addresses": ranges},
+	}}}, options())
+	if !r.Lost() {
+		t.Errorf("65 ranges are no loss: %+v", r.Remarks)
+	}
+}
+
 // outputOf returns the leaves of the object that an input object became, nil for none.
 func outputOf(t *rapid.T, o manifest.Object, result metallb.Result) []leaf {
 	var found any
