@@ -231,6 +231,9 @@ func (c *choice) retained(out []Assignment) []Assignment {
 		if h.SharingKey == ExternalKey {
 			continue // the namesake's author chose it; its load balancer had another
 		}
+		if h.succeeds(c.req.Service, c.req.UID) && Fits(h, c.req.Tenant(), c.req.SharingKey) != nil {
+			continue
+		}
 		if !inPool || c.chosen(out, a) || c.ledger.Reserved(a) || !p.returns(a, h) || c.req.Pool != "" && c.req.Pool != p.name {
 			continue
 		}

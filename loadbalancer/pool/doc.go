@@ -16,7 +16,8 @@
 //     another pool or does not fit beside other tenants any more ([Fits]). Surplus is
 //     given up from the end. A held address keeps the rule that it came by.
 //  3. Addresses retained for a Service of its namespace and name, and those of a
-//     namesake that is gone and had them alone, lowest first ([RuleRetained]).
+//     namesake that is gone, alone or beside others that the Service goes with as well,
+//     lowest first ([RuleRetained]).
 //  4. Addresses that its status shows and that are free or can be joined: it had them
 //     from another load balancer, or its claims were lost ([RuleShown]).
 //  5. With a sharing key, addresses that it can join: the lowest first, in the pools

@@ -72,6 +72,13 @@ func (h Holding) namesake(key loadbalancer.ServiceKey, uid loadbalancer.ServiceU
 	})
 }
 
+// succeeds reports whether a Service takes the place of a tenant of its name that is gone,
+// beside others that it has to go with ([Fits]).
+func (h Holding) succeeds(key loadbalancer.ServiceKey, uid loadbalancer.ServiceUID) bool {
+	return h.State == Bound && len(h.Tenants) > 1 && !h.Names(uid) &&
+		slices.ContainsFunc(h.Tenants, func(t Tenant) bool { return t.Service == key })
+}
+
 // Ledger is the book of taken addresses: held by a claim (or about to be), reserved
 // because they are a node's own, or wanted because a Service without any claim shows
 // them in its status. It keeps for every pool an index of what is free and counters,

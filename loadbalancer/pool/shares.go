@@ -226,12 +226,12 @@ func (l *Ledger) unkeep(a netip.Addr, h Holding) {
 	}
 }
 
-// keepers are the tenants whose namesakes may take an address over.
+// keepers are the tenants whose namesakes may take an address, or their place on it, over.
 func keepers(h Holding) []Tenant {
-	if h.State == Retained || h.State == Bound && len(h.Tenants) == 1 {
-		return h.Tenants
+	if h.State == Releasing {
+		return nil
 	}
-	return nil
+	return h.Tenants
 }
 
 // keptFor returns the lowest address of a family above another one that a Service may
@@ -240,7 +240,7 @@ func (l *Ledger) keptFor(key loadbalancer.ServiceKey, uid loadbalancer.ServiceUI
 	list := l.kept[key]
 	best := netip.Addr{}
 	consider := func(a netip.Addr) {
-		if a.IsValid() && FamilyOf(a) == f && above.Less(a) && (!best.IsValid() || a.Less(best)) && l.held[a].namesake(key, uid) {
+		if a.IsValid() && FamilyOf(a) == f && above.Less(a) && (!best.IsValid() || a.Less(best)) && (l.held[a].namesake(key, uid) || l.held[a].succeeds(key, uid)) {
 			best = a
 		}
 	}

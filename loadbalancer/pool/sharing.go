@@ -45,7 +45,7 @@ func misfitOf(h Holding, t *Tenant, sharingKey string) misfit {
 	member := false
 	var first *Tenant
 	for i := range h.Tenants {
-		if h.Tenants[i].UID == t.UID {
+		if h.Tenants[i].UID == t.UID || h.Tenants[i].Service == t.Service {
 			member = true
 		} else if first == nil {
 			first = &h.Tenants[i]
@@ -70,7 +70,7 @@ func misfitOf(h Holding, t *Tenant, sharingKey string) misfit {
 	}
 	for i := range h.Tenants {
 		other := &h.Tenants[i]
-		if other.UID == t.UID {
+		if other.UID == t.UID || other.Service == t.Service {
 			continue
 		}
 		for _, p := range t.Ports {
@@ -86,8 +86,8 @@ func misfitOf(h Holding, t *Tenant, sharingKey string) misfit {
 }
 
 // Fits says why a Service cannot be on an address that is Bound beside its other
-// tenants, nil when it can. The Service itself does not count among the tenants, and
-// alone it always fits. sharingKey is the Service's. The message is a clause about the
+// tenants, nil when it can. The Service itself does not count among the tenants, nor does
+// one of its name, which is gone and which it replaces there; alone it always fits. sharingKey is the Service's. The message is a clause about the
 // address: "address … was asked for, but " goes before it.
 //
 // The rule is MetalLB's: equal keys, no port and protocol twice, and under

@@ -9,6 +9,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/fairlead-lb/fairlead/loadbalancer/api/v1alpha1"
 	"github.com/fairlead-lb/fairlead/provider/internal/store/storetest"
@@ -220,4 +221,38 @@ func testHeritageWaitsForAFailingNamesake(t *testing.T, k kind) {
 		t.Error("it does not fail")
 	}
 	l.mustGet(t, newService("web", 2, second), "192.0.2.5")
+}
+
+// Services that share an address and come back from a backup, under other UIDs, share it
+// again, in whatever order they come.
+func TestSharersComeBack(t *testing.T) { forBoth(t, testSharersComeBack) }
+
+func testSharersComeBack(t *testing.T, k kind) {
+	t.Helper()
+	for _, lost := range []bool{false, true} {
+		api := storetest.New()
+		api.PutPool(newPool("a", "192.0.2.0/29"))
+		l := newLeader(t, api, k)
+		names := []string{"a", "b", "c"}
+		for i, name := range names {
+			l.mustGet(t, shares(name, i, "k", int32(80+i)), "192.0.2.0")
+		}
+		for _, name := range names {
+			api.DeleteService(api.Service("default", name))
+		}
+		var back []*corev1.Service
+		for i := range names {
+			i = len(names) - 1 - i
+			svc := shares(names[i], 10-i, "k", int32(80+i), func(s *corev1.Service) { s.UID = types.UID("back-" + names[i]) })
+			back = append(back, svc)
+			if lost {
+				disturb(t, api, names[i])
+			}
+			l.mustGet(t, svc, "192.0.2.0")
+		}
+		api.OnCall(nil)
+		if err := check(api, back...); err != nil {
+			t.Error(err)
+		}
+	}
 }

@@ -163,7 +163,7 @@ func (w *writer) claim(ctx context.Context, g store.Decision, group string) erro
 		return nil
 	}
 	// What is taken over from a namesake stays: given back, it would not be kept for us.
-	joins := !store.Holds(g.Claim, uid) && len(next.Spec.Services) > 1
+	joins := !store.Holds(g.Claim, uid) && len(next.Spec.Services) > len(g.Claim.Spec.Services)
 	if _, err = w.a.store.UpdateClaim(ctx, next); err == nil && joins {
 		w.entered = append(w.entered, next.Name)
 	}
@@ -189,6 +189,11 @@ func (w *writer) next(ctx context.Context, g store.Decision, group string) (*v1a
 		w.propose()
 		next.Spec.Services, next.Spec.Successors, next.Spec.Group = []v1alpha1.ServiceReference{ref}, w.success, group
 		next.Spec.Phase, next.Spec.RetainUntil = v1alpha1.ClaimBound, nil
+	case bound && namesake:
+		if err := w.a.mustExist(ctx, svc); err != nil {
+			return nil, err
+		}
+		next.Spec.Services = store.Succeed(next.Spec.Services, ref)
 	case bound:
 		next.Spec.Services = append(next.Spec.Services, ref)
 	default:

@@ -168,7 +168,7 @@ func (s *Store) rebindOne(ctx context.Context, svc *corev1.Service, d Decision) 
 		err = ErrConflict
 	default:
 		next := d.Claim.DeepCopy()
-		next.Spec.Services = append(next.Spec.Services, Reference(svc))
+		next.Spec.Services = Succeed(next.Spec.Services, Reference(svc))
 		_, err = s.UpdateClaim(ctx, next)
 	}
 	switch {
@@ -212,6 +212,14 @@ func NewClaim(as pool.Assignment, group string, svc *corev1.Service) *v1alpha1.I
 			Phase:    v1alpha1.ClaimBound,
 		},
 	}
+}
+
+// Succeed returns a claim's Services with one more, in the place of those of its name.
+func Succeed(services []v1alpha1.ServiceReference, ref v1alpha1.ServiceReference) []v1alpha1.ServiceReference {
+	out := slices.DeleteFunc(slices.Clone(services), func(r v1alpha1.ServiceReference) bool {
+		return r.Namespace == ref.Namespace && r.Name == ref.Name
+	})
+	return append(out, ref)
 }
 
 // Reference returns how claims name a Service.
