@@ -12,7 +12,8 @@
 # Retained addresses are given up. Services with spec.externalIPs keep them: kube-proxy
 # serves them, but no node answers for them any more.
 #
-# KUBECTL is the command to use, arguments included (default: kubectl).
+# KUBECTL is the command to use, arguments included (default: kubectl). CLASSLESS=true or
+# CLASSLESS=false says what services.classless was, if the configuration is gone already.
 # Not touched: metallb.io objects and CRDs, and the provider ID of nodes, which
 # Kubernetes does not let anybody change.
 set -euo pipefail
@@ -31,7 +32,7 @@ while [ $# -gt 0 ]; do
     shift 2 || { echo "uninstall: --services needs a value: delete or keep" >&2; exit 2; }
     ;;
   -h | --help)
-    sed -n '3,18s/^# \{0,1\}//p' "$0"
+    sed -n '3,19s/^# \{0,1\}//p' "$0"
     exit 0
     ;;
   *)
@@ -48,6 +49,8 @@ esac
 k() { "${kubectl[@]}" "$@"; }
 say() { echo "uninstall: $*"; }
 
+k version -o json >/dev/null || { say "cannot reach the cluster" >&2; exit 1; }
+
 # What services.class and services.classless of the controller's configuration say.
 config=$(k -n $namespace get configmap fairlead-cloud-config -o go-template='{{index .data "cloud-config.yaml"}}' 2>/dev/null || true)
 setting() {
@@ -56,7 +59,14 @@ setting() {
 class=$(setting class)
 class=${class:-fairlead.dev/lb}
 classless=$(setting classless)
+[ -n "$config" ] || classless=${CLASSLESS:-unknown}
 classless=${classless:-true}
+case ${classless,,} in
+true | yes | on | y) classless=true ;;
+false | no | off | n) classless=false ;;
+unknown) ;;
+*) say "services.classless is true or false, not $classless" >&2; exit 2 ;;
+esac
 
 # Services that Fairlead answers for, those that still carry a finalizer after a change of
 # type or class included. One "namespace name" a line.
@@ -112,8 +122,14 @@ release_services() {
 
 remove() { k delete --ignore-not-found --wait=true --timeout=120s "$@"; }
 
-k version -o json >/dev/null || { say "cannot reach the cluster" >&2; exit 1; }
-
+if [ "$classless" = unknown ]; then
+  # A guess could take addresses and finalizers off another load balancer's Services.
+  if [ "$(classless=true served)" != "$(classless=false served)" ]; then
+    say "the controller's configuration is gone: set CLASSLESS=true if Fairlead served Services without a class (the default), CLASSLESS=false if it did not" >&2
+    exit 2
+  fi
+  classless=true
+fi
 list=$(served)
 if [ -n "$list" ] && [ "$services" = ask ]; then
   say "these Services get their addresses from Fairlead; say --services delete or --services keep:" >&2

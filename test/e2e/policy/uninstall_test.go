@@ -65,10 +65,14 @@ func TestUninstallKeepsServices(t *testing.T) {
 	}
 	s.keepServices(t, "default classless", `classed:: classless:["`+stock+`"]:192.0.2.1 foreign:["example.com/lb"]:192.0.2.4 formerly-classed:: kubernetes:: `)
 	// The configuration goes with its namespace, where somebody empties those; called again
-	// without it the script takes the default.
+	// without it the script does not guess whose the Services without a class are.
 	if _, err := s.run(ctx, "delete", "configmap", "-n", "fairlead-system", "fairlead-cloud-config"); err != nil {
 		t.Fatal(err)
 	}
+	if out, err := s.uninstall(t.Context(), "--services", "keep"); err == nil || !strings.Contains(out, "set CLASSLESS=true") {
+		t.Errorf("uninstall without a configuration: %v:\n%s", err, out)
+	}
+	t.Setenv("CLASSLESS", "true")
 	s.keepServices(t, "", `classed:: classless:: foreign:["example.com/lb"]:192.0.2.4 formerly-classed:: kubernetes:: `)
 }
 
