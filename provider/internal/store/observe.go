@@ -3,6 +3,9 @@
 package store
 
 import (
+	"net/netip"
+	"slices"
+
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/fairlead-lb/fairlead/loadbalancer"
@@ -83,14 +86,17 @@ func (s *Store) ForgetService(svc *corev1.Service) {
 	s.tellService(key)
 }
 
-// want books the addresses in the status of a Service that has no claim: it had them
-// from an earlier life of the cluster, and a new Service must not get them. mu is held.
+// want books the addresses in the status of a Service that it has no claim of: it had
+// them from an earlier life of the cluster, and a new Service must not get them. mu is held.
 func (s *Store) want(svc *corev1.Service) {
 	s.unwant(svc)
-	if !s.classes.Serves(svc) || len(s.byUID[svc.UID]) > 0 {
+	if !s.classes.Serves(svc) {
 		return
 	}
-	addrs := convert.StatusAddresses(svc)
+	addrs := slices.DeleteFunc(convert.StatusAddresses(svc), func(a netip.Addr) bool {
+		_, has := s.byUID[svc.UID][v1alpha1.ClaimName(a)]
+		return has
+	})
 	for _, a := range addrs {
 		s.ledger.Want(a, convert.Key(svc), loadbalancer.ServiceUID(svc.UID))
 	}

@@ -127,7 +127,7 @@ func (s *Store) unclaimed(svc *corev1.Service) []Decision {
 				held = append(held, pool.Assignment{Addr: a, Pool: ra.Pool, Rule: pool.Rule(ra.Rule)})
 			}
 		}
-	} else if serves && len(s.byUID[svc.UID]) == 0 {
+	} else if serves {
 		for _, a := range convert.StatusAddresses(svc) {
 			if p, ok := s.set.ByAddr(a); ok && !s.ledger.Reserved(a) {
 				held = append(held, pool.Assignment{Addr: a, Pool: p.Name(), Rule: pool.RuleShown})
