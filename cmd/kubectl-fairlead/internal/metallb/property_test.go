@@ -254,13 +254,19 @@ func TestOldPoolsAreAnnouncedAsTheySay(t *testing.T) {
 		lost        bool
 	}{
 		{name: "alone", input: one, ads: []string{"one [one]"}},
-		{name: "a second pool of a bgp pool's name", lost: true,
-			input: "address-pools:\n- {name: a, protocol: bgp, addresses: [10.0.0.0/24]}\n- {name: a, protocol: layer2, addresses: [10.0.1.0/24]}\n"},
+		{
+			name: "a second pool of a bgp pool's name", lost: true,
+			input: "address-pools:\n- {name: a, protocol: bgp, addresses: [10.0.0.0/24]}\n- {name: a, protocol: layer2, addresses: [10.0.1.0/24]}\n",
+		},
 		{name: "no address", lost: true, input: "address-pools:\n- {name: a, protocol: layer2, addresses: []}\n"},
-		{name: "another advertisement has the name", lost: true, ads: []string{"one [two]"},
-			input: fmt.Sprintf(object, "L2Advertisement", "one", "{ipAddressPools: [two]}") + one},
-		{name: "another advertisement has the name, after it", lost: true, ads: []string{"one [two]"},
-			input: one + fmt.Sprintf(object, "L2Advertisement", "one", "{ipAddressPools: [two]}")},
+		{
+			name: "another advertisement has the name", lost: true, ads: []string{"one [two]"},
+			input: fmt.Sprintf(object, "L2Advertisement", "one", "{ipAddressPools: [two]}") + one,
+		},
+		{
+			name: "another advertisement has the name, after it", lost: true, ads: []string{"one [two]"},
+			input: one + fmt.Sprintf(object, "L2Advertisement", "one", "{ipAddressPools: [two]}"),
+		},
 		{name: "the advertisement of the name selects it", ads: []string{"one []"}, input: one + fmt.Sprintf(object, "L2Advertisement", "one", "{}")},
 	}
 	for _, tt := range tests {
