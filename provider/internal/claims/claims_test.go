@@ -238,6 +238,39 @@ func TestRelease(t *testing.T) {
 			},
 			kept: 98 * time.Second, gone: 101 * time.Second,
 		},
+		{
+			name: "a Service still shows it",
+			prepare: func(w *world) {
+				w.services.Put(w.t, service("svc1", address))
+				w.claims.Put(w.t, claim(v1alpha1.ClaimReleasing, "", "svc1"))
+			},
+			kept: 299 * time.Second, gone: 302 * time.Second,
+		},
+		{
+			name: "a record still lists it",
+			prepare: func(w *world) {
+				w.services.Put(w.t, service("svc1"))
+				w.records.Put(w.t, recordOf("svc1"))
+				w.claims.Put(w.t, claim(v1alpha1.ClaimReleasing, "", "svc1"))
+			},
+			kept: 299 * time.Second, gone: 302 * time.Second,
+		},
+		{
+			name: "its Service is there and has another address",
+			prepare: func(w *world) {
+				w.services.Put(w.t, service("svc1", "192.0.2.200"))
+				w.claims.Put(w.t, claim(v1alpha1.ClaimReleasing, "", "svc1"))
+			},
+			kept: time.Second, gone: 2 * time.Second,
+		},
+		{
+			name: "a namesake shows it",
+			prepare: func(w *world) {
+				w.services.Put(w.t, namesake())
+				w.claims.Put(w.t, claim(v1alpha1.ClaimReleasing, "", "svc1"))
+			},
+			kept: time.Second, gone: 2 * time.Second,
+		},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -260,6 +293,21 @@ func TestRelease(t *testing.T) {
 			})
 		})
 	}
+}
+
+// As soon as the Service shows the address no more, it is free.
+func TestReleaseWhenTheServiceLetsGo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := start(t, func(w *world) {
+			w.services.Put(w.t, service("svc1", address))
+			w.claims.Put(w.t, claim(v1alpha1.ClaimReleasing, "", "svc1"))
+		})
+		wait(t, 10*time.Second)
+		w.wantPhase(t, v1alpha1.ClaimReleasing)
+		w.services.Put(t, service("svc1", "192.0.2.200"))
+		wait(t, 2*time.Second)
+		w.wantPhase(t, "")
+	})
 }
 
 // The quarantine counts from the moment the owner was lost, when that is the later one.

@@ -30,6 +30,9 @@ const (
 	// released. An agent that runs lets go within a second, so one that has not done so
 	// by then no longer runs on its healthy node, and with it nothing answers ARP.
 	patience = 5 * time.Minute
+	// useCheck is how often a claim being released is looked at while a Service still
+	// shows its address, for patience at most: a status is written within seconds.
+	useCheck = time.Second
 )
 
 // liveness is what the API knows of the node that owns an address.
@@ -42,10 +45,7 @@ type liveness struct {
 // decide says when to look at a claim being released again, zero when it may be deleted
 // now, and whether a live owner holds it for longer than it should. Pure.
 func decide(claim *v1alpha1.IPClaim, owner liveness, now time.Time) (wait time.Duration, held bool) {
-	since := claim.CreationTimestamp.Time
-	if claim.Spec.ReleasingSince != nil {
-		since = claim.Spec.ReleasingSince.Time
-	}
+	since := released(claim)
 	age := settle
 	if claim.Status.Owner != nil {
 		if owner.live {
@@ -60,6 +60,14 @@ func decide(claim *v1alpha1.IPClaim, owner liveness, now time.Time) (wait time.D
 		age = quarantine
 	}
 	return max(0, since.Add(age).Sub(now)), false
+}
+
+// released is when a claim became Releasing.
+func released(claim *v1alpha1.IPClaim) time.Time {
+	if claim.Spec.ReleasingSince != nil {
+		return claim.Spec.ReleasingSince.Time
+	}
+	return claim.CreationTimestamp.Time
 }
 
 // livenessOf reads a node's liveness: it is live while the Node and the NodeAgent
@@ -118,6 +126,11 @@ func (c *Controller) release(ctx context.Context, claim *v1alpha1.IPClaim) (time
 	if wait > 0 {
 		return wait, nil
 	}
+	if released(claim).Add(patience).After(time.Now()) {
+		if inUse, err := c.inUse(ctx, claim); err != nil || inUse {
+			return useCheck, err
+		}
+	}
 	// The resource version makes sure that nobody took the address over meanwhile.
 	err := c.opts.Claims.Delete(ctx, claim.Name, metav1.DeleteOptions{
 		Preconditions: &metav1.Preconditions{UID: &claim.UID, ResourceVersion: &claim.ResourceVersion},
@@ -130,6 +143,36 @@ func (c *Controller) release(ctx context.Context, claim *v1alpha1.IPClaim) (time
 	}
 	klog.FromContext(ctx).Info("Released address", "claim", claim.Name, "pool", claim.Spec.Pool)
 	return 0, nil
+}
+
+// inUse asks the server whether a Service that is not being deleted still shows the
+// address, or its record still lists it: of two leaders that allocated for it at once,
+// one may have written that after the other had released the claim. Allocation sees the
+// same and moves the Service away; until then nobody else may have the address.
+func (c *Controller) inUse(ctx context.Context, claim *v1alpha1.IPClaim) (bool, error) {
+	for _, s := range claim.Spec.Services {
+		svc, err := c.opts.GetService(ctx, s.Namespace, s.Name)
+		if apierrors.IsNotFound(err) {
+			continue
+		}
+		if err != nil {
+			return false, fmt.Errorf("get Service %s/%s: %w", s.Namespace, s.Name, err)
+		}
+		if svc.UID != s.UID || svc.DeletionTimestamp != nil {
+			continue
+		}
+		if statusHas(svc, claim) {
+			return true, nil
+		}
+		r, err := c.opts.GetRecord(ctx, s.Namespace, s.Name)
+		if err != nil && !apierrors.IsNotFound(err) {
+			return false, fmt.Errorf("get record %s/%s: %w", s.Namespace, s.Name, err)
+		}
+		if err == nil && recordUses(r, s, claim) {
+			return true, nil
+		}
+	}
+	return false, nil
 }
 
 // reportHeld says once that a live node does not let an address go.
