@@ -87,6 +87,7 @@ func testCrashAtEveryStep(t *testing.T, k kind) {
 // crashOnce reports whether the process died, that is, whether it made n calls.
 func crashOnce(t *testing.T, k kind, before, after *corev1.Service, remove bool, want, n int, how storetest.Outcome) bool {
 	t.Helper()
+	before, after = before.DeepCopy(), after.DeepCopy() // scenarios have some in common
 	api := storetest.New()
 	api.PutPool(newPool("a", "192.0.2.0/28", "2001:db8::/120"))
 	one := newLeader(t, api, k)
