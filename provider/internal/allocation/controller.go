@@ -252,8 +252,8 @@ func (c *Controller) repair(ctx context.Context, cached *corev1.Service, t store
 }
 
 // show writes a Service's status if it differs. A Service without an address keeps what
-// its status shows, but for what is another's by now: it may come from another load
-// balancer or a backup, and that status is all that tells its address.
+// its status shows, but for what is another's by now or was released: it may come from
+// another load balancer or a backup, and that status is all that tells its address.
 func (c *Controller) show(ctx context.Context, svc *corev1.Service, status *corev1.LoadBalancerStatus) error {
 	if len(status.Ingress) == 0 {
 		status = svc.Status.LoadBalancer.DeepCopy()
@@ -275,12 +275,18 @@ func (c *Controller) show(ctx context.Context, svc *corev1.Service, status *core
 	return nil
 }
 
-// ofAnother reports whether a claim gives an address to others and not to this Service.
+// ofAnother reports whether a claim gives an address to others and not to this Service,
+// or is on its way to do so: a released address may be another's as soon as its claim is
+// gone, and the claim stays while a Service shows it.
 func (c *Controller) ofAnother(svc *corev1.Service, ip string) bool {
 	addr, err := netip.ParseAddr(ip)
 	if err != nil {
 		return false
 	}
 	claim := c.store.Claim(v1alpha1.ClaimName(addr))
-	return claim != nil && claim.Spec.Phase == v1alpha1.ClaimBound && !store.Holds(claim, svc.UID)
+	if claim == nil {
+		return false
+	}
+	named := slices.ContainsFunc(claim.Spec.Services, func(r v1alpha1.ServiceReference) bool { return r.UID == svc.UID })
+	return claim.Spec.Phase == v1alpha1.ClaimBound && !named || claim.Spec.Phase == v1alpha1.ClaimReleasing && named
 }

@@ -379,3 +379,44 @@ func testRebindFromRecords(t *testing.T, k kind) {
 		t.Error(err)
 	}
 }
+
+// An address that another leader released is taken out of the status of a Service that
+// has nothing else: the claim goes only when nobody shows it any more, and the Service,
+// which asks for this very address, then gets it again.
+func TestReleasedAddressIsNotShown(t *testing.T) { forBoth(t, testReleasedAddressIsNotShown) }
+
+func testReleasedAddressIsNotShown(t *testing.T, k kind) {
+	t.Helper()
+	api := storetest.New()
+	api.PutPool(newPool("a", "192.0.2.0/24"))
+	l := newLeader(t, api, k)
+	svc := newService("web", 1, annotate("fairlead.dev/addresses", "192.0.2.7"))
+	if _, err := l.ensure(t, svc); err != nil {
+		t.Fatal(err)
+	}
+	released := api.AllClaims()[0].DeepCopy()
+	now := metav1.Now()
+	released.Spec.Phase, released.Spec.ReleasingSince = v1alpha1.ClaimReleasing, &now
+	if _, err := api.Claims().Update(t.Context(), released, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	go func() { _ = l.ctl.Run(quiet(t)) }()
+	shows := func(n int) {
+		t.Helper()
+		for deadline := time.Now().Add(10 * time.Second); ; {
+			if s := api.Service("default", "web"); len(s.Status.LoadBalancer.Ingress) == n {
+				return
+			}
+			if time.Now().After(deadline) {
+				t.Fatalf("the Service never showed %d addresses", n)
+			}
+			<-time.After(5 * time.Millisecond)
+		}
+	}
+	shows(0)
+	api.RemoveClaim("192.0.2.7")
+	shows(1)
+	if err := check(api, svc); err != nil {
+		t.Error(err)
+	}
+}
