@@ -167,7 +167,8 @@ left=$(
   served | while read -r ns name; do
     k -n "$ns" get service "$name" -o go-template='{{range .metadata.finalizers}}{{if or (eq . "'$stock_finalizer'") (eq . "'$own_finalizer'")}}finalizer on service/{{$.metadata.namespace}}/{{$.metadata.name}}{{"\n"}}{{end}}{{end}}{{range .status.loadBalancer.ingress}}address {{.ip}} on service/{{$.metadata.namespace}}/{{$.metadata.name}}{{"\n"}}{{end}}'
   done
-  k api-resources --api-group=fairlead.dev -o name --cached=false 2>/dev/null || true
+  # Not api-resources: the API server's discovery lags behind the CRDs.
+  k get customresourcedefinitions -o name | grep '\.fairlead\.dev$' || true
   k get namespace $namespace -o name --ignore-not-found
   k get clusterroles,clusterrolebindings,validatingadmissionpolicies,validatingadmissionpolicybindings "${part_of[@]}" -o name --ignore-not-found
 )
