@@ -92,6 +92,8 @@ func (r *Result) rollout(b *strings.Builder) {
 	row("**object writes of the controller per new Service**", func(s *Step) string { return fmt.Sprintf("%.2f", s.ControllerWrites) })
 	row("events of the controller per new Service", func(s *Step) string { return fmt.Sprintf("%.2f", s.EventWrites) })
 	row("reads of the controller per new Service, without watches", func(s *Step) string { return fmt.Sprintf("%.2f", s.Reads) })
+	b.WriteString("\nThe event recorder of client-go has one sender and drops what comes faster than it sends: where the API server is slower, more events per Service " +
+		"are sent, and with them CPU time rises.\n")
 	first := &r.Rollout[0]
 	_, _ = fmt.Fprintf(b, "\nWho wrote what, %d → %d, from the API server's audit log (leases left out; the finalizer and the address are two patches of services/status; "+
 		"the node agent's write of the owner is not in it, because there are no agents here: one more per Service in a cluster):\n\n"+
