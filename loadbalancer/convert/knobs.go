@@ -89,32 +89,29 @@ func (r *ServiceRequest) readReclaim(svc *corev1.Service) *pool.Error {
 	return nil
 }
 
-func (r *ServiceRequest) readAdvertisements(svc *corev1.Service) *pool.Error {
-	value := strings.TrimSpace(svc.Annotations[v1alpha1.AnnotationAdvertisements])
-	if value == "" {
-		return nil
-	}
-	names, err := parseNames(value)
-	if err != nil {
-		return invalid(v1alpha1.AnnotationAdvertisements, "%v", err)
-	}
-	r.Advertisements = names
-	return nil
+func (*ServiceRequest) readAdvertisements(svc *corev1.Service) *pool.Error {
+	_, err := Advertisements(svc)
+	return err
 }
 
-// parseNames reads a comma separated list of object names; doubles count once.
-func parseNames(s string) ([]string, error) {
-	var out []string
-	for text := range strings.SplitSeq(s, ",") {
+// Advertisements returns the names that the annotation fairlead.dev/advertisements
+// limits a Service to, each once; none when it has no such annotation. What is no name
+// is an error, and is among the names all the same: it must not loosen the limit.
+func Advertisements(svc *corev1.Service) (names []string, err *pool.Error) {
+	value := strings.TrimSpace(svc.Annotations[v1alpha1.AnnotationAdvertisements])
+	if value == "" {
+		return nil, nil
+	}
+	for text := range strings.SplitSeq(value, ",") {
 		text = strings.TrimSpace(text)
-		if len(validation.IsDNS1123Subdomain(text)) > 0 {
-			return nil, fmt.Errorf("%q is not an object's name; write a comma separated list such as lan, dmz", text)
+		if err == nil && len(validation.IsDNS1123Subdomain(text)) > 0 {
+			err = invalid(v1alpha1.AnnotationAdvertisements, "%q is not an object's name; write a comma separated list such as lan, dmz", text)
 		}
-		if !slices.Contains(out, text) {
-			out = append(out, text)
+		if text != "" && !slices.Contains(names, text) {
+			names = append(names, text)
 		}
 	}
-	return out, nil
+	return names, err
 }
 
 func (r *ServiceRequest) readSharingKey(svc *corev1.Service) *pool.Error {

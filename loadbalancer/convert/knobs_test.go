@@ -67,7 +67,7 @@ func TestKnobs(t *testing.T) {
 		{name: "delete", pairs: []string{"fairlead.dev/reclaim-policy", "Delete"}, want: func(r *convert.ServiceRequest) { r.Reclaim = v1alpha1.ReclaimDelete }},
 		{name: "retain, in lower case", pairs: []string{"fairlead.dev/reclaim-policy", "retain"}, reason: reason.InvalidAnnotation, mentions: "Retain"},
 		{name: "pod, said", pairs: []string{"fairlead.dev/target-type", "pod"}, want: func(r *convert.ServiceRequest) { r.TargetType = v1alpha1.TargetPod }},
-		{name: "advertisements", pairs: []string{"fairlead.dev/advertisements", "lan, dmz.x,lan"}, want: func(r *convert.ServiceRequest) { r.Advertisements = []string{"lan", "dmz.x"} }},
+		{name: "advertisements", pairs: []string{"fairlead.dev/advertisements", "lan, dmz.x,lan"}},
 		{name: "advertisements, blank", pairs: []string{"fairlead.dev/advertisements", " "}},
 		{name: "advertisements, a bad name", pairs: []string{"fairlead.dev/advertisements", "lan,Lan"}, reason: reason.InvalidAnnotation, mentions: `"Lan"`},
 		{name: "advertisements, a trailing comma", pairs: []string{"fairlead.dev/advertisements", "lan,"}, reason: reason.InvalidAnnotation},
@@ -234,7 +234,8 @@ func FuzzService(f *testing.F) {
 		if r.Pool.Count < 0 || r.Pool.Count > v1alpha1.MaxAddressesPerFamily || len(r.Pool.SharingKey) > 253 || r.Pool.SharingKey == pool.ExternalKey {
 			t.Errorf("count %d, key %q", r.Pool.Count, r.Pool.SharingKey)
 		}
-		svc = withAnnotations("fairlead.dev/addresses", strings.Join(text, ","), "fairlead.dev/advertisements", strings.Join(r.Advertisements, ","),
+		names, _ := convert.Advertisements(svc)
+		svc = withAnnotations("fairlead.dev/addresses", strings.Join(text, ","), "fairlead.dev/advertisements", strings.Join(names, ","),
 			"fairlead.dev/sharing-key", r.Pool.SharingKey, "fairlead.dev/reclaim-policy", string(r.Reclaim), "fairlead.dev/target-type", string(r.TargetType))
 		again, fault := convert.Service(svc)
 		if fault != nil {
@@ -245,4 +246,28 @@ func FuzzService(f *testing.F) {
 			t.Errorf("read back (-first +second):\n%s", diff)
 		}
 	})
+}
+
+func TestAdvertisements(t *testing.T) {
+	t.Parallel()
+	tests := []struct {
+		name, value string
+		want        []string
+		fault       bool
+	}{
+		{name: "none"},
+		{name: "blank", value: " "},
+		{name: "two, one of them twice", value: "lan, dmz.x,lan", want: []string{"lan", "dmz.x"}},
+		{name: "a bad name still limits", value: "Lan", want: []string{"Lan"}, fault: true},
+		{name: "a trailing comma", value: "lan,", want: []string{"lan"}, fault: true},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			got, fault := convert.Advertisements(withAnnotations(v1alpha1.AnnotationAdvertisements, tt.value))
+			if diff := cmp.Diff(tt.want, got, cmpopts.EquateEmpty()); diff != "" || tt.fault != (fault != nil) {
+				t.Errorf("fault %v, names (-want +got):\n%s", fault, diff)
+			}
+		})
+	}
 }

@@ -30,8 +30,6 @@ type ServiceRequest struct {
 	TargetType v1alpha1.TargetType
 	// Reclaim is the policy asked for, empty when the pool's counts.
 	Reclaim v1alpha1.ReclaimPolicy
-	// Advertisements asked for by name, none when the pool's default counts.
-	Advertisements []string
 	// ExternalIPs are the addresses of spec.externalIPs, each once.
 	ExternalIPs []netip.Addr
 	// TrafficPolicy of the Service.

@@ -12,6 +12,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/fairlead-lb/fairlead/loadbalancer/api/v1alpha1"
+	"github.com/fairlead-lb/fairlead/loadbalancer/convert"
 	"github.com/fairlead-lb/fairlead/loadbalancer/reason"
 )
 
@@ -58,7 +59,11 @@ func wishOf(w *world, addrs []v1alpha1.LoadBalancerAddress, svc *corev1.Service)
 // limit leaves those advertisements that the Service asks for by its annotation, or else
 // the pool of its first address by default.
 func (i *wish) limit(w *world, pool string, svc *corev1.Service) {
-	i.asked, i.by = askedFor(svc), "its annotation "+v1alpha1.AnnotationAdvertisements
+	if svc != nil {
+		// A fault in it is allocation's to tell.
+		i.asked, _ = convert.Advertisements(svc)
+		i.by = "its annotation " + v1alpha1.AnnotationAdvertisements
+	}
 	if len(i.asked) == 0 {
 		i.asked, i.by = w.pools[pool].advertisements, fmt.Sprintf("defaults.advertisements of pool %q", pool)
 	}
@@ -71,20 +76,6 @@ func (i *wish) limit(w *world, pool string, svc *corev1.Service) {
 			i.unknown = append(i.unknown, name)
 		}
 	}
-}
-
-// askedFor reads the annotation: names separated by commas.
-func askedFor(svc *corev1.Service) []string {
-	if svc == nil {
-		return nil
-	}
-	var out []string
-	for name := range strings.SplitSeq(svc.Annotations[v1alpha1.AnnotationAdvertisements], ",") {
-		if name = strings.TrimSpace(name); name != "" && !slices.Contains(out, name) {
-			out = append(out, name)
-		}
-	}
-	return out
 }
 
 // note tells what of the wish cannot be fulfilled though the rest is; empty: nothing.
