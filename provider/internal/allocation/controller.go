@@ -13,7 +13,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/client-go/util/workqueue"
 	servicehelper "k8s.io/cloud-provider/service/helpers"
 	"k8s.io/klog/v2"
 
@@ -21,6 +20,7 @@ import (
 	"github.com/fairlead-lb/fairlead/loadbalancer/api/v1alpha1"
 	"github.com/fairlead-lb/fairlead/loadbalancer/convert"
 	"github.com/fairlead-lb/fairlead/provider/internal/store"
+	"github.com/fairlead-lb/fairlead/provider/internal/worker"
 )
 
 const (
@@ -29,8 +29,6 @@ const (
 	repairDelay = time.Second
 	// repairWorkers repair side by side; openings are served one by one, by age.
 	repairWorkers = 4
-	// maxBackoff bounds the pause between attempts that the API server failed.
-	maxBackoff = 30 * time.Second
 )
 
 // Controller is the service-address controller. It finishes Services that wait for an
@@ -41,9 +39,9 @@ const (
 type Controller struct {
 	store *store.Store
 	alloc *Allocator
-	queue workqueue.TypedRateLimitingInterface[loadbalancer.ServiceKey]
+	queue *worker.Queue[loadbalancer.ServiceKey]
 	// addresses holds one element while the line is due.
-	addresses workqueue.TypedRateLimitingInterface[struct{}]
+	addresses *worker.Queue[struct{}]
 
 	mu sync.Mutex
 	// resting are Services whose last attempt the API server failed: they come back by
@@ -58,16 +56,12 @@ type Controller struct {
 // NewController makes the controller and subscribes it to the store.
 func NewController(s *store.Store, a *Allocator) *Controller {
 	c := &Controller{
-		store:   s,
-		alloc:   a,
-		resting: make(map[loadbalancer.ServiceKey]struct{}),
-		seen:    make(map[loadbalancer.ServiceKey]*corev1.Service),
-		queue: workqueue.NewTypedRateLimitingQueueWithConfig(
-			workqueue.NewTypedItemExponentialFailureRateLimiter[loadbalancer.ServiceKey](50*time.Millisecond, maxBackoff),
-			workqueue.TypedRateLimitingQueueConfig[loadbalancer.ServiceKey]{Name: "service_address"}),
-		addresses: workqueue.NewTypedRateLimitingQueueWithConfig(
-			workqueue.NewTypedItemExponentialFailureRateLimiter[struct{}](50*time.Millisecond, maxBackoff),
-			workqueue.TypedRateLimitingQueueConfig[struct{}]{Name: "service_address_open"}),
+		store:     s,
+		alloc:     a,
+		resting:   make(map[loadbalancer.ServiceKey]struct{}),
+		seen:      make(map[loadbalancer.ServiceKey]*corev1.Service),
+		queue:     worker.New[loadbalancer.ServiceKey]("service_address"),
+		addresses: worker.New[struct{}]("service_address_open"),
 	}
 	a.wake = c.AddressesChanged
 	s.Subscribe(c)
@@ -96,36 +90,20 @@ func (c *Controller) Run(ctx context.Context) error {
 	}
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		work(ctx, c.addresses, func(ctx context.Context, _ struct{}) error {
+		c.addresses.Run(ctx, 1, nil, func(ctx context.Context, _ struct{}) (time.Duration, error) {
 			c.serveLine(ctx)
-			return nil
+			return 0, nil
 		})
 	})
-	for range repairWorkers {
-		wg.Go(func() { work(ctx, c.queue, c.sync) })
-	}
-	<-ctx.Done()
-	c.queue.ShutDown()
-	c.addresses.ShutDown()
+	c.queue.Run(ctx, repairWorkers, nil, func(ctx context.Context, key loadbalancer.ServiceKey) (time.Duration, error) {
+		err := c.sync(ctx, key)
+		if errors.Is(err, store.ErrConflict) {
+			err = fmt.Errorf("%w: %w", worker.ErrLost, err)
+		}
+		return 0, err
+	})
 	wg.Wait()
 	return nil
-}
-
-// work takes items until the queue shuts down.
-func work[T comparable](ctx context.Context, q workqueue.TypedRateLimitingInterface[T], do func(context.Context, T) error) {
-	for {
-		item, shutdown := q.Get()
-		if shutdown {
-			return
-		}
-		if err := do(ctx, item); err != nil {
-			logFailure(ctx, err, "item", item)
-			q.AddRateLimited(item)
-		} else {
-			q.Forget(item)
-		}
-		q.Done(item)
-	}
 }
 
 // logFailure tells of an attempt that the API server failed. That somebody else was faster
@@ -189,7 +167,7 @@ func (c *Controller) serveLine(ctx context.Context) {
 			if err != nil && ctx.Err() == nil {
 				logFailure(ctx, err, "service", klog.KObj(svc))
 				c.rest(o.key, true)
-				c.queue.AddRateLimited(o.key)
+				c.queue.Retry(o.key)
 			}
 			if queued { // something came free meanwhile: the oldest is asked first
 				c.addresses.Add(struct{}{})

@@ -11,6 +11,7 @@ package worker
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"time"
 
@@ -26,6 +27,10 @@ const (
 	minRetryDelay = 50 * time.Millisecond
 	maxRetryDelay = 30 * time.Second
 )
+
+// ErrLost is for steps that lost a write to another writer and have only their own word
+// for it; an API server's 409 needs no such wrapping.
+var ErrLost = errors.New("another writer was faster")
 
 // Step brings one item forward. A positive duration has the item looked at again after
 // it, an error soon, with growing pauses.
@@ -49,6 +54,10 @@ func (q *Queue[T]) Add(item T) { q.items.Add(item) }
 // AddAfter marks an item after a while; of several calls the earliest time counts. It
 // does not block.
 func (q *Queue[T]) AddAfter(item T, delay time.Duration) { q.items.AddAfter(item, delay) }
+
+// Retry marks an item that failed outside of its step, with the pause that an error of
+// the step would bring. It does not block.
+func (q *Queue[T]) Retry(item T) { q.items.AddRateLimited(item) }
 
 // ShutDown ends a queue that is not run.
 func (q *Queue[T]) ShutDown() { q.items.ShutDown() }
@@ -83,7 +92,7 @@ func (q *Queue[T]) next(ctx context.Context, step Step[T]) bool {
 	if err != nil {
 		logger := klog.FromContext(ctx)
 		switch {
-		case apierrors.IsConflict(err):
+		case apierrors.IsConflict(err), errors.Is(err, ErrLost):
 			// As a rule another writer was faster and its event is under way. But an API
 			// server may say so without one, so that nothing else would bring us back.
 			logger.V(2).Info("Lost a write to another writer, will look again", "item", item, "err", err)
