@@ -15,6 +15,10 @@ type Node struct {
 	Excluded bool
 	// NetworkUnavailable is the condition of that name.
 	NetworkUnavailable bool
+	// Cordoned nodes are unschedulable.
+	Cordoned bool
+	// ShuttingDown says that the kubelet has begun a graceful shutdown of the node.
+	ShuttingDown bool
 	// Ready is the condition of that name as the API server last told.
 	Ready bool
 }

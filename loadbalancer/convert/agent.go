@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 	"strconv"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 
@@ -77,7 +78,7 @@ func Record(in *v1alpha1.LoadBalancer) (loadbalancer.Record, error) {
 
 // Node converts a Node. Addresses that are names are left out.
 func Node(in *corev1.Node) loadbalancer.Node {
-	out := loadbalancer.Node{Name: loadbalancer.NodeName(in.Name), Excluded: excluded(in.Labels)}
+	out := loadbalancer.Node{Name: loadbalancer.NodeName(in.Name), Excluded: excluded(in.Labels), Cordoned: in.Spec.Unschedulable}
 	for _, a := range in.Status.Addresses {
 		if a.Type != corev1.NodeInternalIP && a.Type != corev1.NodeExternalIP {
 			continue
@@ -97,10 +98,15 @@ func Node(in *corev1.Node) loadbalancer.Node {
 		}
 		if c.Type == corev1.NodeReady {
 			out.Ready = c.Status == corev1.ConditionTrue
+			out.ShuttingDown = !out.Ready && strings.Contains(c.Message, shuttingDown)
 		}
 	}
 	return out
 }
+
+// shuttingDown is in the message of the Ready condition from when a kubelet begins a
+// graceful shutdown (kubelet's nodeshutdown manager); there is no field for it.
+const shuttingDown = "node is shutting down"
 
 // excluded reads node.kubernetes.io/exclude-from-external-load-balancers as a boolean;
 // a value that is none excludes, as the bare label always did in Kubernetes.

@@ -160,6 +160,14 @@ func TestNode(t *testing.T) {
 	if diff := cmp.Diff(want, convert.Node(in), values()); diff != "" {
 		t.Errorf("Node (-want +got):\n%s", diff)
 	}
+	in.Spec.Unschedulable = true
+	in.Status.Conditions[0] = corev1.NodeCondition{
+		Type: corev1.NodeReady, Status: corev1.ConditionFalse, Reason: "KubeletNotReady", Message: "[container runtime is down, node is shutting down]",
+	}
+	want.Ready, want.Cordoned, want.ShuttingDown = false, true, true
+	if diff := cmp.Diff(want, convert.Node(in), values()); diff != "" {
+		t.Errorf("Node that shuts down (-want +got):\n%s", diff)
+	}
 }
 
 func TestResolve(t *testing.T) {

@@ -75,6 +75,9 @@ type Verdict struct {
 	Owner loadbalancer.Ownership
 	// Action of the deciding node.
 	Action Action
+	// Heir is the node that takes the group over if the owner dies, as far as this node
+	// can tell; empty when there is none or the group has no owner.
+	Heir loadbalancer.NodeName
 	// Reason says why this node does not announce, empty when it does.
 	Reason reason.Reason
 }

@@ -145,6 +145,14 @@ const (
 	NoInterface Reason = "NoInterface"
 	// NoLocalEndpoint: externalTrafficPolicy Local and no serving pod on the node.
 	NoLocalEndpoint Reason = "NoLocalEndpoint"
+	// NodeCordoned: the node is unschedulable, and another node may announce.
+	NodeCordoned Reason = "NodeCordoned"
+	// NodeShuttingDown: the node's kubelet says that it is shutting down.
+	NodeShuttingDown Reason = "NodeShuttingDown"
+	// Restarting: the agent stops and will be back; the node's kernel answers meanwhile.
+	Restarting Reason = "Restarting"
+	// DuplicateAddress: a host that is no node of the cluster has the address.
+	DuplicateAddress Reason = "DuplicateAddress"
 	// Minority: the agent sees fewer than half of the last known members and takes nothing over.
 	Minority Reason = "Minority"
 )

@@ -59,6 +59,23 @@ type NodeAgentStatus struct {
 	// AnnouncedAddresses counts the addresses that this node announces now.
 	// +optional
 	AnnouncedAddresses int32 `json:"announcedAddresses"`
+	// Conflicts are addresses that a host outside the cluster claims too, ascending by
+	// address: those that this node does not announce for that reason, and those that it
+	// announces all the same because it had them first. They are kept for a minute after
+	// the last sign of the host.
+	// +kubebuilder:validation:MaxItems=64
+	// +optional
+	// +listType=map
+	// +listMapKey=address
+	// +listMapKey=interface
+	Conflicts []AddressConflict `json:"conflicts,omitempty"`
+	// KernelSettings are settings of the kernel that the agent changed, with their former
+	// values, which it restores when it leaves.
+	// +kubebuilder:validation:MaxItems=512
+	// +optional
+	// +listType=map
+	// +listMapKey=name
+	KernelSettings []KernelSetting `json:"kernelSettings,omitempty"`
 	// Gossip is the agent's view of its peers.
 	// +optional
 	Gossip GossipStatus `json:"gossip,omitempty"`
@@ -82,6 +99,34 @@ type NodeInterface struct {
 	// +optional
 	// +listType=atomic
 	Prefixes []string `json:"prefixes,omitempty"`
+}
+
+// AddressConflict is one address that a host outside the cluster claims.
+type AddressConflict struct {
+	// +kubebuilder:validation:MaxLength=45
+	Address string `json:"address"`
+	// +kubebuilder:validation:MaxLength=15
+	Interface string `json:"interface"`
+	// MAC address of the host, lower case, colon separated.
+	// +kubebuilder:validation:MaxLength=17
+	MAC string `json:"mac"`
+	// Announced says that this node announces the address all the same.
+	Announced bool `json:"announced"`
+	// Since is when the conflict was first seen.
+	Since metav1.Time `json:"since"`
+}
+
+// KernelSetting is one setting of the kernel that the agent changed.
+type KernelSetting struct {
+	// Name as in sysctl(8), with "/" for ".": net/ipv4/conf/eth0/arp_ignore.
+	// +kubebuilder:validation:MaxLength=128
+	Name string `json:"name"`
+	// Former value.
+	// +kubebuilder:validation:MaxLength=32
+	Former string `json:"former"`
+	// Value that the agent set.
+	// +kubebuilder:validation:MaxLength=32
+	Value string `json:"value"`
 }
 
 // GossipStatus is one agent's view of the membership.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"time"
 
 	"github.com/fairlead-lb/fairlead/loadbalancer"
 )
@@ -15,6 +16,9 @@ import (
 type State struct {
 	// Leaving says that the node is withdrawing for good.
 	Leaving bool
+	// Restarting says that the agent stops now and will be back within this time, while
+	// the node's kernel answers for what it announced; 0 is no restart.
+	Restarting time.Duration
 	// Interfaces that can announce.
 	Interfaces []loadbalancer.Interface
 	// Gateways are the next hops of the node's default routes.
@@ -44,6 +48,7 @@ type message struct {
 type facts struct {
 	Seq        uint64       `json:"s"`
 	Leaving    bool         `json:"l,omitempty"`
+	Restarting int64        `json:"r,omitempty"` // milliseconds
 	Interfaces []ifaces     `json:"i,omitempty"`
 	Gateways   []netip.Addr `json:"g,omitempty"`
 }
@@ -92,7 +97,7 @@ func decode(b []byte) (message, error) {
 }
 
 func factsOf(s State, seq uint64) *facts {
-	f := &facts{Seq: seq, Leaving: s.Leaving, Gateways: s.Gateways}
+	f := &facts{Seq: seq, Leaving: s.Leaving, Restarting: s.Restarting.Milliseconds(), Gateways: s.Gateways}
 	for _, i := range s.Interfaces {
 		f.Interfaces = append(f.Interfaces, ifaces{i.Name, i.Prefixes, i.MAC[:], i.NoIPv4, i.NoIPv6})
 	}
@@ -110,7 +115,7 @@ func (f *facts) interfaces() []loadbalancer.Interface {
 }
 
 func sameFacts(a, b State) bool {
-	return a.Leaving == b.Leaving && slices.Equal(a.Gateways, b.Gateways) && slices.EqualFunc(a.Interfaces, b.Interfaces, func(x, y loadbalancer.Interface) bool {
+	return a.Leaving == b.Leaving && a.Restarting == b.Restarting && slices.Equal(a.Gateways, b.Gateways) && slices.EqualFunc(a.Interfaces, b.Interfaces, func(x, y loadbalancer.Interface) bool {
 		return x.Name == y.Name && x.MAC == y.MAC && x.NoIPv4 == y.NoIPv4 && x.NoIPv6 == y.NoIPv6 && slices.Equal(x.Prefixes, y.Prefixes)
 	})
 }

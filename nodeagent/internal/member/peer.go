@@ -100,7 +100,7 @@ func (o *own) update(s State) (message, bool) {
 			delete(o.claims, g)
 		}
 	}
-	o.state = State{Leaving: s.Leaving, Interfaces: slices.Clone(s.Interfaces), Gateways: slices.Clone(s.Gateways), Claims: maps.Clone(s.Claims)}
+	o.state = State{Leaving: s.Leaving, Restarting: s.Restarting, Interfaces: slices.Clone(s.Interfaces), Gateways: slices.Clone(s.Gateways), Claims: maps.Clone(s.Claims)}
 	m.Seq = o.seq
 	return m, m.Facts != nil || len(m.Claims) > 0
 }
