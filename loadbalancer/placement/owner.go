@@ -25,7 +25,8 @@ type View struct {
 	// Successors are the proposed owners, best first.
 	Successors []loadbalancer.NodeName
 	// Live holds every live node, this one included; the value says why it may not
-	// announce the group, empty when it may.
+	// announce the group, empty when it may. [reason.NodeCordoned] is the soft one: such a
+	// node counts as eligible while no other node is, and while KeepOnly.
 	Live map[loadbalancer.NodeName]reason.Reason
 	// KeepOnly leaves the group with its present owner: nobody takes it over.
 	KeepOnly bool
@@ -95,25 +96,35 @@ type Verdict struct {
 // A take-over uses an epoch above all that were ever heard of. Whoever sees a better
 // claim than its own stops at once.
 func Owner(v View) Verdict {
-	best, top, own := v.survey()
-	elected := v.elect(best)
+	present := newElectorate(&v, "")
+	elected := present.elect()
+	out := v.decide(elected, &present)
+	if elected.Node != "" {
+		left := newElectorate(&v, elected.Node)
+		out.Heir = left.elect().Node
+	}
+	return out
+}
+
+// decide says what this node does when elected is the one that should announce.
+func (v *View) decide(elected loadbalancer.Ownership, e *electorate) Verdict {
+	top, own := v.survey()
 	switch {
 	case elected.Node == v.Self:
 		return v.decideElected(own, top)
 	case own.Node == "":
 		return Verdict{Owner: elected, Action: Wait, Reason: v.whyNot(elected)}
-	case top.Beats(own), v.ownedInAPI(own):
+	case top.Beats(own), e.ownedInAPI(own):
 		return Verdict{Owner: elected, Action: Yield, Reason: reason.NotOwner}
 	default:
 		return Verdict{Owner: elected, Action: Withdraw, Reason: v.whyNot(elected)}
 	}
 }
 
-// survey returns the best eligible claim, the best claim, and this node's own.
-func (v *View) survey() (best, top, own loadbalancer.Ownership) {
+// survey returns the best claim of a live node, and this node's own.
+func (v *View) survey() (top, own loadbalancer.Ownership) {
 	for _, c := range v.Claims {
-		why, live := v.Live[c.Node]
-		if !live {
+		if _, live := v.Live[c.Node]; !live {
 			continue
 		}
 		if c.Node == v.Self && c.Beats(own) {
@@ -122,46 +133,8 @@ func (v *View) survey() (best, top, own loadbalancer.Ownership) {
 		if c.Beats(top) {
 			top = c
 		}
-		if why == "" && c.Beats(best) {
-			best = c
-		}
 	}
-	return best, top, own
-}
-
-func (v *View) elect(best loadbalancer.Ownership) loadbalancer.Ownership {
-	if best.Node != "" && v.ownedInAPI(best) {
-		return loadbalancer.Ownership{Node: v.Persisted.Node}
-	}
-	if best.Node != "" {
-		return best
-	}
-	if v.KeepOnly {
-		return loadbalancer.Ownership{}
-	}
-	if v.eligible(v.Persisted.Node) {
-		return loadbalancer.Ownership{Node: v.Persisted.Node}
-	}
-	for _, n := range v.Successors {
-		if v.eligible(n) {
-			return loadbalancer.Ownership{Node: n}
-		}
-	}
-	return loadbalancer.Ownership{Node: Rendezvous(v.Group, v.eligibleNodes)}
-}
-
-func (v *View) eligible(n loadbalancer.NodeName) bool {
-	why, live := v.Live[n]
-	return n != "" && live && why == ""
-}
-
-// eligibleNodes yields the live and eligible nodes in any order.
-func (v *View) eligibleNodes(yield func(loadbalancer.NodeName) bool) {
-	for n, why := range v.Live {
-		if why == "" && !yield(n) {
-			return
-		}
-	}
+	return top, own
 }
 
 // decideElected is the decision of the elected node itself.
@@ -174,11 +147,6 @@ func (v *View) decideElected(own, top loadbalancer.Ownership) Verdict {
 	}
 	next := 1 + max(v.Highest, top.Epoch, v.Persisted.Epoch)
 	return Verdict{Owner: loadbalancer.Ownership{Node: v.Self, Epoch: next}, Action: TakeOver}
-}
-
-// ownedInAPI says that the API holds a better claim than c, of a node that may announce.
-func (v *View) ownedInAPI(c loadbalancer.Ownership) bool {
-	return !v.KeepOnly && v.Persisted.Node != c.Node && v.Persisted.Epoch > c.Epoch && v.eligible(v.Persisted.Node)
 }
 
 // outrankedInAPI says that the API holds a higher epoch of a node that surely does not

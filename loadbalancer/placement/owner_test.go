@@ -4,6 +4,7 @@ package placement_test
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"testing"
 
@@ -49,11 +50,11 @@ func TestOwner(t *testing.T) {
 	}{
 		"new claim goes to the first successor": {
 			placement.View{Self: "b", Successors: names("b", "a"), Live: live("a", "b")},
-			placement.Verdict{Owner: own("b", 1), Action: placement.TakeOver},
+			placement.Verdict{Owner: own("b", 1), Action: placement.TakeOver, Heir: "a"},
 		},
 		"others wait for the first successor": {
 			placement.View{Self: "a", Successors: names("b", "a"), Live: live("a", "b")},
-			placement.Verdict{Owner: own("b", 0), Action: placement.Wait, Reason: reason.NotOwner},
+			placement.Verdict{Owner: own("b", 0), Action: placement.Wait, Reason: reason.NotOwner, Heir: "a"},
 		},
 		"a dead owner is replaced by the first live successor with a higher epoch": {
 			placement.View{
@@ -67,18 +68,18 @@ func TestOwner(t *testing.T) {
 				Self: "c", Claims: []loadbalancer.Ownership{own("c", 5)}, Persisted: own("c", 5),
 				Successors: names("a", "c"), Live: live("a", "c"),
 			},
-			placement.Verdict{Owner: own("c", 5), Action: placement.Keep},
+			placement.Verdict{Owner: own("c", 5), Action: placement.Keep, Heir: "a"},
 		},
 		"the returned owner yields to the higher epoch": {
 			placement.View{
 				Self: "a", Claims: []loadbalancer.Ownership{own("a", 4), own("c", 5)}, Persisted: own("a", 4),
 				Successors: names("a", "c"), Live: live("a", "c"),
 			},
-			placement.Verdict{Owner: own("c", 5), Action: placement.Yield, Reason: reason.NotOwner},
+			placement.Verdict{Owner: own("c", 5), Action: placement.Yield, Reason: reason.NotOwner, Heir: "a"},
 		},
 		"a tie goes to the lower name": {
 			placement.View{Self: "c", Claims: []loadbalancer.Ownership{own("c", 5), own("a", 5)}, Live: live("a", "c")},
-			placement.Verdict{Owner: own("a", 5), Action: placement.Yield, Reason: reason.NotOwner},
+			placement.Verdict{Owner: own("a", 5), Action: placement.Yield, Reason: reason.NotOwner, Heir: "c"},
 		},
 		"an owner that may not announce any longer withdraws": {
 			placement.View{
@@ -96,7 +97,7 @@ func TestOwner(t *testing.T) {
 		},
 		"the restarted owner goes on by the API's record": {
 			placement.View{Self: "a", Persisted: own("a", 7), Successors: names("b"), Live: live("a", "b")},
-			placement.Verdict{Owner: own("a", 8), Action: placement.TakeOver},
+			placement.Verdict{Owner: own("a", 8), Action: placement.TakeOver, Heir: "b"},
 		},
 		"a guard stops a take-over": {
 			placement.View{Self: "a", Persisted: own("x", 7), Live: live("a"), Guard: reason.Minority},
@@ -120,11 +121,11 @@ func TestOwner(t *testing.T) {
 		},
 		"a higher record of a live node ends ours, though gossip did not tell yet": {
 			placement.View{Self: "a", Claims: []loadbalancer.Ownership{own("a", 3)}, Highest: 4, Persisted: own("b", 4), Live: live("a", "b")},
-			placement.Verdict{Owner: own("b", 0), Action: placement.Yield, Reason: reason.NotOwner},
+			placement.Verdict{Owner: own("b", 0), Action: placement.Yield, Reason: reason.NotOwner, Heir: "a"},
 		},
 		"and that node goes on, should it have forgotten": {
 			placement.View{Self: "b", Claims: []loadbalancer.Ownership{own("a", 3)}, Highest: 4, Persisted: own("b", 4), Live: live("a", "b")},
-			placement.Verdict{Owner: own("b", 5), Action: placement.TakeOver},
+			placement.Verdict{Owner: own("b", 5), Action: placement.TakeOver, Heir: "a"},
 		},
 		"a higher record of a live node that may not announce is outbid": {
 			placement.View{Self: "a", Claims: []loadbalancer.Ownership{own("a", 3)}, Persisted: own("b", 4), Live: liveBut(reason.NodeExcluded, "b", "a")},
@@ -142,13 +143,44 @@ func TestOwner(t *testing.T) {
 			placement.View{
 				Self: "b", Claims: []loadbalancer.Ownership{own("b", 2), own("a", 4), own("b", 5), own("a", 3)}, Highest: 5, Live: live("a", "b"),
 			},
-			placement.Verdict{Owner: own("b", 5), Action: placement.Keep},
+			placement.Verdict{Owner: own("b", 5), Action: placement.Keep, Heir: "a"},
 		},
 		"two groups that became one: the lower epoch yields, whatever else the node claims": {
 			placement.View{
 				Self: "a", Claims: []loadbalancer.Ownership{own("b", 2), own("a", 4), own("b", 5), own("a", 3)}, Highest: 5, Live: live("a", "b"),
 			},
-			placement.Verdict{Owner: own("b", 5), Action: placement.Yield, Reason: reason.NotOwner},
+			placement.Verdict{Owner: own("b", 5), Action: placement.Yield, Reason: reason.NotOwner, Heir: "a"},
+		},
+		"a cordoned owner withdraws while another may announce": {
+			placement.View{
+				Self: "a", Claims: []loadbalancer.Ownership{own("a", 2)}, Persisted: own("a", 2),
+				Successors: names("a", "b"), Live: liveBut(reason.NodeCordoned, "a", "b", "c"),
+			},
+			placement.Verdict{Owner: own("b", 0), Action: placement.Withdraw, Reason: reason.NodeCordoned, Heir: "c"},
+		},
+		"and its successor takes over while it still answers": {
+			placement.View{
+				Self: "b", Claims: []loadbalancer.Ownership{own("a", 2)}, Highest: 2, Persisted: own("a", 2),
+				Successors: names("a", "b"), Live: liveBut(reason.NodeCordoned, "a", "b"),
+			},
+			placement.Verdict{Owner: own("b", 3), Action: placement.TakeOver, Heir: "a"},
+		},
+		"a cordoned owner keeps when all the others are cordoned or may not": {
+			placement.View{
+				Self: "a", Claims: []loadbalancer.Ownership{own("a", 2)}, Successors: names("b", "a"),
+				Live: map[loadbalancer.NodeName]reason.Reason{"a": reason.NodeCordoned, "b": reason.NodeCordoned, "c": reason.NoInterface},
+			},
+			placement.Verdict{Owner: own("a", 2), Action: placement.Keep, Heir: "b"},
+		},
+		"a cordoned owner keeps while nobody may take over": {
+			placement.View{Self: "a", Claims: []loadbalancer.Ownership{own("a", 2)}, Live: liveBut(reason.NodeCordoned, "a", "b"), KeepOnly: true},
+			placement.Verdict{Owner: own("a", 2), Action: placement.Keep},
+		},
+		"a node that is no longer cordoned gets nothing back": {
+			placement.View{
+				Self: "a", Claims: []loadbalancer.Ownership{own("b", 3)}, Persisted: own("b", 3), Successors: names("a", "b"), Live: live("a", "b"),
+			},
+			placement.Verdict{Owner: own("b", 3), Action: placement.Wait, Reason: reason.NotOwner, Heir: "a"},
 		},
 		"nobody may": {
 			placement.View{Self: "a", Live: liveBut(reason.NoInterface, "a")},
@@ -175,7 +207,7 @@ func world(t *rapid.T) (placement.View, []loadbalancer.NodeName) {
 	v := placement.View{Group: loadbalancer.Group(rapid.StringMatching(`10\.0\.0\.[1-9]`).Draw(t, "group")), Live: map[loadbalancer.NodeName]reason.Reason{}}
 	for _, name := range all {
 		if rapid.Bool().Draw(t, "live") {
-			v.Live[name] = rapid.SampledFrom([]reason.Reason{"", "", reason.NoInterface}).Draw(t, "why")
+			v.Live[name] = rapid.SampledFrom([]reason.Reason{"", "", reason.NoInterface, reason.NodeCordoned}).Draw(t, "why")
 		}
 		if rapid.Bool().Draw(t, "claims") {
 			c := loadbalancer.Ownership{Node: name, Epoch: rapid.Uint64Range(1, 5).Draw(t, "epoch")}
@@ -216,8 +248,8 @@ func TestOwnerAgreement(t *testing.T) {
 				if got.Owner.Node != n {
 					t.Fatalf("%s acts for %s", n, got.Owner.Node)
 				}
-				if v.Live[n] != "" {
-					t.Fatalf("%s announces although %s", n, v.Live[n])
+				if why := v.Live[n]; why != "" && (why != reason.NodeCordoned || !v.KeepOnly && anyFree(v)) {
+					t.Fatalf("%s announces although %s", n, why)
 				}
 			}
 			if got.Action == placement.TakeOver && got.Owner.Epoch <= v.Highest {
@@ -229,6 +261,39 @@ func TestOwnerAgreement(t *testing.T) {
 		}
 		if active > 1 {
 			t.Fatalf("%d nodes announce", active)
+		}
+	})
+}
+
+func anyFree(v placement.View) bool {
+	for _, why := range v.Live {
+		if why == "" {
+			return true
+		}
+	}
+	return false
+}
+
+// The heir is whom every node elects once the owner is dead and nothing else has changed.
+func TestHeirIsTheNextOwner(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		v, all := world(t)
+		v.Self = rapid.SampledFrom(all).Draw(t, "self")
+		before := placement.Owner(v)
+		if before.Owner.Node == "" {
+			if before.Heir != "" {
+				t.Fatalf("%s inherits what nobody has", before.Heir)
+			}
+			return
+		}
+		if before.Heir == before.Owner.Node {
+			t.Fatalf("%s inherits from itself", before.Heir)
+		}
+		v.Live = maps.Clone(v.Live)
+		delete(v.Live, before.Owner.Node)
+		if after := placement.Owner(v); after.Owner.Node != before.Heir {
+			t.Fatalf("the heir of %s was to be %q, now it is %q", before.Owner.Node, before.Heir, after.Owner.Node)
 		}
 	})
 }

@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package placement
+
+import (
+	"github.com/fairlead-lb/fairlead/loadbalancer"
+	"github.com/fairlead-lb/fairlead/loadbalancer/reason"
+)
+
+// electorate is a view's nodes, one of them perhaps taken for dead.
+type electorate struct {
+	*View
+	// without is taken for dead, empty for nobody.
+	without loadbalancer.NodeName
+	// cordoned nodes count: there is no other, or nothing may move.
+	cordoned bool
+}
+
+func newElectorate(v *View, without loadbalancer.NodeName) electorate {
+	e := electorate{View: v, without: without}
+	e.cordoned = v.KeepOnly || !e.anyFree()
+	return e
+}
+
+// anyFree says whether a node may announce that is not cordoned.
+func (e *electorate) anyFree() bool {
+	for n, why := range e.Live {
+		if why == "" && n != e.without {
+			return true
+		}
+	}
+	return false
+}
+
+// elect names the owner; its epoch is zero while it has not claimed the group.
+func (e *electorate) elect() loadbalancer.Ownership {
+	best := e.best()
+	if best.Node != "" && e.ownedInAPI(best) {
+		return loadbalancer.Ownership{Node: e.Persisted.Node}
+	}
+	if best.Node != "" {
+		return best
+	}
+	if e.KeepOnly {
+		return loadbalancer.Ownership{}
+	}
+	if e.eligible(e.Persisted.Node) {
+		return loadbalancer.Ownership{Node: e.Persisted.Node}
+	}
+	for _, n := range e.Successors {
+		if e.eligible(n) {
+			return loadbalancer.Ownership{Node: n}
+		}
+	}
+	return loadbalancer.Ownership{Node: Rendezvous(e.Group, e.eligibleNodes)}
+}
+
+// best is the best claim of a node that may announce.
+func (e *electorate) best() loadbalancer.Ownership {
+	var best loadbalancer.Ownership
+	for _, c := range e.Claims {
+		if c.Beats(best) && e.eligible(c.Node) {
+			best = c
+		}
+	}
+	return best
+}
+
+// ownedInAPI says that the API holds a better claim than c, of a node that may announce.
+func (e *electorate) ownedInAPI(c loadbalancer.Ownership) bool {
+	return !e.KeepOnly && e.Persisted.Node != c.Node && e.Persisted.Epoch > c.Epoch && e.eligible(e.Persisted.Node)
+}
+
+func (e *electorate) eligible(n loadbalancer.NodeName) bool {
+	why, live := e.Live[n]
+	return live && n != "" && e.counts(n, why)
+}
+
+func (e *electorate) counts(n loadbalancer.NodeName, why reason.Reason) bool {
+	return n != e.without && (why == "" || e.cordoned && why == reason.NodeCordoned)
+}
+
+// eligibleNodes yields the live and eligible nodes in any order.
+func (e *electorate) eligibleNodes(yield func(loadbalancer.NodeName) bool) {
+	for n, why := range e.Live {
+		if e.counts(n, why) && !yield(n) {
+			return
+		}
+	}
+}
