@@ -102,8 +102,8 @@ func newAgent(o Options, version string, d deps) (*Agent, error) {
 	if a.objects, err = d.newObjects(func() { mark(a.dirty) }); err != nil {
 		return nil, err
 	}
-	a.arp = arp.New(d.openARP, m.ARP(), o.AnnounceInterval, func() { mark(a.dirty) })
-	a.ndp = ndp.New(d.openNDP, m.NDP(), o.AnnounceInterval, func() { mark(a.dirty) })
+	a.arp = arp.New(d.openARP, m.ARP(), o.AnnounceInterval, func() { mark(a.dirty) }, a.hear)
+	a.ndp = ndp.New(d.openNDP, m.NDP(), o.AnnounceInterval, func() { mark(a.dirty) }, a.hear)
 	a.owners = status.NewOwners(o.NodeName, d.claims, a.objects.Claim)
 	a.report = status.NewReport(o.NodeName, d.agents, func() types.UID { return a.objects.NodeUID(a.name()) })
 	return a, nil

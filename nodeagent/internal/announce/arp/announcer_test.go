@@ -73,7 +73,7 @@ func run(t *testing.T, test func(b *bench)) {
 			w := newWire()
 			b.wires = append(b.wires, w)
 			return w, nil
-		}, &b.count, time.Minute, b.notified)
+		}, &b.count, time.Minute, b.notified, func(string, netip.Addr, kernel.MAC) {})
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error)
 		go func() { done <- b.a.Run(ctx) }()

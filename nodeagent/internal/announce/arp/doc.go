@@ -16,8 +16,8 @@ import (
 )
 
 // New makes an announcer of IPv4 addresses; see [l2.New].
-func New(open l2.Opener, count l2.Counters, repeat time.Duration, notify func()) *l2.Announcer {
-	return l2.New(protocol{}, open, count, repeat, notify)
+func New(open l2.Opener, count l2.Counters, repeat time.Duration, notify func(), heard l2.Heard) *l2.Announcer {
+	return l2.New(protocol{}, open, count, repeat, notify, heard)
 }
 
 type protocol struct{}
@@ -46,7 +46,10 @@ func (protocol) Parse(b []byte) (l2.Packet, bool) {
 	if err != nil {
 		return l2.Packet{}, false
 	}
-	out := l2.Packet{From: p.sender, Sender: p.senderIP, Claims: p.senderIP}
+	out := l2.Packet{From: p.sender, Sender: p.senderIP}
+	if !p.senderIP.IsUnspecified() {
+		out.Claims = p.senderIP
+	}
 	if p.request && p.senderIP != p.targetIP {
 		out.Asks = p.targetIP
 	}
@@ -68,6 +71,18 @@ func (protocol) Announcement(a netip.Addr, own kernel.MAC) ([]l2.Frame, error) {
 		out = append(out, f)
 	}
 	return out, nil
+}
+
+// Question is a request (RFC 826), or with no source a probe (RFC 5227 §2.1.1).
+func (protocol) Question(target, source netip.Addr, own, to kernel.MAC) (l2.Frame, error) {
+	p := packet{request: true, sender: own, senderIP: source, targetIP: target, frameDest: to}
+	if !source.Is4() {
+		p.senderIP = netip.IPv4Unspecified()
+	}
+	if to == (kernel.MAC{}) {
+		p.frameDest = broadcast()
+	}
+	return frame(p)
 }
 
 func frame(p packet) (l2.Frame, error) {

@@ -110,7 +110,7 @@ func (p *peer) ask(ip string) []kernel.MAC {
 
 func start(t *testing.T, k *kernel.Kernel) *l2.Announcer {
 	t.Helper()
-	a := New(func(l kernel.Link) (l2.Conn, error) { return k.OpenARP(l) }, &counts{}, 0, func() {})
+	a := New(func(l kernel.Link) (l2.Conn, error) { return k.OpenARP(l) }, &counts{}, 0, func() {}, func(string, netip.Addr, kernel.MAC) {})
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- a.Run(ctx) }()

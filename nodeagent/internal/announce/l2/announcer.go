@@ -26,10 +26,11 @@ type table map[plan.Announcement]uint64
 // Announcer announces on layer 2 by one protocol.
 type Announcer struct {
 	protocol Protocol
-	open     Opener
+	opener   Opener
 	count    Counters
 	repeat   time.Duration
 	notify   func()
+	heard    Heard
 
 	// current is read by the responders for every request.
 	current atomic.Pointer[table]
@@ -38,16 +39,19 @@ type Announcer struct {
 	conflicts conflicts
 
 	mu     sync.Mutex
-	links  []kernel.Link       // guarded by mu
-	failed map[string]struct{} // guarded by mu, by link name
+	links  []kernel.Link         // guarded by mu
+	failed map[string]struct{}   // guarded by mu, by link name
+	open   map[string]*responder // guarded by mu, by link name: the runner's connections
 }
 
 // New makes an announcer that announces nothing yet. Neighbours are told again of each
 // address every repeat, for switches that forget; 0 is never. notify is called when the
-// answer of [Announcer.Failed] changes; it must not block.
-func New(p Protocol, open Opener, count Counters, repeat time.Duration, notify func()) *Announcer {
+// answer of [Announcer.Failed] changes; it must not block. heard is told who has which
+// address.
+func New(p Protocol, open Opener, count Counters, repeat time.Duration, notify func(), heard Heard) *Announcer {
 	a := &Announcer{
-		protocol: p, open: open, count: count, repeat: repeat, notify: notify, changed: make(chan struct{}, 1), failed: map[string]struct{}{},
+		protocol: p, opener: open, count: count, repeat: repeat, notify: notify, heard: heard,
+		changed: make(chan struct{}, 1), failed: map[string]struct{}{}, open: map[string]*responder{},
 		conflicts: newConflicts(),
 	}
 	a.current.Store(&table{})
@@ -103,6 +107,17 @@ func (a *Announcer) setFailed(link string, failed bool) bool {
 		a.notify()
 	}
 	return before != failed
+}
+
+// setOpen says by which connection questions go, nil for none.
+func (a *Announcer) setOpen(link string, c *responder) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if c == nil {
+		delete(a.open, link)
+	} else {
+		a.open[link] = c
+	}
 }
 
 // forgetFailed forgets links that are no longer there.
@@ -215,9 +230,7 @@ func (r *runner) reconcile(ctx context.Context, now time.Time) {
 	}
 	for name, c := range r.conns {
 		if l, ok := want[name]; !ok || l.Index != c.link.Index || l.MAC != c.link.MAC {
-			c.stop()
-			delete(r.conns, name)
-			r.forget(name)
+			r.end(c)
 		}
 	}
 	for name, l := range want {
@@ -248,9 +261,7 @@ func (r *runner) listen(ctx context.Context, now time.Time) {
 		}
 		c.listens = current
 		if err := c.conn.Listen(addrs[name]); err != nil {
-			c.stop()
-			delete(r.conns, name)
-			r.forget(name)
+			r.end(c)
 			r.rest(ctx, c.link, err, now)
 		}
 	}
@@ -265,15 +276,19 @@ func (r *runner) rest(ctx context.Context, l kernel.Link, cause error, now time.
 }
 
 func (r *runner) start(ctx context.Context, l kernel.Link, now time.Time) {
-	conn, err := r.a.open(l)
+	conn, err := r.a.opener(l)
 	if err != nil {
 		r.rest(ctx, l, err, now)
 		return
 	}
 	delete(r.retryAt, l.Name)
 	r.a.setFailed(l.Name, false)
-	c := &responder{a: r.a, link: l, conn: conn, outbox: newOutbox(now), done: make(chan struct{})}
+	c := &responder{
+		a: r.a, link: l, conn: conn, outbox: newOutbox(now), done: make(chan struct{}), questions: make(chan Frame, maxQuestions),
+	}
 	r.conns[l.Name] = c
+	r.a.setOpen(l.Name, c)
+	r.wg.Go(func() { c.speak(ctx) })
 	r.wg.Go(func() {
 		c.run(ctx)
 		select {
@@ -284,15 +299,21 @@ func (r *runner) start(ctx context.Context, l kernel.Link, now time.Time) {
 	klog.FromContext(ctx).V(2).Info("Answering on link", "interface", l.Name, "protocol", r.a.protocol.Name(), "mac", l.MAC.String())
 }
 
+// end gives a connection up.
+func (r *runner) end(c *responder) {
+	c.stop()
+	delete(r.conns, c.link.Name)
+	r.a.setOpen(c.link.Name, nil)
+	r.forget(c.link.Name)
+}
+
 // drop forgets a connection that failed by itself.
 func (r *runner) drop(ctx context.Context, c *responder) {
 	if r.conns[c.link.Name] != c {
 		return
 	}
 	klog.FromContext(ctx).Info("Lost the connection to a link", "interface", c.link.Name, "protocol", r.a.protocol.Name())
-	c.stop()
-	delete(r.conns, c.link.Name)
-	r.forget(c.link.Name)
+	r.end(c)
 	r.retryAt[c.link.Name] = time.Now().Add(reopenDelay)
 }
 
@@ -339,8 +360,9 @@ func (r *runner) sendDue(ctx context.Context, now time.Time) {
 }
 
 func (r *runner) closeAll() {
-	for _, c := range r.conns {
+	for name, c := range r.conns {
 		c.stop()
+		r.a.setOpen(name, nil)
 	}
 	r.wg.Wait()
 }

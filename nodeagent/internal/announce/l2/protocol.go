@@ -32,6 +32,8 @@ type Protocol interface {
 	Reply(p Packet, own kernel.MAC) (Frame, error)
 	// Announcement is what tells the neighbours of a new owner, every time.
 	Announcement(a netip.Addr, own kernel.MAC) ([]Frame, error)
+	// Question asks who has target; see [Announcer.Ask].
+	Question(target, source netip.Addr, own, to kernel.MAC) (Frame, error)
 	// Burst is when it is sent after a take-over, ascending from 0.
 	Burst() []time.Duration
 }
@@ -44,7 +46,7 @@ type Packet struct {
 	Sender netip.Addr
 	// Asks is the address that the sender asks for, invalid when it does not ask.
 	Asks netip.Addr
-	// Claims is the address that the sender says is its own, invalid when there is none.
+	// Claims is the address that the sender says it has at From, invalid when there is none.
 	Claims netip.Addr
 }
 

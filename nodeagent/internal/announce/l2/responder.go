@@ -22,8 +22,10 @@ type responder struct {
 	listens *table
 	// outbox is what to tell the neighbours; only the runner looks at it.
 	outbox *outbox
-	done   chan struct{}
-	once   sync.Once
+	// questions are for speak to send.
+	questions chan Frame
+	done      chan struct{}
+	once      sync.Once
 }
 
 // stop ends run; it may be called more than once.
@@ -60,6 +62,9 @@ func (c *responder) run(ctx context.Context) {
 }
 
 func (c *responder) handle(ctx context.Context, p Packet) {
+	if p.Claims.IsValid() {
+		c.a.heard(c.link.Name, p.Claims, p.From)
+	}
 	if k, ok := c.a.claimed(c.link.Name, p.Claims); ok {
 		c.a.count.Conflict()
 		c.a.noteClaim(ctx, time.Now(), k, p.From)

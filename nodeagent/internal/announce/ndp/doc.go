@@ -15,8 +15,8 @@ import (
 )
 
 // New makes an announcer of IPv6 addresses; see [l2.New].
-func New(open l2.Opener, count l2.Counters, repeat time.Duration, notify func()) *l2.Announcer {
-	return l2.New(protocol{}, open, count, repeat, notify)
+func New(open l2.Opener, count l2.Counters, repeat time.Duration, notify func(), heard l2.Heard) *l2.Announcer {
+	return l2.New(protocol{}, open, count, repeat, notify, heard)
 }
 
 type protocol struct{}
@@ -42,7 +42,11 @@ func (protocol) Parse(b []byte) (l2.Packet, bool) {
 		return l2.Packet{}, false
 	}
 	if m.advertisement {
-		return l2.Packet{From: m.from, Sender: m.src, Claims: m.target}, true
+		out := l2.Packet{From: m.from, Sender: m.src, Claims: m.target}
+		if m.hasLink {
+			out.From = m.link
+		}
+		return out, true
 	}
 	out := l2.Packet{From: m.from, Sender: m.src, Asks: m.target}
 	if !m.src.IsUnspecified() {
@@ -69,6 +73,24 @@ func (protocol) Reply(p l2.Packet, own kernel.MAC) (l2.Frame, error) {
 
 func (protocol) Announcement(a netip.Addr, own kernel.MAC) ([]l2.Frame, error) {
 	return []l2.Frame{advertise(a, own)}, nil
+}
+
+// Question is a solicitation (RFC 4861 §7.2.2), by unicast one that checks whether a
+// neighbour is still there (§7.3.3), and with no source one of duplicate address detection
+// (RFC 4862 §5.4.2).
+func (protocol) Question(target, source netip.Addr, own, to kernel.MAC) (l2.Frame, error) {
+	m := message{from: own, to: to, src: source, dst: target, target: target, hasLink: true, link: own}
+	if !source.Is6() || source.IsUnspecified() {
+		m.src, m.hasLink = netip.IPv6Unspecified(), false
+	}
+	if to == (kernel.MAC{}) || m.src.IsUnspecified() {
+		m.dst = kernel.SolicitedNode(target)
+	}
+	if to == (kernel.MAC{}) {
+		group := m.dst.As16()
+		m.to = kernel.MAC{0x33, 0x33, group[12], group[13], group[14], group[15]} // RFC 2464 §7
+	}
+	return l2.Frame{Bytes: m.marshal(), To: m.to}, nil
 }
 
 // advertise tells all nodes on the link who has an address.

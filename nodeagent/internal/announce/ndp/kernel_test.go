@@ -7,9 +7,12 @@ package ndp
 import (
 	"context"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -43,11 +46,29 @@ type bed struct {
 	a      *l2.Announcer
 	count  counts
 	client *netns.Other
+
+	mu    sync.Mutex
+	heard map[netip.Addr]kernel.MAC // guarded by mu
+}
+
+func (b *bed) hears(_ string, addr netip.Addr, from kernel.MAC) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.heard[addr] = from
+}
+
+// heardOf says who was last heard to have an address, and forgets it.
+func (b *bed) heardOf(addr netip.Addr) kernel.MAC {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	out := b.heard[addr]
+	delete(b.heard, addr)
+	return out
 }
 
 func newBed(t *testing.T) *bed {
 	t.Helper()
-	b := &bed{t: t}
+	b := &bed{t: t, heard: make(map[netip.Addr]kernel.MAC)}
 	var err error
 	if b.k, err = kernel.New(); err != nil {
 		t.Fatal(err)
@@ -63,7 +84,7 @@ func newBed(t *testing.T) *bed {
 		out := b.client.Run("ip", "-6", "addr", "show", "dev", "host0")
 		return !strings.Contains(out, "tentative") && strings.Contains(out, "fe80") && strings.Contains(out, "state UP")
 	})
-	b.a = New(func(l kernel.Link) (l2.Conn, error) { return b.k.OpenNDP(l) }, &b.count, 0, func() {})
+	b.a = New(func(l kernel.Link) (l2.Conn, error) { return b.k.OpenNDP(l) }, &b.count, 0, func() {}, b.hears)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- b.a.Run(ctx) }()
@@ -251,4 +272,45 @@ func TestLinkWithoutIPv6(t *testing.T) {
 		b.announce(vip)
 		return !b.a.Failed("lb0") && b.count.gratuitous.Load() > 0
 	})
+}
+
+// A plain Linux neighbour answers whatever form the question has, and nobody answers for
+// an address of nobody.
+func TestAsk(t *testing.T) {
+	b := newBed(t)
+	own, target := netip.MustParseAddr("fd00:1::1"), netip.MustParseAddr("fd00:1::9")
+	l := b.announce()
+	words := strings.Fields(b.client.Run("ip", "-o", "link", "show", "dev", "host0"))
+	mac, err := net.ParseMAC(words[slices.Index(words, "link/ether")+1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, q := range map[string]struct {
+		source netip.Addr
+		to     kernel.MAC
+	}{
+		"multicast": {own, kernel.MAC{}}, "unicast": {own, kernel.MAC(mac)},
+		"probe": {netip.IPv6Unspecified(), kernel.MAC{}}, "probe without a source": {netip.Addr{}, kernel.MAC{}},
+	} {
+		b.heardOf(target)
+		b.await(name+": an answer", 10*time.Second, func() bool {
+			b.a.Ask("lb0", target, q.source, q.to)
+			return b.heardOf(target) == kernel.MAC(mac)
+		})
+	}
+	nobody := netip.MustParseAddr("fd00:1::10")
+	for range 5 {
+		b.a.Ask("lb0", nobody, own, kernel.MAC{})
+		b.a.Ask("lb0", nobody, netip.IPv6Unspecified(), kernel.MAC{})
+	}
+	b.await("the neighbour answered once more", 5*time.Second, func() bool {
+		b.a.Ask("lb0", target, own, kernel.MAC{})
+		return b.heardOf(target) == kernel.MAC(mac)
+	})
+	if got := b.heardOf(nobody); got != (kernel.MAC{}) {
+		t.Errorf("%s answered for an address of nobody", got)
+	}
+	if got := b.heardOf(own); got == l.MAC {
+		t.Error("the announcer heard its own questions")
+	}
 }
