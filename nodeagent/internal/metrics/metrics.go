@@ -16,7 +16,9 @@ import (
 // Metrics are the agent's figures. They are safe for concurrent use.
 type Metrics struct {
 	announced, members      prometheus.Gauge
+	absent, duplicates      prometheus.Gauge
 	takeovers, conflicts    prometheus.Counter
+	splitViews, deaths      prometheus.Counter
 	gratuitous              prometheus.Counter
 	arpRequests, arpReplies prometheus.Counter
 	ndpRequests, ndpReplies prometheus.Counter
@@ -30,6 +32,10 @@ func New(reg prometheus.Registerer, version string) (*Metrics, error) {
 	m := &Metrics{
 		announced:   gauge("announced_addresses", "Addresses that this node announces now."),
 		members:     gauge("gossip_members", "Live members of the gossip, this node included."),
+		absent:      gauge("absent_nodes", "Nodes that the gossip lost without a goodbye and that may still answer."),
+		duplicates:  gauge("duplicate_addresses", "Addresses that this node owns and does not announce, because a stranger has them."),
+		splitViews:  counter("split_views_total", "Times another node was seen to claim an address that this node announces."),
+		deaths:      counter("direct_deaths_total", "Nodes held for dead because their kernel no longer answered."),
 		takeovers:   counter("takeovers_total", "Addresses that this node took over."),
 		conflicts:   counter("owner_conflicts_total", "Times another host was seen to claim an address that this node announces."),
 		gratuitous:  counter("gratuitous_total", "Unsolicited ARP and NDP frames sent."),
@@ -53,7 +59,7 @@ func New(reg prometheus.Registerer, version string) (*Metrics, error) {
 	build.Set(1)
 	for _, c := range []prometheus.Collector{
 		m.announced, m.members, m.takeovers, m.conflicts, m.arpRequests, m.arpReplies, m.ndpRequests, m.ndpReplies,
-		m.gratuitous, m.releases, m.strangers, build,
+		m.gratuitous, m.releases, m.strangers, m.absent, m.duplicates, m.splitViews, m.deaths, build,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 	} {
 		if err := reg.Register(c); err != nil {
@@ -111,6 +117,19 @@ func (m *Metrics) SetConflicts(conflicts []Conflict) {
 		m.strangers.WithLabelValues(c.Address, c.Interface, c.MAC).Set(1)
 	}
 }
+
+// SplitView counts an address that this node announces and another node claims.
+func (m *Metrics) SplitView() { m.splitViews.Inc() }
+
+// DirectDeath counts a node whose kernel no longer answers.
+func (m *Metrics) DirectDeath() { m.deaths.Inc() }
+
+// SetAbsent sets the number of nodes that the gossip lost without a goodbye.
+func (m *Metrics) SetAbsent(n int) { m.absent.Set(float64(n)) }
+
+// SetDuplicates sets the number of addresses that are not announced because a stranger
+// has them.
+func (m *Metrics) SetDuplicates(n int) { m.duplicates.Set(float64(n)) }
 
 // Now sets the gauges.
 func (m *Metrics) Now(announced, members int) {

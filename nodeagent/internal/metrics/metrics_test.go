@@ -126,6 +126,11 @@ func TestFiguresAreExported(t *testing.T) {
 		w.Gratuitous()
 		w.Conflict()
 	}
+	m.SetAbsent(5)
+	m.SetDuplicates(6)
+	m.SplitView()
+	m.DirectDeath()
+	m.DirectDeath()
 	m.SetConflicts([]metrics.Conflict{{"192.0.2.9", "eth0", "02:00:00:00:00:08"}})
 	m.SetConflicts([]metrics.Conflict{{"192.0.2.1", "eth0", "02:00:00:00:00:09"}})
 	w := httptest.NewRecorder()
@@ -135,6 +140,8 @@ func TestFiguresAreExported(t *testing.T) {
 		`fairlead_agent_releases_total{reason="NotOwner"} 1`, "fairlead_agent_arp_requests_total 1", "fairlead_agent_arp_replies_total 1",
 		"fairlead_agent_ndp_solicitations_total 2", "fairlead_agent_ndp_advertisements_total 2",
 		"fairlead_agent_gratuitous_total 3", "fairlead_agent_owner_conflicts_total 3", `fairlead_agent_build_info{version="v1"} 1`,
+		"fairlead_agent_absent_nodes 5", "fairlead_agent_duplicate_addresses 6",
+		"fairlead_agent_split_views_total 1", "fairlead_agent_direct_deaths_total 2",
 		`fairlead_agent_address_conflict{address="192.0.2.1",interface="eth0",mac="02:00:00:00:00:09"} 1`,
 	} {
 		if !strings.Contains(w.Body.String(), line+"\n") {
