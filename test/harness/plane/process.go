@@ -31,27 +31,49 @@ type Process struct {
 	expected atomic.Bool
 }
 
-// startProcess starts a program whose output is appended to a log file. It is the
-// caller's to stop it.
+// Program is what [StartProcess] starts.
+type Program struct {
+	// Name for errors; LogFile gets what the program prints, at its end.
+	Name, LogFile string
+	Path          string
+	Args          []string
+	// Env is added to this process's environment.
+	Env []string
+	// Enter, if set, is called on the thread that starts the program, which inherits what
+	// is changed there: another network namespace, for example. No other goroutine gets
+	// that thread afterwards.
+	Enter func() error
+}
+
 func startProcess(ctx context.Context, name, logFile, program string, args, env []string) (*Process, error) {
-	out, err := os.OpenFile(logFile, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600) //nolint:gosec // below the plane's own directory
+	return StartProcess(ctx, Program{Name: name, LogFile: logFile, Path: program, Args: args, Env: env})
+}
+
+// StartProcess starts a program that dies with this one. It is the caller's to stop it.
+func StartProcess(ctx context.Context, o Program) (*Process, error) {
+	out, err := os.OpenFile(o.LogFile, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
-		return nil, fmt.Errorf("start %s: %w", name, err)
+		return nil, fmt.Errorf("start %s: %w", o.Name, err)
 	}
 	// It must outlive ctx, to be stopped in order: an API server after its clients.
-	cmd := exec.CommandContext(context.WithoutCancel(ctx), program, args...) //nolint:gosec // running these is the package's purpose
-	cmd.Dir = filepath.Dir(logFile)
-	cmd.Env = append(os.Environ(), env...)
+	cmd := exec.CommandContext(context.WithoutCancel(ctx), o.Path, o.Args...) //nolint:gosec // running these is the package's purpose
+	cmd.Dir = filepath.Dir(o.LogFile)
+	cmd.Env = append(os.Environ(), o.Env...)
 	cmd.Stdout, cmd.Stderr = out, out
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
-	p := &Process{name: name, log: logFile, done: make(chan struct{})}
+	p := &Process{name: o.Name, log: o.LogFile, done: make(chan struct{})}
 	started := make(chan error)
 	go func() {
 		// The kernel sends the death signal when the thread that started the process
 		// ends, so that thread must be this goroutine's until the process has ended.
 		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
 		defer out.Close()
+		if o.Enter == nil { // a changed thread ends with this goroutine
+			defer runtime.UnlockOSThread()
+		} else if err := o.Enter(); err != nil {
+			started <- err
+			return
+		}
 		if err := cmd.Start(); err != nil {
 			started <- err
 			return
@@ -64,7 +86,7 @@ func startProcess(ctx context.Context, name, logFile, program string, args, env 
 		close(p.done)
 	}()
 	if err := <-started; err != nil {
-		return nil, fmt.Errorf("start %s: %w", name, err)
+		return nil, fmt.Errorf("start %s: %w", o.Name, err)
 	}
 	return p, nil
 }
