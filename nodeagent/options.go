@@ -17,6 +17,20 @@ import (
 // MetalLB's shipped configuration has them.
 const defaultExclude = `^(docker.*|cbr.*|dummy.*|virbr.*|lxcbr.*|veth.*|lo|cali.*|tunl.*|flannel.*|kube-ipvs.*|cni.*|nodelocaldns.*|lxc.*)$`
 
+// The profiles of detection.
+const (
+	profileFast    = "fast"
+	profileDefault = "default"
+	profileWAN     = "wan"
+)
+
+// Bounds of the grace of a restart: the kernel keeps lifetimes in seconds and lets them
+// end late, and nobody should wait for longer for an agent that does not come back.
+const (
+	minRestartGrace = 5 * time.Second
+	maxRestartGrace = 10 * time.Minute
+)
+
 // minAnnounceInterval leaves room for ten thousand addresses under the bound on frames.
 const minAnnounceInterval = 10 * time.Second
 
@@ -37,8 +51,14 @@ type Options struct {
 	HealthAddress string
 	// MetricsAddress serves /metrics over HTTPS; empty serves none.
 	MetricsAddress string
-	// DaemonSetName is the DaemonSet that the agent is part of, for its log.
-	DaemonSetName string
+	// DaemonSetName is the DaemonSet that the agent is part of, Namespace where it is: an
+	// agent whose DaemonSet is gone leaves when it is stopped, and is restarted otherwise.
+	DaemonSetName, Namespace string
+	// RestartGrace is how long the node's kernel answers for the agent's addresses while
+	// the agent restarts; 0 makes every stop a leave.
+	RestartGrace time.Duration
+	// Profile is how quickly peers take a silent node for dead: fast, default or wan.
+	Profile string
 	// AnnounceInterval is how often neighbours are told again of each address, for switches
 	// that forget where it is; 0 is never.
 	AnnounceInterval time.Duration
@@ -46,9 +66,13 @@ type Options struct {
 	ExcludeInterfaces string
 }
 
-// Defaults returns the options as shipped. getenv reads the environment: NODE_NAME and
-// NODE_IP come from the downward API.
+// Defaults returns the options as shipped. getenv reads the environment: NODE_NAME,
+// NODE_IP and POD_NAMESPACE come from the downward API.
 func Defaults(getenv func(string) string) Options {
+	namespace := getenv("POD_NAMESPACE")
+	if namespace == "" {
+		namespace = "fairlead-system"
+	}
 	return Options{
 		NodeName:          getenv("NODE_NAME"),
 		NodeIP:            getenv("NODE_IP"),
@@ -57,6 +81,9 @@ func Defaults(getenv func(string) string) Options {
 		HealthAddress:     "127.0.0.1:7957",
 		MetricsAddress:    ":7480",
 		DaemonSetName:     "fairlead-node-agent",
+		Namespace:         namespace,
+		RestartGrace:      30 * time.Second,
+		Profile:           profileDefault,
 		AnnounceInterval:  time.Minute,
 		ExcludeInterfaces: defaultExclude,
 	}
@@ -72,7 +99,10 @@ func (o *Options) AddFlags(fs *pflag.FlagSet) {
 	fs.StringVar(&o.GossipKeyFile, "gossip-key-file", o.GossipKeyFile, "file with the gossip keys, from the Secret fairlead-gossip")
 	fs.StringVar(&o.HealthAddress, "health-address", o.HealthAddress, "address of /healthz, /readyz and /debug/state; loopback only")
 	fs.StringVar(&o.MetricsAddress, "metrics-address", o.MetricsAddress, "address of /metrics over HTTPS; empty serves none")
-	fs.StringVar(&o.DaemonSetName, "daemonset-name", o.DaemonSetName, "DaemonSet that this agent is part of")
+	fs.StringVar(&o.DaemonSetName, "daemonset-name", o.DaemonSetName, "DaemonSet that this agent is part of, in the namespace $POD_NAMESPACE")
+	fs.DurationVar(&o.RestartGrace, "restart-grace", o.RestartGrace,
+		"how long the node's kernel answers while the agent restarts, 5s to 10m; 0 hands over at every stop")
+	fs.StringVar(&o.Profile, "profile", o.Profile, "how quickly a silent node counts as dead: fast, default or wan")
 	fs.DurationVar(&o.AnnounceInterval, "announce-interval", o.AnnounceInterval,
 		"how often neighbours are told again of each address, at least 10s; 0 is never")
 	fs.StringVar(&o.ExcludeInterfaces, "exclude-interfaces", o.ExcludeInterfaces, "regular expression of interface names that never announce")
@@ -102,6 +132,17 @@ func (o *Options) Validate() error {
 		if _, _, err := net.SplitHostPort(o.MetricsAddress); err != nil {
 			errs = append(errs, fmt.Errorf("--metrics-address: %w", err))
 		}
+	}
+	if o.DaemonSetName == "" {
+		errs = append(errs, errors.New("--daemonset-name: must not be empty"))
+	}
+	if o.RestartGrace != 0 && (o.RestartGrace < minRestartGrace || o.RestartGrace > maxRestartGrace) {
+		errs = append(errs, fmt.Errorf("--restart-grace: %s is neither 0 nor between %s and %s", o.RestartGrace, minRestartGrace, maxRestartGrace))
+	}
+	switch o.Profile {
+	case profileFast, profileDefault, profileWAN:
+	default:
+		errs = append(errs, fmt.Errorf("--profile: %q is none of %s, %s and %s", o.Profile, profileFast, profileDefault, profileWAN))
 	}
 	if o.AnnounceInterval != 0 && o.AnnounceInterval < minAnnounceInterval {
 		errs = append(errs, fmt.Errorf("--announce-interval: %s is neither 0 nor at least %s", o.AnnounceInterval, minAnnounceInterval))

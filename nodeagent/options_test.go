@@ -33,11 +33,13 @@ func TestOptions(t *testing.T) {
 		"flag wins":   {env: env("NODE_NAME", ""), args: []string{"--node-name=n"}},
 		"all faults at once": {
 			env:  env("NODE_NAME", "n"),
-			args: []string{"--node-ip=x", "--gossip-port=0", "--gossip-key-file=", "--health-address=0.0.0.0:1", "--metrics-address=1", "--exclude-interfaces=(", "--announce-interval=1s"},
-			errs: []string{"--node-ip", "--gossip-port: 0", "--gossip-key-file", "--health-address: 0.0.0.0 is not a loopback", "--metrics-address", "--exclude-interfaces", "--announce-interval: 1s is neither"},
+			args: []string{"--node-ip=x", "--gossip-port=0", "--gossip-key-file=", "--health-address=0.0.0.0:1", "--metrics-address=1", "--exclude-interfaces=(", "--announce-interval=1s", "--daemonset-name=", "--restart-grace=1s", "--profile=x"},
+			errs: []string{"--node-ip", "--gossip-port: 0", "--gossip-key-file", "--health-address: 0.0.0.0 is not a loopback", "--metrics-address", "--exclude-interfaces", "--announce-interval: 1s is neither", "--daemonset-name", "--restart-grace: 1s is neither", `--profile: "x" is none`},
 		},
-		"no repeats": {env: env("NODE_NAME", "n"), args: []string{"--announce-interval=0"}},
-		"no metrics": {env: env("NODE_NAME", "n"), args: []string{"--metrics-address="}},
+		"always leave": {env: env("NODE_NAME", "n"), args: []string{"--restart-grace=0"}},
+		"fast":         {env: env("NODE_NAME", "n"), args: []string{"--profile=fast"}},
+		"no repeats":   {env: env("NODE_NAME", "n"), args: []string{"--announce-interval=0"}},
+		"no metrics":   {env: env("NODE_NAME", "n"), args: []string{"--metrics-address="}},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
