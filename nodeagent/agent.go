@@ -9,8 +9,6 @@ import (
 	"net/netip"
 	"regexp"
 	"strconv"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -79,7 +77,6 @@ type Agent struct {
 	dirty, linksDirty chan struct{}
 	objects           objects
 	arp, ndp          *l2.Announcer
-	hearing           hearing
 	owners            *status.Owners
 	report            *status.Report
 	metrics           *metrics.Metrics
@@ -110,38 +107,6 @@ func newAgent(o Options, version string, d deps) (*Agent, error) {
 	a.owners = status.NewOwners(o.NodeName, d.claims, a.objects.Claim)
 	a.report = status.NewReport(o.NodeName, d.agents, func() types.UID { return a.objects.NodeUID(a.name()) })
 	return a, nil
-}
-
-// hearing passes on what the announcers hear of who has which address, own frames
-// excluded. The zero value passes it to nobody.
-type hearing struct {
-	mu sync.Mutex
-	to atomic.Pointer[[]heardFunc] // written under mu
-}
-
-// heardFunc is told that addr is at mac on a link. It is called by the goroutines that
-// read the wire: it must be quick and must not block.
-type heardFunc func(link string, addr netip.Addr, mac kernel.MAC)
-
-// tell adds one who is told from now on.
-func (h *hearing) tell(f heardFunc) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	var to []heardFunc
-	if old := h.to.Load(); old != nil {
-		to = append(to, *old...)
-	}
-	to = append(to, f)
-	h.to.Store(&to)
-}
-
-// heard tells everybody.
-func (h *hearing) heard(link string, addr netip.Addr, mac kernel.MAC) {
-	if to := h.to.Load(); to != nil {
-		for _, f := range *to {
-			f(link, addr, mac)
-		}
-	}
 }
 
 func (a *Agent) name() loadbalancer.NodeName { return loadbalancer.NodeName(a.o.NodeName) }
