@@ -12,20 +12,35 @@ type electorate struct {
 	*View
 	// without is taken for dead, empty for nobody.
 	without loadbalancer.NodeName
-	// cordoned nodes count: there is no other, or nothing may move.
-	cordoned bool
+	// mercy is whether cordoned nodes count; see cordonedCount.
+	mercy mercy
 }
 
-func newElectorate(v *View, without loadbalancer.NodeName) electorate {
-	e := electorate{View: v, without: without}
-	e.cordoned = v.KeepOnly || !e.anyFree()
-	return e
+// mercy is a boolean that is found out when it is needed, which is seldom.
+type mercy uint8
+
+const (
+	unknown mercy = iota
+	granted
+	denied
+)
+
+// cordonedCount says whether cordoned nodes count as eligible: because nothing may move,
+// or because there is no other node.
+func (e *electorate) cordonedCount() bool {
+	if e.mercy == unknown {
+		e.mercy = granted
+		if !e.KeepOnly && e.anyFree() {
+			e.mercy = denied
+		}
+	}
+	return e.mercy == granted
 }
 
 // anyFree says whether a node may announce that is not cordoned.
 func (e *electorate) anyFree() bool {
-	for n, why := range e.Live {
-		if why == "" && n != e.without {
+	for i := range e.Nodes.Len() {
+		if n, why := e.Nodes.At(i); why == "" && n != e.without {
 			return true
 		}
 	}
@@ -72,18 +87,21 @@ func (e *electorate) ownedInAPI(c loadbalancer.Ownership) bool {
 }
 
 func (e *electorate) eligible(n loadbalancer.NodeName) bool {
-	why, live := e.Live[n]
-	return live && n != "" && e.counts(n, why)
+	if n == "" || n == e.without {
+		return false
+	}
+	why, live := e.Nodes.Why(n)
+	return live && e.counts(why)
 }
 
-func (e *electorate) counts(n loadbalancer.NodeName, why reason.Reason) bool {
-	return n != e.without && (why == "" || e.cordoned && why == reason.NodeCordoned)
+func (e *electorate) counts(why reason.Reason) bool {
+	return why == "" || why == reason.NodeCordoned && e.cordonedCount()
 }
 
 // eligibleNodes yields the live and eligible nodes in any order.
 func (e *electorate) eligibleNodes(yield func(loadbalancer.NodeName) bool) {
-	for n, why := range e.Live {
-		if e.counts(n, why) && !yield(n) {
+	for i := range e.Nodes.Len() {
+		if n, why := e.Nodes.At(i); n != e.without && e.counts(why) && !yield(n) {
 			return
 		}
 	}

@@ -14,7 +14,7 @@ type View struct {
 	// Group to decide on.
 	Group loadbalancer.Group
 	// Claims are the ownerships that members gossip, this node's own included.
-	// Claims of nodes that are not in Live do not count.
+	// Claims of nodes that are not live do not count.
 	Claims []loadbalancer.Ownership
 	// Highest epoch ever heard of for the group, whoever claimed it.
 	Highest uint64
@@ -24,14 +24,25 @@ type View struct {
 	PersistedGone bool
 	// Successors are the proposed owners, best first.
 	Successors []loadbalancer.NodeName
-	// Live holds every live node, this one included; the value says why it may not
-	// announce the group, empty when it may. [reason.NodeCordoned] is the soft one: such a
-	// node counts as eligible while no other node is, and while KeepOnly.
-	Live map[loadbalancer.NodeName]reason.Reason
+	// Nodes are the live ones, this one included, as far as this group goes.
+	Nodes Nodes
 	// KeepOnly leaves the group with its present owner: nobody takes it over.
 	KeepOnly bool
 	// Guard is why this node must not take anything over now, empty when it may.
 	Guard reason.Reason
+}
+
+// Nodes are the live nodes as one group sees them. Few of them are asked for: a plan of
+// thousands of groups must not look at every node for each.
+type Nodes interface {
+	// Why says whether a node is live and, if so, why it may not announce the group,
+	// empty when it may. [reason.NodeCordoned] is the soft one: such a node counts as
+	// eligible while no other node is, and while the view is KeepOnly.
+	Why(loadbalancer.NodeName) (why reason.Reason, live bool)
+	// At returns one of Len live nodes, in any order that does not change meanwhile. Among
+	// them are all that may announce the group or are cordoned only.
+	At(i int) (loadbalancer.NodeName, reason.Reason)
+	Len() int
 }
 
 // Action is what the deciding node does about a group.
@@ -96,11 +107,11 @@ type Verdict struct {
 // A take-over uses an epoch above all that were ever heard of. Whoever sees a better
 // claim than its own stops at once.
 func Owner(v View) Verdict {
-	present := newElectorate(&v, "")
+	present := electorate{View: &v}
 	elected := present.elect()
 	out := v.decide(elected, &present)
 	if elected.Node != "" {
-		left := newElectorate(&v, elected.Node)
+		left := electorate{View: &v, without: elected.Node}
 		out.Heir = left.elect().Node
 	}
 	return out
@@ -124,7 +135,7 @@ func (v *View) decide(elected loadbalancer.Ownership, e *electorate) Verdict {
 // survey returns the best claim of a live node, and this node's own.
 func (v *View) survey() (top, own loadbalancer.Ownership) {
 	for _, c := range v.Claims {
-		if _, live := v.Live[c.Node]; !live {
+		if _, live := v.Nodes.Why(c.Node); !live {
 			continue
 		}
 		if c.Node == v.Self && c.Beats(own) {
@@ -157,13 +168,13 @@ func (v *View) outrankedInAPI(own loadbalancer.Ownership) bool {
 	if v.Persisted.Node == v.Self || v.Persisted.Epoch <= own.Epoch {
 		return false
 	}
-	_, live := v.Live[v.Persisted.Node]
+	_, live := v.Nodes.Why(v.Persisted.Node)
 	return live || v.PersistedGone
 }
 
 // whyNot says why this node does not announce when elected does.
 func (v *View) whyNot(elected loadbalancer.Ownership) reason.Reason {
-	if why := v.Live[v.Self]; why != "" {
+	if why, _ := v.Nodes.Why(v.Self); why != "" {
 		return why
 	}
 	switch {

@@ -20,15 +20,30 @@ func own(n string, e uint64) loadbalancer.Ownership {
 	return loadbalancer.Ownership{Node: loadbalancer.NodeName(n), Epoch: e}
 }
 
-func live(nodes ...string) map[loadbalancer.NodeName]reason.Reason {
-	m := map[loadbalancer.NodeName]reason.Reason{}
+// known is the live nodes, and why they may not announce.
+type known map[loadbalancer.NodeName]reason.Reason
+
+func (k known) Why(n loadbalancer.NodeName) (reason.Reason, bool) {
+	why, live := k[n]
+	return why, live
+}
+
+func (k known) Len() int { return len(k) }
+
+func (k known) At(i int) (loadbalancer.NodeName, reason.Reason) {
+	name := slices.Sorted(maps.Keys(k))[i]
+	return name, k[name]
+}
+
+func live(nodes ...string) known {
+	m := known{}
 	for _, n := range nodes {
 		m[loadbalancer.NodeName(n)] = ""
 	}
 	return m
 }
 
-func liveBut(why reason.Reason, who string, nodes ...string) map[loadbalancer.NodeName]reason.Reason {
+func liveBut(why reason.Reason, who string, nodes ...string) known {
 	m := live(nodes...)
 	m[loadbalancer.NodeName(who)] = why
 	return m
@@ -49,141 +64,141 @@ func TestOwner(t *testing.T) {
 		want placement.Verdict
 	}{
 		"new claim goes to the first successor": {
-			placement.View{Self: "b", Successors: names("b", "a"), Live: live("a", "b")},
+			placement.View{Self: "b", Successors: names("b", "a"), Nodes: live("a", "b")},
 			placement.Verdict{Owner: own("b", 1), Action: placement.TakeOver, Heir: "a"},
 		},
 		"others wait for the first successor": {
-			placement.View{Self: "a", Successors: names("b", "a"), Live: live("a", "b")},
+			placement.View{Self: "a", Successors: names("b", "a"), Nodes: live("a", "b")},
 			placement.Verdict{Owner: own("b", 0), Action: placement.Wait, Reason: reason.NotOwner, Heir: "a"},
 		},
 		"a dead owner is replaced by the first live successor with a higher epoch": {
 			placement.View{
 				Self: "c", Claims: []loadbalancer.Ownership{own("a", 4)}, Highest: 4, Persisted: own("a", 3),
-				Successors: names("a", "b", "c"), Live: liveBut(reason.NoInterface, "b", "c"),
+				Successors: names("a", "b", "c"), Nodes: liveBut(reason.NoInterface, "b", "c"),
 			},
 			placement.Verdict{Owner: own("c", 5), Action: placement.TakeOver},
 		},
 		"no fail-back to a better successor": {
 			placement.View{
 				Self: "c", Claims: []loadbalancer.Ownership{own("c", 5)}, Persisted: own("c", 5),
-				Successors: names("a", "c"), Live: live("a", "c"),
+				Successors: names("a", "c"), Nodes: live("a", "c"),
 			},
 			placement.Verdict{Owner: own("c", 5), Action: placement.Keep, Heir: "a"},
 		},
 		"the returned owner yields to the higher epoch": {
 			placement.View{
 				Self: "a", Claims: []loadbalancer.Ownership{own("a", 4), own("c", 5)}, Persisted: own("a", 4),
-				Successors: names("a", "c"), Live: live("a", "c"),
+				Successors: names("a", "c"), Nodes: live("a", "c"),
 			},
 			placement.Verdict{Owner: own("c", 5), Action: placement.Yield, Reason: reason.NotOwner, Heir: "a"},
 		},
 		"a tie goes to the lower name": {
-			placement.View{Self: "c", Claims: []loadbalancer.Ownership{own("c", 5), own("a", 5)}, Live: live("a", "c")},
+			placement.View{Self: "c", Claims: []loadbalancer.Ownership{own("c", 5), own("a", 5)}, Nodes: live("a", "c")},
 			placement.Verdict{Owner: own("a", 5), Action: placement.Yield, Reason: reason.NotOwner, Heir: "c"},
 		},
 		"an owner that may not announce any longer withdraws": {
 			placement.View{
 				Self: "a", Claims: []loadbalancer.Ownership{own("a", 2)},
-				Successors: names("a", "b"), Live: liveBut(reason.NodeExcluded, "a", "b"),
+				Successors: names("a", "b"), Nodes: liveBut(reason.NodeExcluded, "a", "b"),
 			},
 			placement.Verdict{Owner: own("b", 0), Action: placement.Withdraw, Reason: reason.NodeExcluded},
 		},
 		"its successor takes over while it still answers": {
 			placement.View{
 				Self: "b", Claims: []loadbalancer.Ownership{own("a", 2)},
-				Successors: names("a", "b"), Live: liveBut(reason.Leaving, "a", "b"),
+				Successors: names("a", "b"), Nodes: liveBut(reason.Leaving, "a", "b"),
 			},
 			placement.Verdict{Owner: own("b", 3), Action: placement.TakeOver},
 		},
 		"the restarted owner goes on by the API's record": {
-			placement.View{Self: "a", Persisted: own("a", 7), Successors: names("b"), Live: live("a", "b")},
+			placement.View{Self: "a", Persisted: own("a", 7), Successors: names("b"), Nodes: live("a", "b")},
 			placement.Verdict{Owner: own("a", 8), Action: placement.TakeOver, Heir: "b"},
 		},
 		"a guard stops a take-over": {
-			placement.View{Self: "a", Persisted: own("x", 7), Live: live("a"), Guard: reason.Minority},
+			placement.View{Self: "a", Persisted: own("x", 7), Nodes: live("a"), Guard: reason.Minority},
 			placement.Verdict{Owner: own("a", 0), Action: placement.Wait, Reason: reason.Minority},
 		},
 		"a guard does not stop what is announced": {
-			placement.View{Self: "a", Claims: []loadbalancer.Ownership{own("a", 7)}, Live: live("a"), Guard: reason.Minority},
+			placement.View{Self: "a", Claims: []loadbalancer.Ownership{own("a", 7)}, Nodes: live("a"), Guard: reason.Minority},
 			placement.Verdict{Owner: own("a", 7), Action: placement.Keep},
 		},
 		"without endpoints the owner keeps the group": {
-			placement.View{Self: "a", Claims: []loadbalancer.Ownership{own("a", 7)}, Live: live("a", "b"), KeepOnly: true},
+			placement.View{Self: "a", Claims: []loadbalancer.Ownership{own("a", 7)}, Nodes: live("a", "b"), KeepOnly: true},
 			placement.Verdict{Owner: own("a", 7), Action: placement.Keep},
 		},
 		"without endpoints nobody takes over": {
-			placement.View{Self: "b", Claims: []loadbalancer.Ownership{own("a", 7)}, Persisted: own("b", 6), Successors: names("b"), Live: live("b"), KeepOnly: true},
+			placement.View{Self: "b", Claims: []loadbalancer.Ownership{own("a", 7)}, Persisted: own("b", 6), Successors: names("b"), Nodes: live("b"), KeepOnly: true},
 			placement.Verdict{Action: placement.Wait, Reason: reason.NoEndpoints},
 		},
 		"a better claim by a node that may not announce ends ours and is outbid": {
-			placement.View{Self: "a", Claims: []loadbalancer.Ownership{own("a", 3), own("b", 4)}, Live: liveBut(reason.Leaving, "b", "a")},
+			placement.View{Self: "a", Claims: []loadbalancer.Ownership{own("a", 3), own("b", 4)}, Nodes: liveBut(reason.Leaving, "b", "a")},
 			placement.Verdict{Owner: own("a", 5), Action: placement.TakeOver},
 		},
 		"a higher record of a live node ends ours, though gossip did not tell yet": {
-			placement.View{Self: "a", Claims: []loadbalancer.Ownership{own("a", 3)}, Highest: 4, Persisted: own("b", 4), Live: live("a", "b")},
+			placement.View{Self: "a", Claims: []loadbalancer.Ownership{own("a", 3)}, Highest: 4, Persisted: own("b", 4), Nodes: live("a", "b")},
 			placement.Verdict{Owner: own("b", 0), Action: placement.Yield, Reason: reason.NotOwner, Heir: "a"},
 		},
 		"and that node goes on, should it have forgotten": {
-			placement.View{Self: "b", Claims: []loadbalancer.Ownership{own("a", 3)}, Highest: 4, Persisted: own("b", 4), Live: live("a", "b")},
+			placement.View{Self: "b", Claims: []loadbalancer.Ownership{own("a", 3)}, Highest: 4, Persisted: own("b", 4), Nodes: live("a", "b")},
 			placement.Verdict{Owner: own("b", 5), Action: placement.TakeOver, Heir: "a"},
 		},
 		"a higher record of a live node that may not announce is outbid": {
-			placement.View{Self: "a", Claims: []loadbalancer.Ownership{own("a", 3)}, Persisted: own("b", 4), Live: liveBut(reason.NodeExcluded, "b", "a")},
+			placement.View{Self: "a", Claims: []loadbalancer.Ownership{own("a", 3)}, Persisted: own("b", 4), Nodes: liveBut(reason.NodeExcluded, "b", "a")},
 			placement.Verdict{Owner: own("a", 5), Action: placement.TakeOver},
 		},
 		"a higher record of a live node is outbid while nobody may take over": {
-			placement.View{Self: "a", Claims: []loadbalancer.Ownership{own("a", 3)}, Persisted: own("b", 4), Live: live("a", "b"), KeepOnly: true},
+			placement.View{Self: "a", Claims: []loadbalancer.Ownership{own("a", 3)}, Persisted: own("b", 4), Nodes: live("a", "b"), KeepOnly: true},
 			placement.Verdict{Owner: own("a", 5), Action: placement.TakeOver},
 		},
 		"a higher record of a node that only gossip misses starts no race": {
-			placement.View{Self: "a", Claims: []loadbalancer.Ownership{own("a", 3)}, Persisted: own("b", 4), Live: live("a")},
+			placement.View{Self: "a", Claims: []loadbalancer.Ownership{own("a", 3)}, Persisted: own("b", 4), Nodes: live("a")},
 			placement.Verdict{Owner: own("a", 3), Action: placement.Keep},
 		},
 		"of several claims of a node in one group the best counts": {
 			placement.View{
-				Self: "b", Claims: []loadbalancer.Ownership{own("b", 2), own("a", 4), own("b", 5), own("a", 3)}, Highest: 5, Live: live("a", "b"),
+				Self: "b", Claims: []loadbalancer.Ownership{own("b", 2), own("a", 4), own("b", 5), own("a", 3)}, Highest: 5, Nodes: live("a", "b"),
 			},
 			placement.Verdict{Owner: own("b", 5), Action: placement.Keep, Heir: "a"},
 		},
 		"two groups that became one: the lower epoch yields, whatever else the node claims": {
 			placement.View{
-				Self: "a", Claims: []loadbalancer.Ownership{own("b", 2), own("a", 4), own("b", 5), own("a", 3)}, Highest: 5, Live: live("a", "b"),
+				Self: "a", Claims: []loadbalancer.Ownership{own("b", 2), own("a", 4), own("b", 5), own("a", 3)}, Highest: 5, Nodes: live("a", "b"),
 			},
 			placement.Verdict{Owner: own("b", 5), Action: placement.Yield, Reason: reason.NotOwner, Heir: "a"},
 		},
 		"a cordoned owner withdraws while another may announce": {
 			placement.View{
 				Self: "a", Claims: []loadbalancer.Ownership{own("a", 2)}, Persisted: own("a", 2),
-				Successors: names("a", "b"), Live: liveBut(reason.NodeCordoned, "a", "b", "c"),
+				Successors: names("a", "b"), Nodes: liveBut(reason.NodeCordoned, "a", "b", "c"),
 			},
 			placement.Verdict{Owner: own("b", 0), Action: placement.Withdraw, Reason: reason.NodeCordoned, Heir: "c"},
 		},
 		"and its successor takes over while it still answers": {
 			placement.View{
 				Self: "b", Claims: []loadbalancer.Ownership{own("a", 2)}, Highest: 2, Persisted: own("a", 2),
-				Successors: names("a", "b"), Live: liveBut(reason.NodeCordoned, "a", "b"),
+				Successors: names("a", "b"), Nodes: liveBut(reason.NodeCordoned, "a", "b"),
 			},
 			placement.Verdict{Owner: own("b", 3), Action: placement.TakeOver, Heir: "a"},
 		},
 		"a cordoned owner keeps when all the others are cordoned or may not": {
 			placement.View{
 				Self: "a", Claims: []loadbalancer.Ownership{own("a", 2)}, Successors: names("b", "a"),
-				Live: map[loadbalancer.NodeName]reason.Reason{"a": reason.NodeCordoned, "b": reason.NodeCordoned, "c": reason.NoInterface},
+				Nodes: known{"a": reason.NodeCordoned, "b": reason.NodeCordoned, "c": reason.NoInterface},
 			},
 			placement.Verdict{Owner: own("a", 2), Action: placement.Keep, Heir: "b"},
 		},
 		"a cordoned owner keeps while nobody may take over": {
-			placement.View{Self: "a", Claims: []loadbalancer.Ownership{own("a", 2)}, Live: liveBut(reason.NodeCordoned, "a", "b"), KeepOnly: true},
+			placement.View{Self: "a", Claims: []loadbalancer.Ownership{own("a", 2)}, Nodes: liveBut(reason.NodeCordoned, "a", "b"), KeepOnly: true},
 			placement.Verdict{Owner: own("a", 2), Action: placement.Keep},
 		},
 		"a node that is no longer cordoned gets nothing back": {
 			placement.View{
-				Self: "a", Claims: []loadbalancer.Ownership{own("b", 3)}, Persisted: own("b", 3), Successors: names("a", "b"), Live: live("a", "b"),
+				Self: "a", Claims: []loadbalancer.Ownership{own("b", 3)}, Persisted: own("b", 3), Successors: names("a", "b"), Nodes: live("a", "b"),
 			},
 			placement.Verdict{Owner: own("b", 3), Action: placement.Wait, Reason: reason.NotOwner, Heir: "a"},
 		},
 		"nobody may": {
-			placement.View{Self: "a", Live: liveBut(reason.NoInterface, "a")},
+			placement.View{Self: "a", Nodes: liveBut(reason.NoInterface, "a")},
 			placement.Verdict{Action: placement.Wait, Reason: reason.NoInterface},
 		},
 	}
@@ -198,16 +213,17 @@ func TestOwner(t *testing.T) {
 }
 
 // world draws a group view that every node shares.
-func world(t *rapid.T) (placement.View, []loadbalancer.NodeName) {
+func world(t *rapid.T) (placement.View, known, []loadbalancer.NodeName) {
 	n := rapid.IntRange(1, 6).Draw(t, "nodes")
 	all := make([]loadbalancer.NodeName, n)
 	for i := range all {
 		all[i] = loadbalancer.NodeName(fmt.Sprintf("n%d", i))
 	}
-	v := placement.View{Group: loadbalancer.Group(rapid.StringMatching(`10\.0\.0\.[1-9]`).Draw(t, "group")), Live: map[loadbalancer.NodeName]reason.Reason{}}
+	v := placement.View{Group: loadbalancer.Group(rapid.StringMatching(`10\.0\.0\.[1-9]`).Draw(t, "group"))}
+	nodes := known{}
 	for _, name := range all {
 		if rapid.Bool().Draw(t, "live") {
-			v.Live[name] = rapid.SampledFrom([]reason.Reason{"", "", reason.NoInterface, reason.NodeCordoned}).Draw(t, "why")
+			nodes[name] = rapid.SampledFrom([]reason.Reason{"", "", reason.NoInterface, reason.NodeCordoned}).Draw(t, "why")
 		}
 		if rapid.Bool().Draw(t, "claims") {
 			c := loadbalancer.Ownership{Node: name, Epoch: rapid.Uint64Range(1, 5).Draw(t, "epoch")}
@@ -225,18 +241,19 @@ func world(t *rapid.T) (placement.View, []loadbalancer.NodeName) {
 	}
 	v.Successors = slices.Clone(all[:rapid.IntRange(0, n).Draw(t, "successors")])
 	v.KeepOnly = rapid.Bool().Draw(t, "keepOnly")
-	return v, all
+	v.Nodes = nodes
+	return v, nodes, all
 }
 
 // With one view, all live nodes name the same owner and at most one announces or takes over.
 func TestOwnerAgreement(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
-		v, all := world(t)
+		v, nodes, all := world(t)
 		var elected []loadbalancer.NodeName
 		active := 0
 		for _, n := range all {
-			if _, ok := v.Live[n]; !ok {
+			if _, ok := nodes[n]; !ok {
 				continue
 			}
 			w := v
@@ -248,7 +265,7 @@ func TestOwnerAgreement(t *testing.T) {
 				if got.Owner.Node != n {
 					t.Fatalf("%s acts for %s", n, got.Owner.Node)
 				}
-				if why := v.Live[n]; why != "" && (why != reason.NodeCordoned || !v.KeepOnly && anyFree(v)) {
+				if why := nodes[n]; why != "" && (why != reason.NodeCordoned || !v.KeepOnly && anyFree(nodes)) {
 					t.Fatalf("%s announces although %s", n, why)
 				}
 			}
@@ -265,8 +282,8 @@ func TestOwnerAgreement(t *testing.T) {
 	})
 }
 
-func anyFree(v placement.View) bool {
-	for _, why := range v.Live {
+func anyFree(nodes known) bool {
+	for _, why := range nodes {
 		if why == "" {
 			return true
 		}
@@ -278,7 +295,7 @@ func anyFree(v placement.View) bool {
 func TestHeirIsTheNextOwner(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
-		v, all := world(t)
+		v, nodes, all := world(t)
 		v.Self = rapid.SampledFrom(all).Draw(t, "self")
 		before := placement.Owner(v)
 		if before.Owner.Node == "" {
@@ -290,8 +307,7 @@ func TestHeirIsTheNextOwner(t *testing.T) {
 		if before.Heir == before.Owner.Node {
 			t.Fatalf("%s inherits from itself", before.Heir)
 		}
-		v.Live = maps.Clone(v.Live)
-		delete(v.Live, before.Owner.Node)
+		delete(nodes, before.Owner.Node)
 		if after := placement.Owner(v); after.Owner.Node != before.Heir {
 			t.Fatalf("the heir of %s was to be %q, now it is %q", before.Owner.Node, before.Heir, after.Owner.Node)
 		}
@@ -303,7 +319,7 @@ func TestHeirIsTheNextOwner(t *testing.T) {
 func TestOwnerSettles(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
-		v, all := world(t)
+		v, nodes, all := world(t)
 		guarded := rapid.Bool().Draw(t, "guarded")
 		held := map[loadbalancer.NodeName]uint64{}
 		for _, c := range v.Claims {
@@ -318,7 +334,7 @@ func TestOwnerSettles(t *testing.T) {
 			}
 			before := len(held)
 			for _, n := range all {
-				if _, ok := v.Live[n]; !ok {
+				if _, ok := nodes[n]; !ok {
 					delete(held, n)
 					continue
 				}

@@ -3,7 +3,6 @@
 package plan
 
 import (
-	"cmp"
 	"net/netip"
 	"slices"
 
@@ -12,13 +11,20 @@ import (
 	"github.com/fairlead-lb/fairlead/loadbalancer/reason"
 )
 
-// For plans the node s.Self.
+// For plans the node s.Self. It costs time in proportion to the groups and to what nodes
+// claim, not to groups times nodes.
 func For(s Snapshot) NodeState {
-	p := planner{s: s, reserved: reservedAddrs(s), live: make(map[loadbalancer.NodeName]reason.Reason, len(s.Members))}
-	for name, m := range s.Members {
-		p.candidates = append(p.candidates, candidate{name: name, ifaces: m.Interfaces, claims: m.Claims, why: p.mayServe(name, m)})
+	p := planner{
+		s: s, reserved: reservedAddrs(s), claims: claimsByName(s.Members),
+		candidates: make([]candidate, 0, len(s.Members)), index: make(map[loadbalancer.NodeName]int, len(s.Members)),
 	}
-	groups := make(map[loadbalancer.Group][]loadbalancer.Claim)
+	for name, m := range s.Members {
+		p.index[name] = len(p.candidates)
+		p.candidates = append(p.candidates, candidate{
+			name: name, ifaces: m.Interfaces, why: p.mayServe(name, m), cordoned: s.Nodes[name].Cordoned,
+		})
+	}
+	groups := make(map[loadbalancer.Group][]loadbalancer.Claim, len(s.Claims))
 	for _, c := range s.Claims {
 		groups[c.Group] = append(groups[c.Group], c)
 	}
@@ -56,18 +62,10 @@ type planner struct {
 	s          Snapshot
 	reserved   map[netip.Addr]struct{}
 	candidates []candidate
-	// live is one group's View.Live after the other's: with hundreds of nodes and
-	// thousands of groups a map for each costs more than all the rest.
-	live map[loadbalancer.NodeName]reason.Reason
-}
-
-// candidate is a live node, with what does not depend on the group.
-type candidate struct {
-	name   loadbalancer.NodeName
-	ifaces []loadbalancer.Interface
-	claims map[loadbalancer.Group]uint64
-	// why it may not announce anything, empty when it may.
-	why reason.Reason
+	// index of the candidates by name.
+	index map[loadbalancer.NodeName]int
+	// claims that members gossip, by name of claim or group.
+	claims claimIndex
 }
 
 // target is an address that layer 2 announces.
@@ -93,6 +91,9 @@ func (p *planner) group(g loadbalancer.Group, claims []loadbalancer.Claim) Group
 	members := boundClaims(claims)
 	v := p.view(g, members, &t)
 	st.Verdict = placement.Owner(v)
+	if p.togetherOnly(st.Verdict, v.Nodes, &t) {
+		st.Reason = reason.NoCommonNode
+	}
 	if t.why == reason.Released && st.Action == placement.Withdraw {
 		// Make-before-break is for addresses that have a future.
 		st.Action = placement.Yield
@@ -111,12 +112,10 @@ func (p *planner) group(g loadbalancer.Group, claims []loadbalancer.Claim) Group
 // boundClaims are the claims that a group's owner follows from: those with a future, or
 // all if none has one.
 func boundClaims(claims []loadbalancer.Claim) []loadbalancer.Claim {
-	bound := make([]loadbalancer.Claim, 0, len(claims))
-	for _, c := range claims {
-		if !c.Releasing {
-			bound = append(bound, c)
-		}
+	if !slices.ContainsFunc(claims, func(c loadbalancer.Claim) bool { return c.Releasing }) {
+		return claims
 	}
+	bound := slices.DeleteFunc(slices.Clone(claims), func(c loadbalancer.Claim) bool { return c.Releasing })
 	if len(bound) == 0 {
 		return claims
 	}
@@ -127,8 +126,8 @@ func boundClaims(claims []loadbalancer.Claim) []loadbalancer.Claim {
 // counts for the group: it may have had another name a moment ago, or been several.
 func (p *planner) view(g loadbalancer.Group, members []loadbalancer.Claim, t *targets) placement.View {
 	local, keepOnly := p.localServices(t.services)
-	v := placement.View{Self: p.s.Self, Group: g, Highest: p.s.Highest[g], KeepOnly: keepOnly, Live: p.live}
-	names := []loadbalancer.Group{g}
+	v := placement.View{Self: p.s.Self, Group: g, Highest: p.s.Highest[g], KeepOnly: keepOnly}
+	v.Claims = p.claims.appendTo(nil, g)
 	for _, c := range members {
 		if c.Persisted.Beats(v.Persisted) {
 			v.Persisted = c.Persisted
@@ -137,35 +136,13 @@ func (p *planner) view(g loadbalancer.Group, members []loadbalancer.Claim, t *ta
 			v.Successors = c.Successors
 		}
 		if c.Name != g {
-			names = append(names, c.Name)
+			v.Claims = p.claims.appendTo(v.Claims, c.Name)
 			v.Highest = max(v.Highest, p.s.Highest[c.Name])
 		}
 	}
 	persisted, known := p.s.Nodes[v.Persisted.Node]
 	v.PersistedGone = !known || !persisted.Ready
-	clear(p.live)
-	nobody := true
-	for i := range p.candidates {
-		c := &p.candidates[i]
-		why := cmp.Or(t.why, c.why)
-		if why == "" {
-			why = c.mayAnnounce(t.list, local, keepOnly)
-		}
-		v.Live[c.name] = why
-		nobody = nobody && why != ""
-		for _, n := range names {
-			if e := c.claims[n]; e > 0 {
-				v.Claims = append(v.Claims, loadbalancer.Ownership{Node: c.name, Epoch: e})
-			}
-		}
-	}
-	if nobody && t.why == "" && p.disputed(t.list) {
-		for n, why := range v.Live {
-			if why == reason.NodeNotSelected || why == reason.NoInterface {
-				v.Live[n] = reason.NoCommonNode
-			}
-		}
-	}
+	v.Nodes = &electors{planner: p, targets: t, local: local, keepOnly: keepOnly}
 	v.Guard = p.guard(v)
 	return v
 }
@@ -198,32 +175,6 @@ func (p *planner) leaveOut(t *targets) {
 	t.list = list
 }
 
-// anyCandidate says whether f holds for a node that may announce anything at all.
-func (p *planner) anyCandidate(f func(c *candidate) bool) bool {
-	for i := range p.candidates {
-		if p.candidates[i].why == "" && f(&p.candidates[i]) {
-			return true
-		}
-	}
-	return false
-}
-
-// disputed says whether every wish has a node that could fulfil it alone: then it is only
-// together that they cannot be fulfilled.
-func (p *planner) disputed(ts []target) bool {
-	wishes := 0
-	for _, t := range ts {
-		for _, w := range t.wishes {
-			wishes++
-			alone := []target{{addr: t.addr, wishes: [][]loadbalancer.Advertisement{w}}}
-			if !p.anyCandidate(func(c *candidate) bool { return c.mayAnnounce(alone, nil, true) == "" }) {
-				return false
-			}
-		}
-	}
-	return wishes > 1
-}
-
 // orphans are the claims of this node, ascending by address, that the better claim does
 // not cover: nobody else has taken just these addresses yet.
 func (p *planner) orphans(members []loadbalancer.Claim) []netip.Addr {
@@ -233,9 +184,8 @@ func (p *planner) orphans(members []loadbalancer.Claim) []netip.Addr {
 		if own.Epoch == 0 || c.Persisted.Node != p.s.Self && c.Persisted.Beats(own) {
 			continue
 		}
-		if !slices.ContainsFunc(p.candidates, func(o candidate) bool {
-			return o.name != p.s.Self && o.claims[c.Name] > 0 &&
-				loadbalancer.Ownership{Node: o.name, Epoch: o.claims[c.Name]}.Beats(own)
+		if !slices.ContainsFunc(p.claims.appendTo(nil, c.Name), func(o loadbalancer.Ownership) bool {
+			return o.Node != p.s.Self && o.Beats(own)
 		}) {
 			out = append(out, c.Addr)
 		}
@@ -276,7 +226,6 @@ func (t *targets) silence(a netip.Addr, why reason.Reason) {
 // share its address are announced all the same.
 func (p *planner) targets(claims []loadbalancer.Claim) targets {
 	var out targets
-	seen := map[loadbalancer.ServiceUID]bool{}
 	for _, c := range claims {
 		t := target{addr: c.Addr}
 		why := p.unannounceable(c)
@@ -284,8 +233,7 @@ func (p *planner) targets(claims []loadbalancer.Claim) targets {
 			if why != "" {
 				break
 			}
-			if !seen[r.UID] {
-				seen[r.UID] = true
+			if !slices.ContainsFunc(out.services, func(s loadbalancer.Record) bool { return s.UID == r.UID }) {
 				out.services = append(out.services, r)
 			}
 			if ads := p.advertisements(r); len(ads) > 0 {
@@ -359,97 +307,4 @@ func (p *planner) localServices(services []loadbalancer.Record) (local []loadbal
 		}
 	}
 	return local, keepOnly && len(local) == 0
-}
-
-// mayServe says why a node may not announce anything, "" when it may.
-func (p *planner) mayServe(name loadbalancer.NodeName, m Member) reason.Reason {
-	n, known := p.s.Nodes[name]
-	switch {
-	case m.Leaving:
-		return reason.Leaving
-	case !m.Known || !known:
-		return reason.WaitingForAgent
-	case n.Excluded:
-		return reason.NodeExcluded
-	case n.NetworkUnavailable:
-		return reason.NetworkUnavailable
-	default:
-		return ""
-	}
-}
-
-// mayAnnounce says why a node may not announce the targets, "" when it may: it has to
-// fulfil every wish for every address, and to serve every Service with the Local policy.
-func (c *candidate) mayAnnounce(ts []target, local []loadbalancer.Endpoints, keepOnly bool) reason.Reason {
-	for _, t := range ts {
-		if !c.selected(t) {
-			return reason.NodeNotSelected
-		}
-		if !slices.ContainsFunc(c.ifaces, func(i loadbalancer.Interface) bool { return fulfils(c.name, i, t) }) {
-			return reason.NoInterface
-		}
-	}
-	if keepOnly {
-		return ""
-	}
-	for _, e := range local {
-		if _, ok := e.Nodes[c.name]; !ok {
-			return reason.NoLocalEndpoint
-		}
-	}
-	return ""
-}
-
-// selected says whether all Services of a target want it announced by this node.
-func (c *candidate) selected(t target) bool {
-	for _, w := range t.wishes {
-		if !slices.ContainsFunc(w, func(a loadbalancer.Advertisement) bool { return a.Selects(c.name) }) {
-			return false
-		}
-	}
-	return true
-}
-
-// interfacesFor returns the interfaces on which a node announces a target, in the
-// order of the node's interfaces.
-func interfacesFor(name loadbalancer.NodeName, ifaces []loadbalancer.Interface, t target) []string {
-	var out []string
-	for _, i := range ifaces {
-		if fulfils(name, i, t) {
-			out = append(out, i.Name)
-		}
-	}
-	return out
-}
-
-// fulfils says whether a node announces a target on an interface: where all its
-// Services want it.
-func fulfils(name loadbalancer.NodeName, i loadbalancer.Interface, t target) bool {
-	for _, w := range t.wishes {
-		if !announcesOn(name, i, t.addr, w) {
-			return false
-		}
-	}
-	return true
-}
-
-// announcesOn says whether a Service with these advertisements wants an address
-// announced on an interface of a node: one that an advertisement for this node names,
-// or one in the address's subnet if an advertisement names none.
-func announcesOn(name loadbalancer.NodeName, i loadbalancer.Interface, addr netip.Addr, ads []loadbalancer.Advertisement) bool {
-	return slices.ContainsFunc(ads, func(a loadbalancer.Advertisement) bool {
-		if !a.Selects(name) || addr.Is4() && i.NoIPv4 || addr.Is6() && i.NoIPv6 {
-			return false
-		}
-		if len(a.Interfaces) > 0 {
-			return slices.Contains(a.Interfaces, i.Name)
-		}
-		return inSubnet(i, addr)
-	})
-}
-
-func inSubnet(i loadbalancer.Interface, a netip.Addr) bool {
-	return slices.ContainsFunc(i.Prefixes, func(p netip.Prefix) bool {
-		return !p.IsSingleIP() && p.Contains(a)
-	})
 }
