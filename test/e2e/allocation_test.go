@@ -26,6 +26,7 @@ func TestAllocation(t *testing.T) {
 		"wiped status":            statusWiped,
 		"bad pools":               badPools,
 		"pool covers nodes":       poolCoversNodes,
+		"oldest first":            oldestFirst,
 	})
 }
 

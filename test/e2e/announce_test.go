@@ -31,6 +31,7 @@ func TestAnnouncing(t *testing.T) {
 		"local without endpoint": localWithoutEndpoints,
 		"node selectors":         nodeSelectors,
 		"no advertisement":       noAdvertisement,
+		"stolen token":           agentTokenIsBound,
 	})
 }
 
@@ -69,6 +70,19 @@ func localWithoutEndpoints(s *scenario) {
 		t.Errorf("Announced is %q, want False", st)
 	}
 	s.silent(a, time.Second)
+}
+
+// TestBeside shows what needs no address of a scenario's own: the examples' pools serve
+// every namespace.
+func TestBeside(t *testing.T) {
+	together(t, map[string]func(s *scenario){
+		"examples":         examples,
+		"bad cloud-config": badCloudConfig,
+		"mirror follows":   mirrorFollowsItsSource,
+		"mirror refuses":   mirrorRefuses,
+		"mirror tells":     mirrorTellsFields,
+		"metrics":          metricsNeedPermission,
+	})
 }
 
 // TestExcludedNode takes the announcing node out by the well-known label.
@@ -180,10 +194,11 @@ func (s *scenario) agentPod(node string) string {
 	return ""
 }
 
-// TestExamples applies every file of deploy/examples and checks that its pools are valid,
+// examples applies every file of deploy/examples and checks that its pools are valid,
 // its Services get addresses and its external addresses are claimed.
-func TestExamples(t *testing.T) {
-	s := newScenario(t, "team-a", "")
+func examples(s *scenario) {
+	t := s.t
+	s.begin("team-a", "")
 	files, err := filepath.Glob(filepath.Join(lab.Root(), "deploy", "examples", "*.yaml"))
 	if err != nil || len(files) < 8 {
 		t.Fatalf("examples %v, %v; want at least eight", files, err)

@@ -64,9 +64,10 @@ func TestAdoption(t *testing.T) {
 	s.answers(a)
 }
 
-// TestBadCloudConfig starts a controller with a configuration that it cannot use.
-func TestBadCloudConfig(t *testing.T) {
-	s := newScenario(t, "badconfig", "")
+// badCloudConfig starts a controller with a configuration that it cannot use.
+func badCloudConfig(s *scenario) {
+	t := s.t
+	s.begin("badconfig", "")
 	image := strings.TrimSpace(s.kubectl("get", "deployment", "-n", harness.Namespace, "fairlead-controller",
 		"-o", "jsonpath={.spec.template.spec.containers[0].image}"))
 	s.apply("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: bad, namespace: " + s.name + "}\ndata:\n  cloud-config.yaml: |\n" +

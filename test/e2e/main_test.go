@@ -23,9 +23,8 @@ import (
 // lab is the cluster that all tests share, one after another.
 var lab *harness.Lab
 
-// sideBySide is how many scenarios of one test run at a time: they mostly wait, but each
-// look at the cluster is a kubectl, which costs a tenth of a second of a processor.
-const sideBySide = "5"
+// sideBySide is how many scenarios of one test run at a time: they mostly wait.
+const sideBySide = "8"
 
 func TestMain(m *testing.M) {
 	// A default: the flag -parallel still decides.

@@ -30,8 +30,10 @@ func (s *scenario) warned(namespace, pool string, want reason.Reason) {
 	s.toldIn(namespace, "IPAddressPool", pool, want)
 }
 
-func TestMirrorFollowsItsSource(t *testing.T) {
-	s := newScenario(t, "mirror", "")
+// mirrorFollowsItsSource changes and deletes the object that a copy is of.
+func mirrorFollowsItsSource(s *scenario) {
+	t := s.t
+	s.begin("mirror", "")
 	s.apply(metallbPool("mirrored", "metallb-system", "172.20.251.110/32"))
 	t.Cleanup(func() {
 		cleanUp(t, "delete", "ipaddresspool.metallb.io", "-n", "metallb-system", "mirrored", "--ignore-not-found")
@@ -61,8 +63,10 @@ func TestMirrorFollowsItsSource(t *testing.T) {
 	})
 }
 
-func TestMirrorRefuses(t *testing.T) {
-	s := newScenario(t, "mirrorbad", "172.20.251.113/32")
+// mirrorRefuses has objects that cannot have a copy.
+func mirrorRefuses(s *scenario) {
+	t := s.t
+	s.begin("mirrorbad", "172.20.251.113/32")
 	t.Run("wrong namespace", func(*testing.T) {
 		s.apply(metallbPool("elsewhere", s.name, "172.20.251.114/32"))
 		s.warned(s.name, "elsewhere", reason.WrongNamespace)
@@ -102,10 +106,11 @@ func TestMirrorBesideMetalLB(t *testing.T) {
 	s.poolReason(pool, metav1.ConditionTrue, reason.Valid)
 }
 
-// TestMirrorTellsFields has an object with a field that this release does not read.
-func TestMirrorTellsFields(t *testing.T) {
+// mirrorTellsFields has an object with a field that this release does not read.
+func mirrorTellsFields(s *scenario) {
+	t := s.t
 	const namespace = "metallb-system"
-	s := newScenario(t, "mirrortells", "")
+	s.begin("mirrortells", "")
 	t.Cleanup(func() {
 		cleanUp(t, "delete", "l2advertisement.metallb.io", "-n", namespace, "tells", "--ignore-not-found")
 	})

@@ -188,10 +188,15 @@ func (s *scenario) tenants(address string, phase v1alpha1.ClaimPhase, want ...st
 func (s *scenario) free(address string) time.Duration {
 	s.t.Helper()
 	return s.eventually(10*time.Second, func(ctx context.Context) error {
-		res, err := lab.Kubectl(ctx, "get", "ipclaim.fairlead.dev", address, "--ignore-not-found", "-o", "name")
-		if err == nil && res.Stdout != "" {
-			err = fmt.Errorf("%s is still there", strings.TrimSpace(res.Stdout))
+		claims, err := lab.Claims(ctx)
+		if err != nil {
+			return err
 		}
-		return err
+		for i := range claims {
+			if c := &claims[i]; c.Name == address {
+				return fmt.Errorf("claim %s (%s) is still there", c.Name, c.Spec.Phase)
+			}
+		}
+		return nil
 	})
 }

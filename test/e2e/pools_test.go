@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"testing"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -189,10 +188,11 @@ func (s *scenario) poolConflict(status metav1.ConditionStatus, want reason.Reaso
 	})
 }
 
-// TestOldestFirst has three Services wait for an address, in the order of time and not of
+// oldestFirst has three Services wait for an address, in the order of time and not of
 // their names. The pool is widened, then an address is freed.
-func TestOldestFirst(t *testing.T) {
-	s := newScenario(t, "line", "172.20.249.90/32")
+func oldestFirst(s *scenario) {
+	t := s.t
+	s.begin("line", "172.20.249.90/32")
 	s.create(service{name: "holder"})
 	s.has("holder", "172.20.249.90")
 	for _, name := range []string{"c-first", "b-second", "a-third"} {

@@ -9,9 +9,10 @@ import (
 	"testing"
 )
 
-// TestAgentTokenIsBound tries what a token stolen from one node could do.
-func TestAgentTokenIsBound(t *testing.T) {
-	s := newScenario(t, "stolen", "172.20.251.140/32")
+// agentTokenIsBound tries what a token stolen from one node could do.
+func agentTokenIsBound(s *scenario) {
+	t := s.t
+	s.begin("stolen", "172.20.251.140/32")
 	s.apply(s.serviceManifest("web", "", ""))
 	a := s.address("web")
 	owner := s.owner(a)
@@ -63,10 +64,11 @@ func TestAgentTokenIsBound(t *testing.T) {
 	}
 }
 
-// TestMetricsNeedPermission asks the agent for its metrics without and with a token that
+// metricsNeedPermission asks the agent for its metrics without and with a token that
 // may read them.
-func TestMetricsNeedPermission(t *testing.T) {
-	s := newScenario(t, "metrics", "")
+func metricsNeedPermission(s *scenario) {
+	t := s.t
+	s.begin("metrics", "")
 	get := func(token string) string {
 		res, err := lab.Exec(t.Context(), "worker", "curl", "-sk", "--max-time", "5", "-w", "\n%{http_code}",
 			"-H", "Authorization: Bearer "+token, "https://172.20.0.4:7480/metrics")

@@ -5,6 +5,7 @@ package harness
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -101,12 +102,24 @@ func (l *Lab) Status(ctx context.Context) (map[string]any, error) {
 // Get decodes what `kubectl get ARGS -o json` prints.
 func Get[T any](ctx context.Context, l *Lab, args ...string) (T, error) {
 	var out T
-	res, err := l.Kubectl(ctx, append(append([]string{"get"}, args...), "-o", "json")...)
+	body, err := l.get(ctx, args)
 	if err != nil {
 		return out, err
 	}
-	if err := json.Unmarshal([]byte(res.Stdout), &out); err != nil {
+	if err := json.Unmarshal(body, &out); err != nil {
 		return out, fmt.Errorf("kubectl get %s: %w", strings.Join(args, " "), err)
 	}
 	return out, nil
+}
+
+// get reads through the session's proxy where there is one, else by a kubectl.
+func (l *Lab) get(ctx context.Context, args []string) ([]byte, error) {
+	if p, ok := path(args); ok {
+		body, err := l.read(ctx, p)
+		if !errors.Is(err, errNoProxy) {
+			return body, err
+		}
+	}
+	res, err := l.Kubectl(ctx, append(append([]string{"get"}, args...), "-o", "json")...)
+	return []byte(res.Stdout), err
 }

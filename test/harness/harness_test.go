@@ -7,6 +7,8 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"net"
+	"net/http"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -132,5 +134,56 @@ func TestWrap(t *testing.T) {
 	}
 	if got := strings.Join(wrap(long), " "); got != strings.TrimSpace(long) {
 		t.Errorf("wrapping changed the text to %q", got)
+	}
+}
+
+func TestPath(t *testing.T) {
+	for args, want := range map[string]string{
+		"service web -n team":          "/api/v1/namespaces/team/services/web",
+		"services -A":                  "/api/v1/services",
+		"nodes":                        "/api/v1/nodes",
+		"ipclaim.fairlead.dev 1.2.3.4": "/apis/fairlead.dev/v1alpha1/ipclaims/1.2.3.4",
+		"pods -n a -l app=web":         "/api/v1/namespaces/a/pods?labelSelector=app%3Dweb",
+		"deployment web -n team":       "",
+		"services --sort-by=x":         "",
+		"pods a b":                     "",
+		"":                             "",
+	} {
+		got, ok := path(strings.Fields(args))
+		if got != want || ok != (want != "") {
+			t.Errorf("get %s: path %q, %t; want %q", args, got, ok, want)
+		}
+	}
+}
+
+// TestReads asks a server at the proxy's socket, then none.
+func TestReads(t *testing.T) {
+	l, err := Open(Options{StateDir: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := l.read(t.Context(), "/version"); !errors.Is(err, errNoProxy) {
+		t.Errorf("without a proxy: %v, want errNoProxy", err)
+	}
+	listener, err := (&net.ListenConfig{}).Listen(t.Context(), "unix", l.socket())
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := &http.Server{ReadHeaderTimeout: time.Second, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != "/api/v1/namespaces/a/services/web" || r.Host != "localhost" {
+			w.WriteHeader(http.StatusNotFound)
+			_, _ = w.Write([]byte(`{"kind":"Status","message":"it is not there"}`))
+			return
+		}
+		_, _ = w.Write([]byte(`{"metadata":{"name":"web"}}`))
+	})}
+	go func() { _ = srv.Serve(listener) }()
+	t.Cleanup(func() { _ = srv.Close() })
+	svc, err := l.Service(t.Context(), "a", "web")
+	if err != nil || svc.Name != "web" {
+		t.Errorf("%v, %v; want the Service", svc, err)
+	}
+	if _, err := l.Service(t.Context(), "a", "none"); err == nil || !strings.Contains(err.Error(), "it is not there") {
+		t.Errorf("%v, want the server's words", err)
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -38,6 +39,7 @@ type Lab struct {
 	probe    string
 	stateDir string
 	progress io.Writer
+	reader   *http.Client
 }
 
 // Result is what one command printed.
@@ -76,13 +78,15 @@ func Open(o Options) (*Lab, error) {
 	if o.Progress == nil {
 		o.Progress = io.Discard
 	}
-	return &Lab{
+	l := &Lab{
 		root:     root,
 		bin:      filepath.Join(root, "bin", "fairlead-lab"),
 		probe:    filepath.Join(root, "bin", "fairlead-probe"),
 		stateDir: o.StateDir,
 		progress: o.Progress,
-	}, nil
+	}
+	l.reader = newReader(l.socket())
+	return l, nil
 }
 
 // Root is the repository's root directory.

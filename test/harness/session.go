@@ -20,7 +20,7 @@ const downTimeout = 2 * time.Minute
 // is taken as it is and stays.
 func Session(ctx context.Context, l *Lab, reuse bool, fn func(context.Context) error) (err error) {
 	if reuse {
-		return fn(ctx)
+		return withReads(ctx, l, fn)
 	}
 	if err := l.Build(ctx); err != nil {
 		return err
@@ -43,6 +43,16 @@ func Session(ctx context.Context, l *Lab, reuse bool, fn func(context.Context) e
 	if err != nil {
 		return err
 	}
+	return withReads(ctx, l, fn)
+}
+
+// withReads calls fn while reads go the short way.
+func withReads(ctx context.Context, l *Lab, fn func(context.Context) error) error {
+	stop, err := l.serveReads(ctx)
+	if err != nil {
+		return err
+	}
+	defer stop()
 	return fn(ctx)
 }
 
