@@ -16,6 +16,9 @@ type Member struct {
 	Known bool
 	// Leaving members are withdrawing for good.
 	Leaving bool
+	// Absent members cannot act now: their agents restart, or only the gossip misses them
+	// while their kernels answer. They keep what they claim and are given nothing else.
+	Absent bool
 	// Interfaces that can announce.
 	Interfaces []loadbalancer.Interface
 	// Gateways are the next hops of the node's default routes.
