@@ -21,7 +21,11 @@ func (s NodeState) String() string {
 		if st.Owner.Node != "" {
 			owner = fmt.Sprintf("%s@%d", st.Owner.Node, st.Owner.Epoch)
 		}
-		fmt.Fprintf(&b, "group %s owner %s: %s", g, owner, st.Action)
+		fmt.Fprintf(&b, "group %s owner %s", g, owner)
+		if st.Heir != "" {
+			fmt.Fprintf(&b, " then %s", st.Heir)
+		}
+		fmt.Fprintf(&b, ": %s", st.Action)
 		if st.Reason != "" {
 			fmt.Fprintf(&b, " (%s)", st.Reason)
 		}

@@ -85,6 +85,12 @@ func node(s plan.Snapshot, n loadbalancer.NodeName, change func(n *loadbalancer.
 	s.Nodes[n] = v
 }
 
+func cordon(s plan.Snapshot, names ...loadbalancer.NodeName) {
+	for _, n := range names {
+		node(s, n, func(n *loadbalancer.Node) { n.Cordoned = true })
+	}
+}
+
 func local(s plan.Snapshot, serving bool, names ...loadbalancer.NodeName) {
 	record(s, func(r *loadbalancer.Record) { r.Policy = loadbalancer.Local })
 	s.Endpoints[loadbalancer.ServiceKey{Namespace: "d", Name: "svc"}] = loadbalancer.Endpoints{Any: serving, Nodes: nodeSet(names...)}
@@ -288,6 +294,49 @@ func scenarios() map[string]func(s *plan.Snapshot) {
 			member(*s, "a", func(m *plan.Member) { m.Claims["10.0.0.100"], m.Claims["10.0.0.200"] = 3, 3 })
 			member(*s, "c", func(m *plan.Member) { m.Claims["10.0.0.100"] = 5 })
 			merge(s)
+		},
+		"cordoned-owner":              func(s *plan.Snapshot) { claims(*s, "a", 3); cordon(*s, "a") },
+		"cordoned-owner-was-relieved": func(s *plan.Snapshot) { claims(*s, "a", 3); claims(*s, "b", 4); cordon(*s, "a") },
+		"cordoned-all":                func(s *plan.Snapshot) { claims(*s, "c", 3); cordon(*s, "a", "b", "c") },
+		"cordoned-all-that-may": func(s *plan.Snapshot) { // c has no interface for it
+			claims(*s, "a", 3)
+			cordon(*s, "a", "b")
+			member(*s, "c", func(m *plan.Member) { m.Interfaces = m.Interfaces[1:] })
+		},
+		"cordoned-and-new":        func(s *plan.Snapshot) { cordon(*s, "b") },
+		"uncordoned-gets-nothing": func(s *plan.Snapshot) { claims(*s, "c", 4) }, // which has it from b
+		"cordoned-local-drained":  func(s *plan.Snapshot) { claims(*s, "a", 3); local(*s, true, "b"); cordon(*s, "a") },
+		"cordoned-local-pods-stay": func(s *plan.Snapshot) { // no other node has one
+			claims(*s, "a", 3)
+			local(*s, true, "a")
+			cordon(*s, "a")
+		},
+		"cordoned-local-no-endpoints": func(s *plan.Snapshot) { claims(*s, "a", 3); local(*s, false); cordon(*s, "a") },
+		"cordoned-sharers": func(s *plan.Snapshot) {
+			second(s, "ad")
+			merge(s)
+			member(*s, "b", func(m *plan.Member) { m.Claims["10.0.0.100"], m.Claims["10.0.0.200"] = 3, 3 })
+			cordon(*s, "b")
+		},
+		"cordoned-dual-stack": func(s *plan.Snapshot) {
+			ipv6(s)
+			six(s)
+			member(*s, "b", func(m *plan.Member) { m.Claims["10.0.0.200"], m.Claims["fd00-200"] = 3, 3 })
+			cordon(*s, "b")
+		},
+		"shutting-down": func(s *plan.Snapshot) {
+			claims(*s, "b", 3)
+			node(*s, "b", func(n *loadbalancer.Node) { n.Ready, n.ShuttingDown = false, true })
+		},
+		"shutting-down-all": func(s *plan.Snapshot) {
+			claims(*s, "b", 3)
+			for n := range s.Nodes {
+				node(*s, n, func(n *loadbalancer.Node) { n.ShuttingDown = true })
+			}
+		},
+		"not-ready-keeps": func(s *plan.Snapshot) {
+			claims(*s, "c", 3)
+			node(*s, "c", func(n *loadbalancer.Node) { n.Ready = false })
 		},
 		"conflict": func(s *plan.Snapshot) { claims(*s, "a", 3); claims(*s, "b", 3); claims(*s, "c", 2) },
 	}
