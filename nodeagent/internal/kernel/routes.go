@@ -76,7 +76,7 @@ func (k *Kernel) sourceOf(r *netlink.Route, family int) (netip.Addr, bool) {
 	if err != nil {
 		return netip.Addr{}, false
 	}
-	addrs, err := k.h.AddrList(link, family)
+	addrs, err := k.addrs(link, family)
 	if err != nil {
 		return netip.Addr{}, false
 	}
