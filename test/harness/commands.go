@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -46,20 +47,56 @@ func (l *Lab) Exec(ctx context.Context, host string, argv ...string) (Result, er
 // Kill cuts the node's power and returns the instant of the cut, taken by the lab on
 // this machine's wall clock.
 func (l *Lab) Kill(ctx context.Context, node string) (time.Time, error) {
-	res, err := l.lab(ctx, nil, "kill", node)
+	return l.moment(ctx, "cut at ", "kill", node)
+}
+
+// KillAgent sends SIGKILL to a node's agent and returns the instant just before.
+func (l *Lab) KillAgent(ctx context.Context, node string) (time.Time, error) {
+	return l.moment(ctx, "killed at ", "kill-agent", node)
+}
+
+// Partition cuts nodes off "api", "peers" or "all", besides those that are cut off
+// already, and returns the instant just before. Clients reach both sides, and so do
+// packets between pods.
+func (l *Lab) Partition(ctx context.Context, from string, nodes ...string) (time.Time, error) {
+	return l.moment(ctx, "cut at ", "partition", append(nodes, "--from", from)...)
+}
+
+// Heal ends all partitions and returns the instant just before.
+func (l *Lab) Heal(ctx context.Context) (time.Time, error) {
+	return l.moment(ctx, "healed at ", "heal")
+}
+
+// moment runs a command that prints when it acted.
+func (l *Lab) moment(ctx context.Context, label, name string, args ...string) (time.Time, error) {
+	res, err := l.lab(ctx, nil, name, args...)
 	if err != nil {
 		return time.Time{}, err
 	}
 	for line := range strings.Lines(res.Stdout) {
-		if _, after, ok := strings.Cut(line, "cut at "); ok {
-			at, err := time.Parse(time.RFC3339Nano, strings.Fields(after)[0])
+		if _, after, ok := strings.Cut(line, label); ok {
+			at, err := time.Parse(time.RFC3339Nano, strings.TrimSpace(after))
 			if err != nil {
-				return time.Time{}, fmt.Errorf("kill %s: read the instant of the cut: %w", node, err)
+				return time.Time{}, fmt.Errorf("%s %s: read the instant: %w", name, strings.Join(args, " "), err)
 			}
 			return at, nil
 		}
 	}
-	return time.Time{}, fmt.Errorf("kill %s: no \"cut at\" line in %q", node, res.Stdout)
+	return time.Time{}, fmt.Errorf("%s %s: no %q line in %q", name, strings.Join(args, " "), label, res.Stdout)
+}
+
+// Burn starts busy loops on a node, in competition with its kubelet and its pods, and
+// returns at once. They end after length, or with the lab.
+func (l *Lab) Burn(ctx context.Context, node string, loops int, length time.Duration) error {
+	_, err := l.lab(ctx, nil, "burn", node, "--loops", strconv.Itoa(loops), "--for", length.String())
+	return err
+}
+
+// LimitAgent limits the CPU time of a node's agent, as "50m"; "none" lifts the limit. An
+// agent that is started again has none.
+func (l *Lab) LimitAgent(ctx context.Context, node, cpu string) error {
+	_, err := l.lab(ctx, nil, "limit", node+"/agent", cpu)
+	return err
 }
 
 // Start boots a killed node again.
@@ -74,7 +111,7 @@ func (l *Lab) Link(ctx context.Context, node, state string) error {
 	return err
 }
 
-// Pause stops a component (apiserver, etcd, controller) without ending it.
+// Pause stops a component (apiserver, etcd, controller, NODE/agent) without ending it.
 func (l *Lab) Pause(ctx context.Context, component string) error {
 	_, err := l.lab(ctx, nil, "pause", component)
 	return err

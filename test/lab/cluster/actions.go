@@ -99,8 +99,8 @@ func (l *Lab) isNode(name string) error {
 // controllerProgram is the process name of Fairlead's cloud controller manager.
 const controllerProgram = "fairlead-cloud-controller-manager"
 
-// Freeze stops (SIGSTOP) a component: apiserver, etcd, or controller, which is
-// the leading cloud controller manager. Thaw continues it.
+// Freeze stops (SIGSTOP) a component: apiserver, etcd, controller, which is the
+// leading cloud controller manager, or NODE/agent. Thaw continues it.
 func (l *Lab) Freeze(ctx context.Context, component string) error {
 	pids, err := l.componentPids(component)
 	if err != nil {
@@ -133,6 +133,9 @@ func signalAll(pids []int, sig syscall.Signal) error {
 }
 
 func (l *Lab) componentPids(component string) ([]int, error) {
+	if node, ok := strings.CutSuffix(component, "/agent"); ok {
+		return l.agentPids(node)
+	}
 	cp, err := l.running(ControlPlane)
 	if err != nil {
 		return nil, err
@@ -154,7 +157,7 @@ func (l *Lab) componentPids(component string) ([]int, error) {
 				pids = append(pids, p.Pid)
 			}
 		default:
-			return nil, fmt.Errorf("component must be apiserver, etcd or controller, not %q", component)
+			return nil, fmt.Errorf("component must be apiserver, etcd, controller or NODE/agent, not %q", component)
 		}
 	}
 	if len(pids) == 0 {
@@ -223,13 +226,15 @@ func (l *Lab) Down(ctx context.Context) error {
 
 // Status is the answer of "status -o json".
 type Status struct {
-	ID       string       `json:"id"`
-	StateDir string       `json:"stateDir"`
-	Up       bool         `json:"up"`
-	Options  Options      `json:"options"`
-	API      string       `json:"api,omitempty"`
-	APIReady bool         `json:"apiReady"`
-	Hosts    []HostStatus `json:"hosts"`
+	ID       string  `json:"id"`
+	StateDir string  `json:"stateDir"`
+	Up       bool    `json:"up"`
+	Options  Options `json:"options"`
+	API      string  `json:"api,omitempty"`
+	APIReady bool    `json:"apiReady"`
+	// Cuts are the partitions at this moment.
+	Cuts  []Cut        `json:"cuts,omitempty"`
+	Hosts []HostStatus `json:"hosts"`
 }
 
 // HostStatus is one host in a Status.
@@ -255,7 +260,7 @@ type ComponentStatus struct {
 
 // Status looks at the lab. It waits for the API server at most three seconds.
 func (l *Lab) Status(ctx context.Context) (*Status, error) {
-	s := &Status{ID: l.state.ID, StateDir: l.dir, Options: l.state.Options, Hosts: []HostStatus{}}
+	s := &Status{ID: l.state.ID, StateDir: l.dir, Options: l.state.Options, Cuts: l.state.Cuts, Hosts: []HostStatus{}}
 	if l.state.Plan == nil {
 		return s, nil
 	}
@@ -344,6 +349,9 @@ func (s *Status) WriteText(w io.Writer) error {
 		state = "up"
 	}
 	fmt.Fprintf(tw, "lab %s in %s is %s, kube-proxy %s, API %s (ready: %t)\n\n", s.ID, s.StateDir, state, s.Options.ProxyMode, s.API, s.APIReady)
+	for _, c := range s.Cuts {
+		fmt.Fprintf(tw, "%s cut off from %s\n\n", strings.Join(c.Nodes, ", "), c.From)
+	}
 	fmt.Fprintln(tw, "HOST\tKIND\tADDRESS\tSTATE\tLINK\tREADY\tCOMPONENTS")
 	for i := range s.Hosts {
 		h := &s.Hosts[i]

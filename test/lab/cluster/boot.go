@@ -42,10 +42,13 @@ func (l *Lab) plug(pid int, h *Host) error {
 	if err := host.Plug(l.state.Running[SwitchName].Pid, pid, h.Port()); err != nil {
 		return err
 	}
-	if h.Kind == KindNode {
-		return host.SetRoutes(pid, l.state.Plan.Routes(h.Name))
+	if h.Kind != KindNode {
+		return nil
 	}
-	return nil
+	if err := host.SetRoutes(pid, l.state.Plan.Routes(h.Name)); err != nil {
+		return err
+	}
+	return host.SetNeighbours(pid, l.state.Plan.acrossOf(h.Name, l.state.Cuts, true))
 }
 
 // spec says what a host runs and writes the files its processes read.

@@ -37,6 +37,8 @@ type state struct {
 	Options Options                  `json:"options"`
 	Plan    *Plan                    `json:"plan"`
 	Running map[string]*host.Running `json:"running"`
+	// Cuts are the partitions that "heal" will end.
+	Cuts []Cut `json:"cuts,omitempty"`
 	// Ready is set when "up" has come to its end.
 	Ready bool `json:"ready"`
 }

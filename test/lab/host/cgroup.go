@@ -181,15 +181,16 @@ func leafCgroup(root string) error {
 	return nil
 }
 
-// Pids lists every process in the lab's control groups.
-func Pids(lab string) ([]int, error) {
+// Pids lists every process in the lab's control groups, or in those of one of
+// its hosts.
+func Pids(lab string, host ...string) ([]int, error) {
 	hs, err := hierarchies()
 	if err != nil {
 		return nil, err
 	}
 	seen := map[int]bool{}
 	for _, h := range hs {
-		top := filepath.Join(h.mountpoint, cgroupName(lab))
+		top := filepath.Join(append([]string{h.mountpoint, cgroupName(lab)}, host...)...)
 		err := filepath.WalkDir(top, func(p string, d fs.DirEntry, err error) error {
 			if err != nil || d.Name() != "cgroup.procs" {
 				return ignoreNotExist(err)

@@ -33,21 +33,11 @@ func namespaces(netOnly bool) []string {
 // Signals that ask this process to end are passed on to the command, and the
 // command dies with the host.
 func Enter(pid int, netOnly bool, cmd *exec.Cmd) error {
-	started, done := make(chan error, 1), make(chan struct{})
-	defer close(done)
-	go func() {
-		// The thread is never unlocked: it ends with the goroutine, since its
-		// namespaces are of no use to anyone else.
-		runtime.LockOSThread()
-		err := setns(pid, namespaces(netOnly))
-		if err == nil {
-			err = cmd.Start()
-		}
-		started <- err
-	}()
-	if err := <-started; err != nil {
+	if err := startIn(pid, namespaces(netOnly), cmd); err != nil {
 		return err
 	}
+	done := make(chan struct{})
+	defer close(done)
 	sigs := make(chan os.Signal, 4)
 	signal.Notify(sigs, syscall.SIGTERM, syscall.SIGHUP)
 	defer signal.Stop(sigs)
@@ -62,6 +52,22 @@ func Enter(pid int, netOnly bool, cmd *exec.Cmd) error {
 		}
 	}()
 	return cmd.Wait()
+}
+
+// startIn starts cmd inside the namespaces of a process.
+func startIn(pid int, names []string, cmd *exec.Cmd) error {
+	started := make(chan error, 1)
+	go func() {
+		// The thread is never unlocked: it ends with the goroutine, since its
+		// namespaces are of no use to anyone else.
+		runtime.LockOSThread()
+		err := setns(pid, names)
+		if err == nil {
+			err = cmd.Start()
+		}
+		started <- err
+	}()
+	return <-started
 }
 
 // Environ is this process's environment without proxy settings: no host of a

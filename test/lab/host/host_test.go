@@ -28,6 +28,47 @@ broken line
 	}
 }
 
+func TestGroupIn(t *testing.T) {
+	t.Parallel()
+	content := "3:cpuset:/a\n2:cpuacct,cpu:/lab/worker\n1:name=systemd:/s:with:colons\nbroken\n0::/unified\n"
+	for _, c := range []struct {
+		h    hierarchy
+		want string
+		ok   bool
+	}{
+		{hierarchy{options: "cpu,cpuacct"}, "/lab/worker", true},
+		{hierarchy{options: "name=systemd"}, "/s:with:colons", true},
+		{hierarchy{options: "cpu"}, "", false},
+		{hierarchy{v2: true}, "/unified", true},
+	} {
+		if got, ok := groupIn(content, c.h); got != c.want || ok != c.ok {
+			t.Errorf("%+v: %q, %t", c.h, got, ok)
+		}
+	}
+	// Version 1 only: the line of version 2 must not pass for a hierarchy without controllers.
+	if got, ok := groupIn("0::/unified\n", hierarchy{}); ok {
+		t.Errorf("got %q", got)
+	}
+}
+
+func TestBandwidth(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		v2          bool
+		milli       int
+		file, value string
+	}{
+		{true, 50, "cpu.max", "5000 100000"},
+		{true, 0, "cpu.max", "max 100000"},
+		{false, 50, "cpu.cfs_quota_us", "5000"},
+		{false, 0, "cpu.cfs_quota_us", "-1"},
+	} {
+		if file, value := bandwidth(c.v2, c.milli); file != c.file || value != c.value {
+			t.Errorf("%+v: %s %s", c, file, value)
+		}
+	}
+}
+
 func TestParseStat(t *testing.T) {
 	t.Parallel()
 	line := "17 (a) b (c)) S 4 17 17 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 98765 1 2"

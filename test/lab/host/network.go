@@ -190,3 +190,33 @@ func SetRoutes(pid int, routes []Route) error {
 		return nil
 	})
 }
+
+// Neighbour is what a host knows about another one's address.
+type Neighbour struct {
+	Address netip.Addr
+	MAC     [6]byte
+	// Permanent keeps the kernel from ever asking for it; else it asks before
+	// long.
+	Permanent bool
+}
+
+// SetNeighbours adds or replaces entries of a host's neighbour tables.
+func SetNeighbours(pid int, neighbours []Neighbour) error {
+	return inNetwork(pid, func(h *netlink.Handle, _ int) error {
+		link, err := h.LinkByName("eth0")
+		if err != nil {
+			return fmt.Errorf("eth0: %w", err)
+		}
+		for _, n := range neighbours {
+			state := netlink.NUD_STALE
+			if n.Permanent {
+				state = netlink.NUD_PERMANENT
+			}
+			entry := &netlink.Neigh{LinkIndex: link.Attrs().Index, State: state, IP: n.Address.AsSlice(), HardwareAddr: n.MAC[:]}
+			if err := h.NeighSet(entry); err != nil {
+				return fmt.Errorf("neighbour %s: %w", n.Address, err)
+			}
+		}
+		return nil
+	})
+}

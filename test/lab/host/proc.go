@@ -67,11 +67,11 @@ type Proc struct {
 	Env map[string]string
 }
 
-// Processes lists the processes in the lab's control groups with their
-// environment; containers' processes included. Those that end meanwhile are
-// left out.
-func Processes(lab string) ([]Proc, error) {
-	pids, err := Pids(lab)
+// Processes lists the processes in the lab's control groups, or in those of one
+// host, with their environment; containers' processes included. Those that end
+// meanwhile are left out.
+func Processes(lab string, host ...string) ([]Proc, error) {
+	pids, err := Pids(lab, host...)
 	if err != nil {
 		return nil, err
 	}

@@ -89,6 +89,11 @@ func (c *call) change(ctx context.Context, words int, f func(lab *cluster.Lab, a
 	if err != nil {
 		return err
 	}
+	return c.locked(ctx, func(lab *cluster.Lab) error { return f(lab, args) })
+}
+
+// locked opens the lab under its lock.
+func (c *call) locked(ctx context.Context, f func(lab *cluster.Lab) error) error {
 	lab, err := c.open()
 	if err != nil {
 		return err
@@ -101,7 +106,7 @@ func (c *call) change(ctx context.Context, words int, f func(lab *cluster.Lab, a
 		return err
 	}
 	defer release()
-	return f(lab, args)
+	return f(lab)
 }
 
 func kill(ctx context.Context, c *call) error {
@@ -151,10 +156,6 @@ func add(ctx context.Context, c *call) error {
 		fmt.Println(h.Name, h.Address)
 		return nil
 	})
-}
-
-func later(_ context.Context, c *call) error {
-	return usageError("%s comes with a later release", c.flags.Name())
 }
 
 func loadImage(ctx context.Context, c *call) error {

@@ -38,7 +38,25 @@ func (c *call) args(low, high int) ([]string, error) {
 	if err := c.flags.Parse(c.argv); err != nil {
 		return nil, usageError("%s: %v", c.flags.Name(), err)
 	}
-	words := c.flags.Args()
+	return c.count(c.flags.Args(), low, high)
+}
+
+// mixed is args for commands whose own flags may stand between and after the
+// words.
+func (c *call) mixed(low, high int) ([]string, error) {
+	var words []string
+	for rest := c.argv; ; {
+		if err := c.flags.Parse(rest); err != nil {
+			return nil, usageError("%s: %v", c.flags.Name(), err)
+		}
+		if rest = c.flags.Args(); len(rest) == 0 {
+			return c.count(words, low, high)
+		}
+		words, rest = append(words, rest[0]), rest[1:]
+	}
+}
+
+func (c *call) count(words []string, low, high int) ([]string, error) {
 	if c.flags.Name() == "exec" && len(words) > 1 && words[1] == "--" {
 		words = slices.Delete(slices.Clone(words), 1, 2)
 	}
@@ -63,17 +81,21 @@ func commands() []command {
 		{name: "kill", args: "NODE", help: "cut a node's power; prints the moment as \"cut at TIME\"", run: kill},
 		{name: "start", args: "NODE", help: "switch a killed node on again", run: start},
 		{name: "link", args: "HOST up|down", help: "plug or pull a host's network cable", run: link},
-		{name: "pause", args: "apiserver|etcd|controller", help: "freeze a component (SIGSTOP)", run: pause},
-		{name: "resume", args: "apiserver|etcd|controller", help: "continue a frozen component", run: resume},
+		{name: "pause", args: "apiserver|etcd|controller|NODE/agent", help: "freeze a component (SIGSTOP)", run: pause},
+		{name: "resume", args: "apiserver|etcd|controller|NODE/agent", help: "continue a frozen component", run: resume},
+		{name: "kill-agent", args: "NODE", help: "kill a node's agent (SIGKILL); prints the moment as \"killed at TIME\"", run: killAgent},
+		{name: "partition", args: "NODE… --from api|peers|all", help: "cut nodes off from the API server, from all other nodes, or both; clients reach them still", run: partition},
+		{name: "heal", help: "end all partitions", run: heal},
+		{name: "burn", args: "NODE --loops N --for D", help: "keep a node's CPU busy, beside its other processes; returns at once", run: burn},
+		{name: "limit", args: "NODE/agent 50m|none", help: "limit the CPU time of a node's agent until it is started again", run: limit},
 		{name: "add", args: "client|router NAME [--kind bird|frr]", help: "add a client (routers come with a later release)", run: add},
 		{name: "load-image", args: "TAR", help: "add the images of a docker archive to the lab's registry", run: loadImage},
 		{name: "logs", args: "COMPONENT", help: "print a log: apiserver, etcd, controller-manager, scheduler, NODE/kubelet, NODE/containerd, NODE/kube-proxy, controller, node-agent", run: logs},
 		{name: "image", args: "--target T -t NAME [--source D] [--state-dir D | -o TAR]", help: "build an image with the Dockerfile's steps", run: buildImage},
 		{name: "build", args: "[--bin-dir D] [--prune]", help: "build the binaries that \"up\" needs, and nothing else", run: build},
-		{name: "partition", args: "NODE… --from api|peers|all", help: "(comes with a later release)", run: later},
-		{name: "heal", help: "(comes with a later release)", run: later},
 		{name: "init", run: initHost, internal: true},
 		{name: "registry", run: registry, internal: true},
+		{name: "spin", run: spin, internal: true},
 	}
 }
 

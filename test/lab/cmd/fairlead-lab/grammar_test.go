@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestExitStatuses(t *testing.T) {
@@ -23,8 +24,20 @@ func TestExitStatuses(t *testing.T) {
 	}{
 		{[]string{}, exitUsage, ""},
 		{[]string{"fly"}, exitUsage, "no command"},
-		{[]string{"partition", "worker", "--from", "api"}, exitUsage, "comes with a later release"},
-		{[]string{"heal"}, exitUsage, "comes with a later release"},
+		{[]string{"partition", "--state-dir", dir, "worker"}, exitUsage, "--from must be"},
+		{[]string{"partition", "--state-dir", dir, "worker", "--from", "mars"}, exitUsage, "--from must be"},
+		{[]string{"partition", "--state-dir", dir, "--from", "api"}, exitUsage, "usage: fairlead-lab partition"},
+		{[]string{"partition", "--state-dir", dir, "worker", "worker2", "--from", "api"}, exitFailure, "no lab is up"},
+		{[]string{"heal", "--state-dir", dir}, exitFailure, "no lab is up"},
+		{[]string{"heal", "--state-dir", dir, "worker"}, exitUsage, "usage: fairlead-lab heal"},
+		{[]string{"pause", "--state-dir", dir, "worker/agent"}, exitFailure, "no lab is up"},
+		{[]string{"kill-agent", "--state-dir", dir, "worker"}, exitFailure, "no lab is up"},
+		{[]string{"burn", "--state-dir", dir, "worker", "--loops", "4"}, exitUsage, "are needed"},
+		{[]string{"burn", "--state-dir", dir, "worker", "--loops", "4", "--for", "x"}, exitUsage, "invalid"},
+		{[]string{"burn", "--state-dir", dir, "worker", "--loops", "4", "--for", "1s"}, exitFailure, "no lab is up"},
+		{[]string{"limit", "--state-dir", dir, "worker", "50m"}, exitUsage, "want NODE/agent"},
+		{[]string{"limit", "--state-dir", dir, "worker/agent", "much"}, exitUsage, "amount of CPU"},
+		{[]string{"limit", "--state-dir", dir, "worker/agent", "50m"}, exitFailure, "no lab is up"},
 		{[]string{"add", "--state-dir", dir, "router", "r1", "--kind", "frr"}, exitUsage, "comes with a later release"},
 		{[]string{"up", "--family", "dual"}, exitUsage, "comes with a later release"},
 		{[]string{"up", "--family", "ipx"}, exitUsage, "must be ipv4"},
@@ -73,6 +86,30 @@ func TestWords(t *testing.T) {
 		if err != nil || !slices.Equal(got, c.want) {
 			t.Errorf("%s %q: got %q, %v; want %q", c.command, c.argv, got, err, c.want)
 		}
+	}
+}
+
+func TestFlagsBetweenWords(t *testing.T) {
+	t.Parallel()
+	for _, argv := range [][]string{
+		{"--state-dir", "d", "a", "b", "--from", "api"},
+		{"a", "--from=api", "b", "--state-dir", "d"},
+		{"--from", "api", "--state-dir", "d", "--", "a", "b"},
+	} {
+		fs := flag.NewFlagSet("partition", flag.ContinueOnError)
+		dir, from := fs.String("state-dir", "", ""), fs.String("from", "", "")
+		got, err := (&call{flags: fs, stateDir: dir, argv: argv}).mixed(1, -1)
+		if err != nil || !slices.Equal(got, []string{"a", "b"}) || *from != "api" || *dir != "d" {
+			t.Errorf("%q: %q, %v, from %q, state directory %q", argv, got, err, *from, *dir)
+		}
+	}
+}
+
+func TestBusyEnds(t *testing.T) {
+	began := time.Now()
+	busy(3, 20*time.Millisecond)
+	if took := time.Since(began); took < 20*time.Millisecond {
+		t.Errorf("ended after %s", took)
 	}
 }
 
