@@ -77,6 +77,7 @@ type Agent struct {
 	dirty, linksDirty chan struct{}
 	objects           objects
 	arp, ndp          *l2.Announcer
+	probes            *probes
 	owners            *status.Owners
 	report            *status.Report
 	metrics           *metrics.Metrics
@@ -104,6 +105,9 @@ func newAgent(o Options, version string, d deps) (*Agent, error) {
 	}
 	a.arp = arp.New(d.openARP, m.ARP(), o.AnnounceInterval, func() { mark(a.dirty) }, a.hear)
 	a.ndp = ndp.New(d.openNDP, m.NDP(), o.AnnounceInterval, func() { mark(a.dirty) }, a.hear)
+	a.arp.HearProbes(a.hearProbe)
+	a.ndp.HearProbes(a.hearProbe)
+	a.probes = newProbes(a.probe, func() { mark(a.dirty) })
 	a.owners = status.NewOwners(o.NodeName, d.claims, a.objects.Claim)
 	a.report = status.NewReport(o.NodeName, d.agents, func() types.UID { return a.objects.NodeUID(a.name()) })
 	return a, nil
@@ -134,6 +138,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	g.Go(func() error { return a.objects.Run(work) })
 	g.Go(func() error { return a.arp.Run(work) })
 	g.Go(func() error { return a.ndp.Run(work) })
+	g.Go(func() error { return a.probes.Run(work) })
 	g.Go(func() error { return a.owners.Run(work) })
 	g.Go(func() error { return a.report.Run(work) })
 	g.Go(func() error { return a.watchLinks(work) })

@@ -36,7 +36,7 @@ func TestNewClaimIsAnnouncedByTheFirstSuccessor(t *testing.T) {
 	simulate(t, abc(), func(s *sim) {
 		s.expect("before", "", "")
 		s.bind(vip, loadbalancer.Cluster, "b", "c", "a")
-		s.wait(200 * time.Millisecond)
+		s.wait(800 * time.Millisecond)
 		s.expect("after", "b", "b@1")
 	})
 }

@@ -31,6 +31,9 @@ type holding struct {
 	interfaces []string
 	// withdrawing is since when the node may not announce it, zero while it may.
 	withdrawing time.Time
+	// patient says that it is announced until somebody takes it over, however long that is:
+	// the node is able to, and only would rather not.
+	patient bool
 }
 
 // holdings are the addresses that this node announces. They are kept by address and not
@@ -40,13 +43,14 @@ type holdings map[netip.Addr]*holding
 // decide turns verdicts into holdings.
 func (l *loop) decide(ctx context.Context, now time.Time, state plan.NodeState) {
 	planned := make(map[netip.Addr]struct{}, len(l.held))
+	probing := make(map[plan.Announcement]struct{})
 	for g, st := range state.Groups {
 		for _, a := range st.Claims {
 			planned[a] = struct{}{}
 		}
 		switch st.Action {
 		case placement.Keep, placement.TakeOver:
-			l.hold(ctx, now, g, st)
+			l.hold(ctx, now, g, st, probing)
 		case placement.Yield, placement.Withdraw:
 			l.giveUp(ctx, now, st)
 		case placement.Wait:
@@ -58,20 +62,44 @@ func (l *loop) decide(ctx context.Context, now time.Time, state plan.NodeState) 
 			l.release(ctx, a, reason.Released)
 		}
 	}
+	l.a.arp.Probe(probing)
+	l.a.ndp.Probe(probing)
+	l.a.probes.keep(probing)
+	l.a.probes.log(ctx)
+}
+
+// mayBegin says whether an address that this node does not announce may be: at once if
+// anybody ever did, else when nobody outside the cluster was found to have it. What is
+// still in doubt is added to probing, and stays in doubt whatever epoch is heard of
+// meanwhile: the name of its claim may be that of its group, of which this node announces
+// another address.
+func (l *loop) mayBegin(now time.Time, a netip.Addr, on []plan.Announcement, probing map[plan.Announcement]struct{}) bool {
+	known := l.highest[loadbalancer.Group(v1alpha1.ClaimName(a))] > 0
+	free := true
+	for _, k := range on {
+		if k.Addr == a && (!known || l.a.probes.has(k)) {
+			probing[k] = struct{}{}
+			free = l.a.probes.verdict(now, k) == verdictFree && free
+		}
+	}
+	return free
 }
 
 // hold announces a group of which this node is the owner.
-func (l *loop) hold(ctx context.Context, now time.Time, g loadbalancer.Group, st plan.GroupState) {
+func (l *loop) hold(ctx context.Context, now time.Time, g loadbalancer.Group, st plan.GroupState, probing map[plan.Announcement]struct{}) {
 	var fresh []netip.Addr
 	for _, a := range st.Addrs {
 		h := l.held[a]
+		if h == nil && !l.mayBegin(now, a, st.Announce, probing) {
+			continue
+		}
 		if h == nil || st.Action == placement.TakeOver {
 			h = &holding{term: st.Owner.Epoch, since: now}
 			l.held[a] = h
 			l.a.metrics.TookOver()
 			fresh = append(fresh, a)
 		}
-		h.group, h.epoch, h.withdrawing = g, st.Owner.Epoch, time.Time{}
+		h.group, h.epoch, h.withdrawing, h.patient = g, st.Owner.Epoch, time.Time{}, false
 		h.interfaces = h.interfaces[:0:0]
 		for _, an := range st.Announce {
 			if an.Addr == a {
@@ -102,7 +130,8 @@ func (l *loop) giveUp(ctx context.Context, now time.Time, st plan.GroupState) {
 		if h.withdrawing.IsZero() {
 			h.withdrawing = now
 		}
-		if now.Sub(h.withdrawing) >= linger {
+		h.patient = st.Reason == reason.NodeCordoned && !l.leaving
+		if h.overdue(now) {
 			l.release(ctx, a, st.Reason)
 		}
 	}
@@ -152,9 +181,13 @@ func (hs holdings) addrs() []netip.Addr {
 // overdue says whether an address has been lingered on for long enough.
 func (hs holdings) overdue(now time.Time) bool {
 	for _, h := range hs {
-		if !h.withdrawing.IsZero() && now.Sub(h.withdrawing) >= linger {
+		if h.overdue(now) {
 			return true
 		}
 	}
 	return false
+}
+
+func (h *holding) overdue(now time.Time) bool {
+	return !h.patient && !h.withdrawing.IsZero() && now.Sub(h.withdrawing) >= linger
 }

@@ -235,6 +235,7 @@ func (l *loop) apply() {
 	nodes := l.macs.all(l.links)
 	l.a.arp.SetNodes(nodes)
 	l.a.ndp.SetNodes(nodes)
+	l.a.probes.setNodes(nodes)
 	want := l.held.announcements()
 	l.a.arp.Apply(l.links, want)
 	l.a.ndp.Apply(l.links, want)

@@ -41,12 +41,15 @@ type sim struct {
 	serving map[loadbalancer.NodeName]struct{}
 	nodes   map[loadbalancer.NodeName]*simNode
 	cut     map[loadbalancer.NodeName]bool // members that the others hold for dead
+	kept    map[loadbalancer.NodeName]*simKernel
 	deaf    loadbalancer.NodeName          // set before its start: it may not open packet sockets
+	foreign map[netip.Addr]kernel.MAC      // hosts on the LAN that are no nodes
 }
 
 const detection = 700 * time.Millisecond
 
 type simNode struct {
+	*simKernel
 	s      *sim
 	name   loadbalancer.NodeName
 	agent  *Agent
@@ -72,8 +75,8 @@ func simulate(t *testing.T, names []loadbalancer.NodeName, script func(s *sim)) 
 		s := &sim{
 			t: t, claims: statustest.NewClaims(), agents: statustest.NewNodeAgents(),
 			records: map[loadbalancer.ServiceUID]loadbalancer.Record{},
-			nodes:   map[loadbalancer.NodeName]*simNode{}, cut: map[loadbalancer.NodeName]bool{},
-			serving: map[loadbalancer.NodeName]struct{}{},
+			nodes:   map[loadbalancer.NodeName]*simNode{}, cut: map[loadbalancer.NodeName]bool{}, kept: map[loadbalancer.NodeName]*simKernel{},
+			serving: map[loadbalancer.NodeName]struct{}{}, foreign: map[netip.Addr]kernel.MAC{},
 		}
 		s.claims.OnChange(s.markAll)
 		for _, n := range names {
@@ -106,10 +109,11 @@ func (s *sim) start(name loadbalancer.NodeName) {
 	s.t.Helper()
 	own := netip.AddrFrom4([4]byte{10, 0, 0, name[0] - 'a' + 1})
 	n := &simNode{s: s, name: name, done: make(chan error, 1), ip: own}
+	n.simKernel = s.kernelOf(name)
 	n.links = []kernel.Link{{Name: "eth0", Index: 2, MAC: kernel.MAC{2, 0, 0, 0, 0, name[0]}, IPv6: true, Prefixes: []netip.Prefix{netip.PrefixFrom(own, 24), own6(name)}}}
 	o := Defaults(env("NODE_NAME", string(name)))
 	a, err := newAgent(o, "v0", deps{
-		kernel: n, claims: s.claims, agents: s.agents, registry: prometheus.NewRegistry(),
+		kernel: n, cluster: n, claims: s.claims, agents: s.agents, registry: prometheus.NewRegistry(),
 		openARP:    func(kernel.Link) (l2.Conn, error) { return n.open(false) },
 		openNDP:    func(kernel.Link) (l2.Conn, error) { return n.open(true) },
 		newObjects: func(func()) (objects, error) { return n, nil },
@@ -136,7 +140,7 @@ func (n *simNode) run() {
 	work, kill := context.WithCancel(context.WithoutCancel(ctx))
 	n.cancel, n.kill = cancel, kill
 	var wg sync.WaitGroup
-	for _, f := range []func(context.Context) error{n.agent.arp.Run, n.agent.ndp.Run, n.agent.owners.Run, n.agent.report.Run} {
+	for _, f := range []func(context.Context) error{n.agent.arp.Run, n.agent.ndp.Run, n.agent.probes.Run, n.agent.owners.Run, n.agent.report.Run} {
 		wg.Go(func() {
 			if err := f(work); err != nil {
 				n.s.t.Errorf("%s: %v", n.name, err)
@@ -169,6 +173,7 @@ func (s *sim) powerCut(name loadbalancer.NodeName) {
 	n.mu.Lock()
 	n.off = true
 	n.mu.Unlock()
+	n.powerOff()
 	n.stop()
 	s.wait(detection)
 	s.setCut(name, true)
@@ -181,8 +186,14 @@ func (s *sim) setCut(name loadbalancer.NodeName, cut bool) {
 	s.markAll()
 }
 
-// terminate sends the agent SIGTERM and waits until it is gone.
+// terminate takes the agent's DaemonSet away and stops it for good.
 func (s *sim) terminate(name loadbalancer.NodeName) {
+	s.nodes[name].unwant()
+	s.sigterm(name)
+}
+
+// sigterm sends the agent SIGTERM and waits until it is gone.
+func (s *sim) sigterm(name loadbalancer.NodeName) {
 	n := s.nodes[name]
 	n.cancel()
 	if err := <-n.done; err != nil {
@@ -446,18 +457,21 @@ func (n *simNode) open(six bool) (l2.Conn, error) {
 	if n.name == n.s.deaf {
 		return nil, errors.New("operation not permitted")
 	}
-	w := &simWire{six: six, in: make(chan []byte), out: make(chan []byte, 1000), closed: make(chan struct{})}
+	w := &simWire{s: n.s, six: six, in: make(chan []byte), out: make(chan []byte, 1000), closed: make(chan struct{})}
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.wires = append(n.wires, w)
 	return w, nil
 }
 
-// answers asks the node's agent by ARP.
+// answers asks the node, its agent and its kernel, by ARP.
 func (n *simNode) answers(addr string) bool {
 	n.mu.Lock()
 	wires, off := n.wires, n.off
 	n.mu.Unlock()
+	if !off && n.keeps(netip.MustParseAddr(addr)) {
+		return true
+	}
 	for _, w := range wires {
 		if !off && w.ask(netip.MustParseAddr(addr)) {
 			return true

@@ -3,6 +3,7 @@
 package nodeagent
 
 import (
+	"cmp"
 	"math"
 	"net/netip"
 	"slices"
@@ -15,6 +16,7 @@ import (
 	"github.com/fairlead-lb/fairlead/loadbalancer/api/v1alpha1"
 	"github.com/fairlead-lb/fairlead/loadbalancer/plan"
 	"github.com/fairlead-lb/fairlead/nodeagent/internal/intake"
+	"github.com/fairlead-lb/fairlead/nodeagent/internal/kernel"
 	"github.com/fairlead-lb/fairlead/nodeagent/internal/member"
 	"github.com/fairlead-lb/fairlead/nodeagent/internal/metrics"
 	"github.com/fairlead-lb/fairlead/nodeagent/internal/status"
@@ -26,17 +28,52 @@ func (l *loop) tell(objs intake.Objects, state plan.NodeState, view member.View,
 	announced := len(l.held)
 	members := len(view.Members) + 1
 	l.a.metrics.Now(announced, members)
-	l.a.metrics.SetConflicts(l.conflicts(time.Now()))
-	l.a.report.Set(l.agentStatus(announced, members, view.KeyIDs), h)
+	s := l.agentStatus(announced, members, view.KeyIDs)
+	s.Conflicts = l.tellConflicts(time.Now())
+	l.a.report.Set(s, h)
 }
 
-// conflicts are the addresses that strangers claim.
-func (l *loop) conflicts(now time.Time) []metrics.Conflict {
-	var out []metrics.Conflict
-	for _, c := range slices.Concat(l.a.arp.Conflicts(now), l.a.ndp.Conflicts(now)) {
-		out = append(out, metrics.Conflict{Address: c.Addr.String(), Interface: c.Interface, MAC: c.MAC.String()})
+// maxConflicts is what NodeAgent.status.conflicts holds.
+const maxConflicts = 64
+
+// tellConflicts passes the addresses that strangers claim to the metrics, and returns them
+// for the API: those that are not announced for it first where there are too many, then
+// ascending.
+func (l *loop) tellConflicts(now time.Time) []v1alpha1.AddressConflict {
+	var out []v1alpha1.AddressConflict
+	add := func(k plan.Announcement, mac kernel.MAC, since time.Time, announced bool) {
+		out = append(out, v1alpha1.AddressConflict{
+			Address: k.Addr.String(), Interface: k.Interface, MAC: mac.String(), Announced: announced,
+			Since: metav1.NewTime(since).Rfc3339Copy(),
+		})
 	}
+	duplicates := l.a.probes.duplicates()
+	slices.SortFunc(duplicates, func(a, b duplicate) int { return compareAnnouncements(a.Announcement, b.Announcement) })
+	for _, d := range duplicates {
+		add(d.Announcement, d.mac, d.since, false)
+	}
+	var series []metrics.Conflict
+	conflicts := slices.Concat(l.a.arp.Conflicts(now), l.a.ndp.Conflicts(now))
+	for _, c := range conflicts {
+		add(c.Announcement, c.MAC, c.Since, true)
+		series = append(series, metrics.Conflict{Address: c.Addr.String(), Interface: c.Interface, MAC: c.MAC.String()})
+	}
+	l.a.metrics.SetConflicts(series)
+	l.a.metrics.SetDuplicates(len(duplicates))
+	out = out[:min(len(out), maxConflicts)]
+	slices.SortStableFunc(out, func(a, b v1alpha1.AddressConflict) int {
+		return compareAnnouncements(announcementOf(a), announcementOf(b))
+	})
 	return out
+}
+
+func announcementOf(c v1alpha1.AddressConflict) plan.Announcement {
+	addr, _ := netip.ParseAddr(c.Address) // it was one
+	return plan.Announcement{Interface: c.Interface, Addr: addr}
+}
+
+func compareAnnouncements(a, b plan.Announcement) int {
+	return cmp.Or(a.Addr.Compare(b.Addr), cmp.Compare(a.Interface, b.Interface))
 }
 
 // wantedOwners says what should be in status.owner of the claims: this node where it

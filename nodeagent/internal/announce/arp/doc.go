@@ -52,6 +52,9 @@ func (protocol) Parse(b []byte) (l2.Packet, bool) {
 	}
 	if p.request && p.senderIP != p.targetIP {
 		out.Asks = p.targetIP
+		if p.senderIP.IsUnspecified() {
+			out.Wants = p.targetIP
+		}
 	}
 	return out, true
 }

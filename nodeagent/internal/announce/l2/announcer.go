@@ -31,9 +31,12 @@ type Announcer struct {
 	repeat   time.Duration
 	notify   func()
 	heard    Heard
+	probed   Heard
 
 	// current is read by the responders for every request.
 	current atomic.Pointer[table]
+	// probing are the addresses that are asked for to see whether they are free.
+	probing atomic.Pointer[probing]
 	changed chan struct{}
 
 	conflicts conflicts
@@ -50,11 +53,12 @@ type Announcer struct {
 // address.
 func New(p Protocol, open Opener, count Counters, repeat time.Duration, notify func(), heard Heard) *Announcer {
 	a := &Announcer{
-		protocol: p, opener: open, count: count, repeat: repeat, notify: notify, heard: heard,
+		protocol: p, opener: open, count: count, repeat: repeat, notify: notify, heard: heard, probed: func(string, netip.Addr, kernel.MAC) {},
 		changed: make(chan struct{}, 1), failed: map[string]struct{}{}, open: map[string]*responder{},
 		conflicts: newConflicts(),
 	}
 	a.current.Store(&table{})
+	a.probing.Store(&probing{})
 	return a
 }
 
@@ -248,23 +252,42 @@ func (r *runner) reconcile(ctx context.Context, now time.Time) {
 	r.startBursts(now)
 }
 
-// listen tells the connections what to listen for, once per table.
+// listening is what a connection listens for.
+type listening struct {
+	table   *table
+	probing *probing
+}
+
+// listen tells the connections what to listen for, once per change.
 func (r *runner) listen(ctx context.Context, now time.Time) {
-	current := r.a.current.Load()
-	addrs := make(map[string][]netip.Addr, len(r.conns))
-	for k := range *current {
-		addrs[k.Interface] = append(addrs[k.Interface], k.Addr)
-	}
+	want := listening{r.a.current.Load(), r.a.probing.Load()}
+	var addrs map[string][]netip.Addr
 	for name, c := range r.conns {
-		if c.listens == current {
+		if have := c.listens.Load(); have != nil && *have == want {
 			continue
 		}
-		c.listens = current
+		if addrs == nil {
+			addrs = want.addrs()
+		}
 		if err := c.conn.Listen(addrs[name]); err != nil {
 			r.end(c)
 			r.rest(ctx, c.link, err, now)
+			continue
 		}
+		c.listens.Store(&want)
 	}
+}
+
+// addrs are the addresses by link.
+func (l listening) addrs() map[string][]netip.Addr {
+	out := make(map[string][]netip.Addr)
+	for k := range *l.table {
+		out[k.Interface] = append(out[k.Interface], k.Addr)
+	}
+	for k := range *l.probing {
+		out[k.Interface] = append(out[k.Interface], k.Addr)
+	}
+	return out
 }
 
 // rest leaves a link alone for a while.

@@ -4,10 +4,12 @@ package l2
 
 import (
 	"context"
+	"maps"
 	"net/netip"
 
 	"k8s.io/klog/v2"
 
+	"github.com/fairlead-lb/fairlead/loadbalancer/plan"
 	"github.com/fairlead-lb/fairlead/nodeagent/internal/kernel"
 )
 
@@ -49,6 +51,52 @@ func (a *Announcer) Ask(link string, target, source netip.Addr, to kernel.MAC) b
 	default:
 		return false
 	}
+}
+
+// probing is a set of addresses by link.
+type probing map[plan.Announcement]struct{}
+
+// Probe says which addresses are being probed, instead of those before, so that the probes
+// of others are heard too (RFC 4862 §5.4.2 has the groups joined first). It asks nothing.
+func (a *Announcer) Probe(addrs map[plan.Announcement]struct{}) {
+	p := make(probing, len(addrs))
+	for k := range addrs {
+		if a.protocol.Serves(k.Addr) {
+			p[k] = struct{}{}
+		}
+	}
+	if maps.Equal(p, *a.probing.Load()) {
+		return
+	}
+	a.probing.Store(&p)
+	select {
+	case a.changed <- struct{}{}:
+	default:
+	}
+}
+
+// HearProbes has f told of every frame by which a host asks for an address that it means
+// to take; see [Heard]. It must be called before Run.
+func (a *Announcer) HearProbes(f Heard) { a.probed = f }
+
+// Answers says whether a request for an address that arrives on a link now is answered:
+// it is announced there, and there is a connection that listens for it.
+func (a *Announcer) Answers(link string, addr netip.Addr) bool {
+	if !a.announces(link, addr) {
+		return false
+	}
+	a.mu.Lock()
+	c := a.open[link]
+	a.mu.Unlock()
+	if c == nil {
+		return false
+	}
+	l := c.listens.Load()
+	if l == nil {
+		return false
+	}
+	_, ok := (*l.table)[plan.Announcement{Interface: link, Addr: addr}]
+	return ok
 }
 
 // speak sends questions until the connection is stopped. It is a goroutine of its own,

@@ -31,6 +31,8 @@ type Conflict struct {
 	plan.Announcement
 	// MAC is the link-layer address of the host when the address was last defended.
 	MAC kernel.MAC
+	// Since is when it first did.
+	Since time.Time
 }
 
 // conflicts are those of one announcer. There is at most one for each address that is
@@ -47,8 +49,8 @@ type conflicts struct {
 
 // conflict is guarded by conflicts.mu.
 type conflict struct {
-	mac            kernel.MAC
-	last, defended time.Time
+	mac                   kernel.MAC
+	first, last, defended time.Time
 }
 
 func newConflicts() conflicts {
@@ -71,7 +73,7 @@ func (a *Announcer) Conflicts(now time.Time) []Conflict {
 	var out []Conflict
 	for k, c := range a.conflicts.seen {
 		if now.Sub(c.last) < conflictLife && a.announces(k.Interface, k.Addr) {
-			out = append(out, Conflict{k, c.mac})
+			out = append(out, Conflict{k, c.mac, c.first})
 		}
 	}
 	slices.SortFunc(out, func(x, y Conflict) int {
@@ -105,8 +107,11 @@ func (cs *conflicts) note(now time.Time, k plan.Announcement, from kernel.MAC) b
 	}
 	c := cs.seen[k]
 	if c == nil {
-		c = &conflict{}
+		c = &conflict{first: now}
 		cs.seen[k] = c
+	}
+	if now.Sub(c.last) >= conflictLife {
+		c.first = now
 	}
 	c.last = now
 	if !c.defended.IsZero() && now.Sub(c.defended) < defendInterval {

@@ -46,6 +46,9 @@ type Packet struct {
 	Sender netip.Addr
 	// Asks is the address that the sender asks for, invalid when it does not ask.
 	Asks netip.Addr
+	// Wants is the address that the sender means to take if nobody has it, invalid when the
+	// packet is no probe.
+	Wants netip.Addr
 	// Claims is the address that the sender says it has at From, invalid when there is none.
 	Claims netip.Addr
 }

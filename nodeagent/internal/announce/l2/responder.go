@@ -6,6 +6,7 @@ import (
 	"context"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"k8s.io/klog/v2"
@@ -18,8 +19,8 @@ type responder struct {
 	a    *Announcer
 	link kernel.Link
 	conn Conn
-	// listens is the table that the connection was told of; only the runner looks at it.
-	listens *table
+	// listens is what the connection was told of last; only the runner writes it.
+	listens atomic.Pointer[listening]
 	// outbox is what to tell the neighbours; only the runner looks at it.
 	outbox *outbox
 	// questions are for speak to send.
@@ -64,6 +65,9 @@ func (c *responder) run(ctx context.Context) {
 func (c *responder) handle(ctx context.Context, p Packet) {
 	if p.Claims.IsValid() {
 		c.a.heard(c.link.Name, p.Claims, p.From)
+	}
+	if p.Wants.IsValid() {
+		c.a.probed(c.link.Name, p.Wants, p.From)
 	}
 	if k, ok := c.a.claimed(c.link.Name, p.Claims); ok {
 		c.a.count.Conflict()

@@ -49,7 +49,9 @@ func (protocol) Parse(b []byte) (l2.Packet, bool) {
 		return out, true
 	}
 	out := l2.Packet{From: m.from, Sender: m.src, Asks: m.target}
-	if !m.src.IsUnspecified() {
+	if m.src.IsUnspecified() {
+		out.Wants = m.target
+	} else {
 		out.Claims = m.src
 		if m.hasLink {
 			out.From = m.link
