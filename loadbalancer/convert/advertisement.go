@@ -27,6 +27,9 @@ type Advertisement struct {
 	pools    []labels.Selector
 	nodes    []labels.Selector
 	services []labels.Selector
+	// preferred nodes, each selector with the weight of the same index.
+	preferred []labels.Selector
+	weights   []int32
 }
 
 // L2Advertisement converts an API object. An error means that a selector cannot be
@@ -36,7 +39,8 @@ func L2Advertisement(in *v1alpha1.L2Advertisement) (Advertisement, error) {
 	pools, errPools := selectors("ipAddressPoolSelectors", in.Spec.IPAddressPoolSelectors)
 	nodes, errNodes := selectors("nodeSelectors", in.Spec.NodeSelectors)
 	services, errServices := selectors("serviceSelectors", in.Spec.ServiceSelectors)
-	if err := errors.Join(errPools, errNodes, errServices); err != nil {
+	preferred, weights, errPreferred := preferences(in.Spec.PreferredNodeSelectors)
+	if err := errors.Join(errPools, errNodes, errServices, errPreferred); err != nil {
 		return Advertisement{}, err
 	}
 	return Advertisement{
@@ -46,7 +50,19 @@ func L2Advertisement(in *v1alpha1.L2Advertisement) (Advertisement, error) {
 		pools:      pools,
 		nodes:      nodes,
 		services:   services,
+		preferred:  preferred,
+		weights:    weights,
 	}, nil
+}
+
+func preferences(in []v1alpha1.PreferredNodeSelector) ([]labels.Selector, []int32, error) {
+	terms := make([]metav1.LabelSelector, 0, len(in))
+	weights := make([]int32, 0, len(in))
+	for _, p := range in {
+		terms, weights = append(terms, p.Preference), append(weights, p.Weight)
+	}
+	out, err := selectors("preferredNodeSelectors", terms)
+	return out, weights, err
 }
 
 func selectors(field string, in []metav1.LabelSelector) ([]labels.Selector, error) {
@@ -73,6 +89,20 @@ func (a Advertisement) SelectsPool(name string, poolLabels map[string]string) bo
 // SelectsNode reports whether a node may announce; without node selectors every node may.
 func (a Advertisement) SelectsNode(nodeLabels map[string]string) bool {
 	return len(a.nodes) == 0 || anyMatches(a.nodes, nodeLabels)
+}
+
+// Prefers reports whether there are preferred nodes at all.
+func (a Advertisement) Prefers() bool { return len(a.preferred) > 0 }
+
+// Weight returns the sum of the weights of the preferences that match a node.
+func (a Advertisement) Weight(nodeLabels map[string]string) int {
+	sum := 0
+	for i, s := range a.preferred {
+		if s.Matches(labels.Set(nodeLabels)) {
+			sum += int(a.weights[i])
+		}
+	}
+	return sum
 }
 
 // SelectsService reports whether a Service is announced; without service selectors

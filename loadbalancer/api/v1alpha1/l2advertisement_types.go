@@ -47,6 +47,14 @@ type L2AdvertisementSpec struct {
 	// +optional
 	// +listType=atomic
 	NodeSelectors []metav1.LabelSelector `json:"nodeSelectors,omitempty"`
+	// PreferredNodeSelectors order the nodes that may announce: the weights of all that
+	// match a node add up, over all advertisements that apply to the Service. The heaviest
+	// nodes are proposed first, before load is looked at. They move nothing that has an
+	// owner, and keep no node from announcing.
+	// +kubebuilder:validation:MaxItems=64
+	// +optional
+	// +listType=atomic
+	PreferredNodeSelectors []PreferredNodeSelector `json:"preferredNodeSelectors,omitempty"`
 	// ServiceSelectors limit the Services; one that matches is enough, none means
 	// every Service.
 	// +kubebuilder:validation:MaxItems=64
@@ -61,6 +69,16 @@ type L2AdvertisementSpec struct {
 	// +optional
 	// +listType=set
 	Interfaces []string `json:"interfaces,omitempty"`
+}
+
+// PreferredNodeSelector gives nodes a weight.
+type PreferredNodeSelector struct {
+	// Weight of the nodes that match.
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=100
+	Weight int32 `json:"weight"`
+	// Preference selects nodes by label; an empty one selects every node.
+	Preference metav1.LabelSelector `json:"preference"`
 }
 
 // L2AdvertisementStatus says whether the advertisement is in use.

@@ -17,6 +17,7 @@ import (
 
 	"github.com/fairlead-lb/fairlead/loadbalancer"
 	"github.com/fairlead-lb/fairlead/loadbalancer/api/v1alpha1"
+	"github.com/fairlead-lb/fairlead/loadbalancer/placement"
 	"github.com/fairlead-lb/fairlead/provider/internal/worker"
 )
 
@@ -96,6 +97,7 @@ type Controller struct {
 	mu sync.Mutex
 	// The fields below are guarded by mu.
 	ledger   *ledger
+	scratch  []placement.Candidate // reused from one group to the next
 	failures map[loadbalancer.ServiceKey]failure
 	// settled are the Services that allocation has found in order since the process
 	// started; before, what an earlier process said of them stands.

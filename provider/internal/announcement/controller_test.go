@@ -139,7 +139,7 @@ func TestProposalsSpread(t *testing.T) {
 		b.Propose(svc(31), []v1alpha1.LoadBalancerAddress{address(31)})
 		b.mu.Lock()
 		defer b.mu.Unlock()
-		if len(b.ledger.first) != 1 || len(b.ledger.unseen) != 1 {
+		if len(b.ledger.heads) != 1 || len(b.ledger.unseen) != 1 {
 			t.Errorf("ledger %+v, want reservations without a claim forgotten", b.ledger)
 		}
 	})
@@ -357,7 +357,7 @@ func TestProposalOutlivesTheLastClaim(t *testing.T) {
 		p := b.Propose(svc(1), []v1alpha1.LoadBalancerAddress{address(1)})
 		wait(t, time.Second)
 		b.mu.Lock()
-		if got := string(b.ledger.first["172.20.255.1"]); got != p.Successors[0] {
+		if got := string(b.ledger.heads["172.20.255.1"][0]); got != p.Successors[0] {
 			t.Errorf("ledger has %q first, want %s", got, p.Successors[0])
 		}
 		b.mu.Unlock()

@@ -12,12 +12,23 @@ import (
 // reservationLife bounds how long a proposal counts whose claim never appears.
 const reservationLife = time.Minute
 
-// ledger counts, per node, the groups that have it as first successor. Proposals count
-// at once, before their claims are in the cache, so that several allocations side by
-// side do not all choose the same idle node. It is not safe for concurrent use.
+// head is the first and the second successor of a group, empty where there is none.
+type head [2]loadbalancer.NodeName
+
+func headOf(names []loadbalancer.NodeName) head {
+	var h head
+	copy(h[:], names)
+	return h
+}
+
+// ledger counts, per node, the groups that have it as first successor and, per pair of
+// nodes, those that have them as first and second. Proposals count at once, before their
+// claims are in the cache, so that several allocations side by side do not all choose the
+// same idle node. It is not safe for concurrent use.
 type ledger struct {
-	first map[loadbalancer.Group]loadbalancer.NodeName
+	heads map[loadbalancer.Group]head
 	load  map[loadbalancer.NodeName]int
+	heirs map[loadbalancer.NodeName]map[loadbalancer.NodeName]int
 	// unseen are groups whose bound claim is not in the cache yet, with the end of their
 	// reservation.
 	unseen map[loadbalancer.Group]time.Time
@@ -25,33 +36,49 @@ type ledger struct {
 
 func newLedger() *ledger {
 	return &ledger{
-		first:  map[loadbalancer.Group]loadbalancer.NodeName{},
+		heads:  map[loadbalancer.Group]head{},
 		load:   map[loadbalancer.NodeName]int{},
+		heirs:  map[loadbalancer.NodeName]map[loadbalancer.NodeName]int{},
 		unseen: map[loadbalancer.Group]time.Time{},
 	}
 }
 
-func (l *ledger) set(group loadbalancer.Group, first loadbalancer.NodeName) {
-	l.uncount(group)
-	l.first[group] = first
-	if first != "" {
-		l.load[first]++
+func (l *ledger) set(group loadbalancer.Group, h head) {
+	old := l.heads[group]
+	if old != h {
+		l.count(old, -1)
+		l.count(h, 1)
 	}
+	l.heads[group] = h
 }
 
-func (l *ledger) uncount(group loadbalancer.Group) {
-	old := l.first[group]
-	if old == "" {
+// count keeps no zeros: nodes come and go.
+func (l *ledger) count(h head, n int) {
+	if h[0] == "" {
 		return
 	}
-	if l.load[old]--; l.load[old] == 0 {
-		delete(l.load, old)
+	if l.load[h[0]] += n; l.load[h[0]] == 0 {
+		delete(l.load, h[0])
+	}
+	if h[1] == "" {
+		return
+	}
+	heirs := l.heirs[h[0]]
+	if heirs == nil {
+		heirs = map[loadbalancer.NodeName]int{}
+		l.heirs[h[0]] = heirs
+	}
+	if heirs[h[1]] += n; heirs[h[1]] == 0 {
+		delete(heirs, h[1])
+	}
+	if len(heirs) == 0 {
+		delete(l.heirs, h[0])
 	}
 }
 
 func (l *ledger) remove(group loadbalancer.Group) {
-	l.uncount(group)
-	delete(l.first, group)
+	l.count(l.heads[group], -1)
+	delete(l.heads, group)
 	delete(l.unseen, group)
 }
 
@@ -67,22 +94,25 @@ func (l *ledger) forget(group loadbalancer.Group) {
 // choice already made: the cache may be older than our own write.
 func (l *ledger) observe(claim *v1alpha1.IPClaim) {
 	group := loadbalancer.Group(claim.Spec.Group)
-	first := l.first[group]
+	h := l.heads[group]
 	if len(claim.Spec.Successors) > 0 {
-		first = loadbalancer.NodeName(claim.Spec.Successors[0])
+		h = head{loadbalancer.NodeName(claim.Spec.Successors[0])}
 	}
-	l.set(group, first)
+	if len(claim.Spec.Successors) > 1 {
+		h[1] = loadbalancer.NodeName(claim.Spec.Successors[1])
+	}
+	l.set(group, h)
 	delete(l.unseen, group)
 }
 
 // reserve records a proposal; seen says whether the group has a bound claim in the cache.
-func (l *ledger) reserve(group loadbalancer.Group, first loadbalancer.NodeName, seen bool, now time.Time) {
+func (l *ledger) reserve(group loadbalancer.Group, names []loadbalancer.NodeName, seen bool, now time.Time) {
 	for g, end := range l.unseen {
 		if end.Before(now) {
 			l.remove(g)
 		}
 	}
-	l.set(group, first)
+	l.set(group, headOf(names))
 	if !seen {
 		l.unseen[group] = now.Add(reservationLife)
 	}
@@ -91,8 +121,21 @@ func (l *ledger) reserve(group loadbalancer.Group, first loadbalancer.NodeName, 
 // loadWithout is a node's load without one group's share.
 func (l *ledger) loadWithout(node loadbalancer.NodeName, group loadbalancer.Group) int {
 	n := l.load[node]
-	if node != "" && l.first[group] == node {
+	if node != "" && l.heads[group][0] == node {
 		n--
 	}
 	return n
+}
+
+// heirsWithout counts, without one group, those that go from one node to another should
+// the first die.
+func (l *ledger) heirsWithout(group loadbalancer.Group) func(first, second loadbalancer.NodeName) int {
+	own := l.heads[group]
+	return func(first, second loadbalancer.NodeName) int {
+		n := l.heirs[first][second]
+		if own == (head{first, second}) {
+			n--
+		}
+		return n
+	}
 }

@@ -76,24 +76,25 @@ func groupOf(addrs []v1alpha1.LoadBalancerAddress) loadbalancer.Group {
 // to join a group that exists, the group's head stays what it is.
 func (c *Controller) successors(group loadbalancer.Group, w *world, wishes []wish, settled bool) []string {
 	targets := reachable(w.nodes, targetsOf(wishes))
+	preferences := preferencesOf(targets)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	candidates := make([]placement.Candidate, 0, len(w.nodes))
+	candidates := c.scratch[:0]
 	for i := range w.nodes {
 		if n := &w.nodes[i]; len(targets) > 0 && n.verdict(targets) == "" {
 			candidates = append(candidates, placement.Candidate{
-				Node: n.name, NotReady: !n.ready, Load: c.ledger.loadWithout(n.name, group),
+				Node: n.name, Seed: n.seed, NotReady: !n.facts.Ready, Cordoned: n.facts.Cordoned,
+				Weight: weightOf(n, preferences), Load: c.ledger.loadWithout(n.name, group),
 			})
 		}
 	}
+	c.scratch = candidates
 	owner, current, seen := c.present(group)
-	names := placement.Successors(group, owner, current, candidates)
-	var first loadbalancer.NodeName
-	if len(names) > 0 {
-		first = names[0]
-	}
+	names := placement.Successors(placement.Proposal{
+		Group: group, Owner: owner, Current: current, Candidates: candidates, Heirs: c.ledger.heirsWithout(group),
+	})
 	if settled == seen { // a settled group that is not seen has just gone
-		c.ledger.reserve(group, first, seen, time.Now())
+		c.ledger.reserve(group, names, seen, time.Now())
 	}
 	out := make([]string, 0, len(names))
 	for _, n := range names {
@@ -102,15 +103,40 @@ func (c *Controller) successors(group loadbalancer.Group, w *world, wishes []wis
 	return out
 }
 
+// preferencesOf returns the advertisements that give nodes a weight, each once.
+func preferencesOf(targets []target) []*advertisement {
+	var out []*advertisement
+	for _, t := range targets {
+		for _, ads := range t.wishes {
+			for _, ad := range ads {
+				if ad.weights != nil && !slices.Contains(out, ad) {
+					out = append(out, ad)
+				}
+			}
+		}
+	}
+	return out
+}
+
+func weightOf(n *node, preferences []*advertisement) int {
+	sum := 0
+	for _, ad := range preferences {
+		sum += ad.weights[n.index]
+	}
+	return sum
+}
+
 // present returns a group's owner and list as the cache has them, and whether the cache
-// has a bound claim at all. The head of our last proposal leads the list, because the
+// has a bound claim at all. The first two of our last proposal lead the list, because the
 // cache may lag behind it.
 func (c *Controller) present(group loadbalancer.Group) (loadbalancer.NodeName, []loadbalancer.NodeName, bool) {
 	var owner loadbalancer.Ownership
 	var current []loadbalancer.NodeName
 	seen := false
-	if first := c.ledger.first[group]; first != "" {
-		current = append(current, first)
+	for _, n := range c.ledger.heads[group] {
+		if n != "" {
+			current = append(current, n)
+		}
 	}
 	for _, claim := range c.claimsOf(group) {
 		if claim.Spec.Phase != v1alpha1.ClaimBound {

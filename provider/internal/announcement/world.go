@@ -17,6 +17,7 @@ import (
 	"github.com/fairlead-lb/fairlead/loadbalancer"
 	"github.com/fairlead-lb/fairlead/loadbalancer/api/v1alpha1"
 	"github.com/fairlead-lb/fairlead/loadbalancer/convert"
+	"github.com/fairlead-lb/fairlead/loadbalancer/placement"
 	"github.com/fairlead-lb/fairlead/loadbalancer/reason"
 )
 
@@ -29,11 +30,14 @@ type world struct {
 	pools map[string]poolFacts
 }
 
-// advertisement is an L2Advertisement and, by [node].index, the nodes that it selects:
-// matching labels once per group would be most of the work when a node changes.
+// advertisement is an L2Advertisement and, by [node].index, the nodes that it selects and
+// the weights that it gives them: matching labels once per group would be most of the
+// work when a node changes.
 type advertisement struct {
 	convert.Advertisement
 	nodes []bool
+	// weights are nil when it prefers no node, and zero for nodes that it does not select.
+	weights []int
 }
 
 // poolFacts are what announcing needs of a pool.
@@ -45,13 +49,14 @@ type poolFacts struct {
 
 // node is what decides whether a node may announce.
 type node struct {
-	index              int
-	name               loadbalancer.NodeName
-	labels             map[string]string
-	excluded           bool
-	networkUnavailable bool
-	// ready is the Node's own Ready condition.
-	ready bool
+	index  int
+	name   loadbalancer.NodeName
+	seed   uint64 // of the name, for placement
+	labels map[string]string
+	// facts are what the Node object tells.
+	facts loadbalancer.Node
+	// barred is why it may not announce anything by these facts, empty when it may.
+	barred reason.Reason
 	// agentReady is false without a NodeAgent.
 	agentReady bool
 	interfaces []loadbalancer.Interface
@@ -104,8 +109,14 @@ func buildWorld(in Informers) *world {
 
 func selectNodes(a convert.Advertisement, nodes []node) *advertisement {
 	out := &advertisement{Advertisement: a, nodes: make([]bool, len(nodes))}
+	if a.Prefers() {
+		out.weights = make([]int, len(nodes))
+	}
 	for i, n := range nodes {
 		out.nodes[i] = a.SelectsNode(n.labels)
+		if out.weights != nil && out.nodes[i] {
+			out.weights[i] = a.Weight(n.labels)
+		}
 	}
 	return out
 }
@@ -131,11 +142,11 @@ func list[T any](informer cache.SharedIndexInformer) []*T {
 func convertNode(n *corev1.Node, agent *v1alpha1.NodeAgent) node {
 	facts := convert.Node(n)
 	out := node{
-		name:               facts.Name,
-		labels:             n.Labels,
-		excluded:           facts.Excluded,
-		networkUnavailable: facts.NetworkUnavailable,
-		ready:              facts.Ready,
+		name:   facts.Name,
+		seed:   placement.Seed(facts.Name),
+		labels: n.Labels,
+		facts:  facts,
+		barred: placement.Barred(facts),
 	}
 	if agent == nil {
 		return out
@@ -158,7 +169,7 @@ func convertNode(n *corev1.Node, agent *v1alpha1.NodeAgent) node {
 // sameNode reports whether two versions of a Node make no difference here.
 func sameNode(a, b *corev1.Node) bool {
 	x, y := convert.Node(a), convert.Node(b)
-	return maps.Equal(a.Labels, b.Labels) && x.Ready == y.Ready && x.NetworkUnavailable == y.NetworkUnavailable
+	return maps.Equal(a.Labels, b.Labels) && x.Ready == y.Ready && x.Cordoned == y.Cordoned && placement.Barred(x) == placement.Barred(y)
 }
 
 // sameAgent reports whether two versions of a NodeAgent make no difference here.
@@ -169,13 +180,11 @@ func sameAgent(a, b *v1alpha1.NodeAgent) bool {
 }
 
 // verdict says why a node may not announce all of the targets; Reason is empty when it
-// may. The rule is the agents': see loadbalancer/plan.
+// may. The rule is the agents': see loadbalancer/plan. That the node is cordoned is not
+// asked here, because it matters only while another node may.
 func (n *node) verdict(targets []target) reason.Reason {
-	switch {
-	case n.excluded:
-		return reason.NodeExcluded
-	case n.networkUnavailable:
-		return reason.NetworkUnavailable
+	if n.barred != "" {
+		return n.barred
 	}
 	for _, t := range targets {
 		for _, ads := range t.wishes {
