@@ -20,8 +20,8 @@ COPY --from=build /out/fairlead-cloud-controller-manager /fairlead-cloud-control
 USER 65532:65532
 ENTRYPOINT ["/fairlead-cloud-controller-manager"]
 
-# User 0: a raw socket needs NET_RAW as an effective capability, and container runtimes
-# give added capabilities to user 0 only. Everything else is dropped by the manifest.
+# User 0: raw sockets and addresses on links need NET_RAW and NET_ADMIN as effective
+# capabilities, and container runtimes give added capabilities to user 0 only. Everything else is dropped by the manifest.
 FROM scratch AS node-agent
 LABEL org.opencontainers.image.title="fairlead-node-agent" org.opencontainers.image.licenses="Apache-2.0"
 COPY --from=build /out/fairlead-node-agent /fairlead-node-agent

@@ -26,6 +26,7 @@ import (
 	"github.com/fairlead-lb/fairlead/nodeagent/internal/kernel"
 	"github.com/fairlead-lb/fairlead/nodeagent/internal/member"
 	"github.com/fairlead-lb/fairlead/nodeagent/internal/metrics"
+	"github.com/fairlead-lb/fairlead/nodeagent/internal/pulse"
 	"github.com/fairlead-lb/fairlead/nodeagent/internal/status"
 )
 
@@ -34,6 +35,9 @@ type kernelView interface {
 	Links() ([]kernel.Link, error)
 	DefaultRoutes() (kernel.DefaultRoutes, error)
 	Watch(ctx context.Context, notify func()) error
+	Keep(list []kernel.Kept, lifetime time.Duration) error
+	Kept() ([]kernel.Kept, error)
+	Drop(list []kernel.Kept) error
 }
 
 // gossip is what the agent needs of the membership.
@@ -42,6 +46,7 @@ type gossip interface {
 	View() member.View
 	Publish(s member.State)
 	SetPeers(addrs map[loadbalancer.NodeName]netip.Addr)
+	Ask()
 }
 
 // objects is what the agent needs of the local copies.
@@ -56,6 +61,7 @@ type objects interface {
 // deps are the agent's connections to the world; tests put fakes in.
 type deps struct {
 	kernel     kernelView
+	cluster    cluster
 	openARP    l2.Opener
 	openNDP    l2.Opener
 	newObjects func(notify func()) (objects, error)
@@ -78,6 +84,8 @@ type Agent struct {
 	objects           objects
 	arp, ndp          *l2.Announcer
 	probes            *probes
+	timing            member.Timing
+	pulse             *pulse.Watcher
 	owners            *status.Owners
 	report            *status.Report
 	metrics           *metrics.Metrics
@@ -108,6 +116,8 @@ func newAgent(o Options, version string, d deps) (*Agent, error) {
 	a.arp.HearProbes(a.hearProbe)
 	a.ndp.HearProbes(a.hearProbe)
 	a.probes = newProbes(a.probe, func() { mark(a.dirty) })
+	a.timing = member.Profile(o.Profile).Timing()
+	a.pulse = pulse.NewWatcher(pulse.Timing{Interval: a.timing.PulseInterval, Misses: a.timing.PulseMisses}, a.askPulse, func() { mark(a.dirty) })
 	a.owners = status.NewOwners(o.NodeName, d.claims, a.objects.Claim)
 	a.report = status.NewReport(o.NodeName, d.agents, func() types.UID { return a.objects.NodeUID(a.name()) })
 	return a, nil
@@ -123,8 +133,9 @@ func mark(ch chan struct{}) {
 	}
 }
 
-// Run runs the agent until ctx ends; then it leaves: peers take its addresses over
-// while it still answers for them, it withdraws, says goodbye and returns nil. An
+// Run runs the agent until ctx ends. Then it is either to come back in a moment: it leaves
+// its addresses to the kernel for that time. Or it leaves: peers take its addresses over
+// while it still answers for them, and it withdraws. It says goodbye and returns nil. An
 // error means that the agent could not start or that a part of it failed for good.
 func (a *Agent) Run(ctx context.Context) error {
 	logger := klog.FromContext(ctx).WithValues("node", a.o.NodeName)
@@ -139,6 +150,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	g.Go(func() error { return a.arp.Run(work) })
 	g.Go(func() error { return a.ndp.Run(work) })
 	g.Go(func() error { return a.probes.Run(work) })
+	g.Go(func() error { return a.pulse.Run(work) })
 	g.Go(func() error { return a.owners.Run(work) })
 	g.Go(func() error { return a.report.Run(work) })
 	g.Go(func() error { return a.watchLinks(work) })
@@ -157,7 +169,7 @@ func (a *Agent) Run(ctx context.Context) error {
 }
 
 // lead waits for what the loop depends on, starts the gossip and runs the loop. ctx
-// ends when the agent is to leave, work when all is over.
+// ends when the agent is to stop, work when all is over.
 func (a *Agent) lead(ctx, work context.Context, g *errgroup.Group) error {
 	a.reportRoutes(ctx)
 	if !a.objects.WaitSynced(ctx) {
@@ -169,6 +181,7 @@ func (a *Agent) lead(ctx, work context.Context, g *errgroup.Group) error {
 	}
 	gs := a.d.newGossip(member.Config{
 		Node: a.name(), Addr: addr, Port: a.o.GossipPort, KeyFile: a.o.GossipKeyFile, Boot: a.boot,
+		Profile: member.Profile(a.o.Profile),
 	}, func() { mark(a.dirty) })
 	g.Go(func() error { return gs.Run(work) })
 	l := newLoop(a, gs)

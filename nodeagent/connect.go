@@ -3,9 +3,14 @@
 package nodeagent
 
 import (
+	"context"
 	"fmt"
 
 	"github.com/prometheus/client_golang/prometheus"
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	appsv1client "k8s.io/client-go/kubernetes/typed/apps/v1"
 	authenticationv1client "k8s.io/client-go/kubernetes/typed/authentication/v1"
 	authorizationv1client "k8s.io/client-go/kubernetes/typed/authorization/v1"
 	corev1client "k8s.io/client-go/kubernetes/typed/core/v1"
@@ -36,7 +41,7 @@ func New(o Options, version string, reg *prometheus.Registry) (*Agent, error) {
 	}
 	cfg.QPS, cfg.Burst = clientQPS, clientBurst
 	cfg.UserAgent = "fairlead-node-agent/" + version
-	d, err := connect(cfg)
+	d, err := connect(cfg, o)
 	if err != nil {
 		return nil, err
 	}
@@ -61,7 +66,7 @@ func restConfig(kubeconfig string) (*rest.Config, error) {
 }
 
 // connect makes the clients; they share one HTTP client.
-func connect(cfg *rest.Config) (deps, error) {
+func connect(cfg *rest.Config, o Options) (deps, error) {
 	http, err := rest.HTTPClientFor(cfg)
 	if err != nil {
 		return deps{}, fmt.Errorf("make HTTP client: %w", err)
@@ -82,15 +87,35 @@ func connect(cfg *rest.Config) (deps, error) {
 	if err != nil {
 		return deps{}, fmt.Errorf("make authorization client: %w", err)
 	}
+	apps, err := appsv1client.NewForConfigAndClient(cfg, http)
+	if err != nil {
+		return deps{}, fmt.Errorf("make apps client: %w", err)
+	}
 	fl, err := client.New(cfg)
 	if err != nil {
 		return deps{}, err //nolint:wrapcheck // says what failed
 	}
 	return deps{
-		claims: fl.Claims(), agents: fl.NodeAgents(),
+		cluster: apiCluster{apps: apps.DaemonSets(o.Namespace), nodes: core.Nodes(), daemonSet: o.DaemonSetName, node: o.NodeName},
+		claims:  fl.Claims(), agents: fl.NodeAgents(),
 		auth: metrics.NewAuthorizer(authn.TokenReviews(), authz.SubjectAccessReviews()),
 		newObjects: func(notify func()) (objects, error) {
 			return intake.New(intake.Clients{Fairlead: fl, Core: core, Discovery: discovery}, notify)
 		},
 	}, nil
+}
+
+// apiCluster asks the API server for the two objects that tell a restart from a leave.
+type apiCluster struct {
+	apps            appsv1client.DaemonSetInterface
+	nodes           corev1client.NodeInterface
+	daemonSet, node string
+}
+
+func (c apiCluster) DaemonSet(ctx context.Context) (*appsv1.DaemonSet, error) {
+	return c.apps.Get(ctx, c.daemonSet, metav1.GetOptions{}) //nolint:wrapcheck // its kind decides
+}
+
+func (c apiCluster) Node(ctx context.Context) (*corev1.Node, error) {
+	return c.nodes.Get(ctx, c.node, metav1.GetOptions{}) //nolint:wrapcheck // its kind decides
 }

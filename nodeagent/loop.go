@@ -47,24 +47,31 @@ type loop struct {
 	routes  kernel.DefaultRoutes
 	macs    macs
 	quorum  *quorum
+	living  *living
+	rivals  rivals
+	// kept are addresses that an earlier run left to the kernel.
+	kept []kernel.Kept
 
-	leaving   bool
-	moved     bool
-	lastBeat  time.Time
-	holdUntil time.Time
-	lastPlan  time.Time
-	lastLinks time.Time
+	leaving bool
+	moved   bool
+	// restarting is how long the peers are to wait for the agent, once it stops.
+	restarting time.Duration
+	lastBeat   time.Time
+	holdUntil  time.Time
+	muteUntil  time.Time
+	lastPlan   time.Time
+	lastLinks  time.Time
 }
 
 func newLoop(a *Agent, gs gossip) *loop {
 	return &loop{
-		a: a, gossip: gs, quorum: newQuorum(),
+		a: a, gossip: gs, quorum: newQuorum(), living: newLiving(), rivals: make(rivals),
 		held: make(holdings), highest: make(map[loadbalancer.Group]uint64), macs: make(macs),
 	}
 }
 
-// run plans and applies until ctx ends, then leaves; work is the context of what goes
-// on until the agent is gone.
+// run plans and applies until ctx ends, then leaves, or leaves everything to the kernel
+// for its next run; work is the context of what goes on until the agent is gone.
 func (l *loop) run(ctx, work context.Context) error {
 	ticker := time.NewTicker(tick)
 	defer ticker.Stop()
@@ -75,8 +82,9 @@ func (l *loop) run(ctx, work context.Context) error {
 	if work.Err() != nil {
 		return nil // Another part failed: there is nothing to hand over with.
 	}
-	l.leave(work, ticker)
-	if l.moved {
+	moved := l.moved
+	l.stop(work, ticker)
+	if moved {
 		return fmt.Errorf("%w: the gossip listens on %s", errMoved, l.addr)
 	}
 	return nil
@@ -110,15 +118,15 @@ func (l *loop) wait(ctx context.Context, ticker *time.Ticker) {
 // of death are held for the time that the detector needs to reach a new one.
 func (l *loop) beat(now time.Time) bool {
 	l.a.health.beat.Store(now.UnixNano())
-	held := now.Before(l.holdUntil)
-	if !l.lastBeat.IsZero() && now.Sub(l.lastBeat) > tick+member.ProbeInterval {
-		l.holdUntil = now.Add((1 + member.SuspicionMult) * member.ProbeInterval)
+	held, mute := now.Before(l.holdUntil), now.Before(l.muteUntil)
+	if !l.lastBeat.IsZero() && now.Sub(l.lastBeat) > tick+l.a.timing.ProbeInterval {
+		l.stalled(now, now.Sub(l.lastBeat))
 	}
 	l.lastBeat = now
-	if held && !now.Before(l.holdUntil) {
+	if held && !now.Before(l.holdUntil) || mute && !now.Before(l.muteUntil) {
 		return true
 	}
-	return l.held.overdue(now) || now.Sub(l.lastPlan) >= resync
+	return l.living.due(now) || l.held.overdue(now) || now.Sub(l.lastPlan) >= resync
 }
 
 // round plans and applies once.
@@ -131,7 +139,10 @@ func (l *loop) round(ctx context.Context, now time.Time) {
 	state := plan.For(s)
 	l.macs.learn(s.Members, s.Nodes)
 	l.decide(ctx, now, state)
+	l.split(ctx, now, view)
 	l.apply()
+	l.watch(view, state)
+	l.takeBack(ctx, objs, state, view.Settled)
 	l.gossip.SetPeers(l.peers(objs))
 	own := objs.Nodes[l.a.name()].InternalIPs
 	l.moved = l.a.o.NodeIP == "" && len(own) > 0 && !slices.Contains(own, l.addr)
@@ -165,6 +176,12 @@ func (l *loop) refreshLinks(ctx context.Context, now time.Time) {
 		return
 	}
 	l.routes = routes
+	kept, err := l.a.d.kernel.Kept()
+	if err != nil {
+		klog.FromContext(ctx).Error(err, "Cannot list the addresses that an earlier run left")
+		return
+	}
+	l.kept = kept
 }
 
 // self is this node as a member.
@@ -194,11 +211,9 @@ func (l *loop) snapshot(now time.Time, objs intake.Objects, view member.View) pl
 	s := plan.Snapshot{
 		Self: l.a.name(), Claims: objs.Claims, Records: objs.Records, Advertisements: objs.Advertisements,
 		Nodes: objs.Nodes, Endpoints: objs.Endpoints, Hold: now.Before(l.holdUntil),
-		Members: make(map[loadbalancer.NodeName]plan.Member, len(view.Members)+1),
+		Members: l.members(now, view),
 	}
-	maps.Copy(s.Members, view.Members)
-	s.Members[s.Self] = l.self()
-	minority := l.quorum.minority(now, s.Members, s.Nodes)
+	minority := l.quorum.minority(now, l.living.confirmed(s.Members), s.Nodes)
 	switch {
 	case !view.Up:
 		s.Guard = reason.NoGossipKey
@@ -207,6 +222,7 @@ func (l *loop) snapshot(now time.Time, objs intake.Objects, view member.View) pl
 	case minority:
 		s.Guard = reason.Minority
 	}
+	l.learnEpochs(objs.Claims, view.Members)
 	l.learnEpochs(objs.Claims, s.Members)
 	s.Highest = l.highest
 	return s
@@ -237,10 +253,13 @@ func (l *loop) apply() {
 	l.a.ndp.SetNodes(nodes)
 	l.a.probes.setNodes(nodes)
 	want := l.held.announcements()
+	if time.Now().Before(l.muteUntil) {
+		clear(want)
+	}
 	l.a.arp.Apply(l.links, want)
 	l.a.ndp.Apply(l.links, want)
 	self := l.self()
-	l.gossip.Publish(member.State{Leaving: self.Leaving, Interfaces: self.Interfaces, Gateways: self.Gateways, Claims: self.Claims})
+	l.gossip.Publish(member.State{Leaving: self.Leaving, Restarting: l.restarting, Interfaces: self.Interfaces, Gateways: self.Gateways, Claims: self.Claims})
 }
 
 // peers are the other nodes' addresses, of the family that this node gossips on if
@@ -257,6 +276,8 @@ func (l *loop) peers(objs intake.Objects) map[loadbalancer.NodeName]netip.Addr {
 
 func (l *loop) healthOf(view member.View, guard reason.Reason) status.Health {
 	switch {
+	case l.restarting > 0:
+		return restartingHealth(l.restarting)
 	case l.leaving:
 		return status.Health{Reason: reason.Leaving, Message: "the agent is leaving"}
 	case guard == reason.NoGossipKey:
@@ -271,10 +292,42 @@ func (l *loop) healthOf(view member.View, guard reason.Reason) status.Health {
 	}
 }
 
+// stop finds out why the agent is to stop while all goes on, and acts on it.
+func (l *loop) stop(work context.Context, ticker *time.Ticker) {
+	logger := klog.FromContext(work)
+	held := len(l.held) + len(l.kept)
+	facts := stopFacts{
+		grace: l.a.o.RestartGrace, held: held, closing: l.a.objects.Objects(work).Nodes[l.a.name()].ShuttingDown,
+	}
+	asking, answered := context.WithCancel(work)
+	defer answered()
+	result := make(chan stopFacts, 1)
+	go func() {
+		defer answered()
+		result <- ask(work, l.a.d.cluster, facts)
+	}()
+	for asking.Err() == nil {
+		l.wait(asking, ticker)
+		l.round(work, time.Now())
+	}
+	facts = <-result
+	leave, cause := decideStop(facts)
+	if !leave {
+		logger.Info("Restarting", "addresses", held, "cause", cause, "grace", facts.grace)
+		err := l.restart(work, facts.daemonSetErr == nil)
+		if err == nil {
+			return
+		}
+		cause = causeNoAddresses
+		logger.Error(err, "Cannot leave the addresses to the kernel")
+	}
+	logger.Info("Leaving", "addresses", held, "cause", cause)
+	l.leave(work, ticker)
+}
+
 // leave lets peers take over while this node still answers, withdraws, and takes its
-// name off what nobody took over.
+// name off what nobody took over. Nothing answers afterwards, not even the kernel.
 func (l *loop) leave(ctx context.Context, ticker *time.Ticker) {
-	klog.FromContext(ctx).Info("Leaving", "addresses", len(l.held))
 	l.leaving = true
 	names := claimNames(l.held.addrs())
 	l.round(ctx, time.Now())
@@ -282,6 +335,7 @@ func (l *loop) leave(ctx context.Context, ticker *time.Ticker) {
 		l.wait(ctx, ticker)
 		l.round(ctx, time.Now())
 	}
+	l.drop(ctx, l.kept)
 	ctx, cancel := context.WithTimeout(ctx, clearTimeout)
 	defer cancel()
 	if err := l.a.owners.ClearNow(ctx, names); err != nil {

@@ -42,8 +42,8 @@ type sim struct {
 	nodes   map[loadbalancer.NodeName]*simNode
 	cut     map[loadbalancer.NodeName]bool // members that the others hold for dead
 	kept    map[loadbalancer.NodeName]*simKernel
-	deaf    loadbalancer.NodeName          // set before its start: it may not open packet sockets
-	foreign map[netip.Addr]kernel.MAC      // hosts on the LAN that are no nodes
+	deaf    loadbalancer.NodeName     // set before its start: it may not open packet sockets
+	foreign map[netip.Addr]kernel.MAC // hosts on the LAN that are no nodes
 }
 
 const detection = 700 * time.Millisecond

@@ -73,6 +73,13 @@ func (r *Report) Set(s v1alpha1.NodeAgentStatus, h Health) {
 	}
 }
 
+// SetHealth changes the Ready condition only, for [Report.WriteNow].
+func (r *Report) SetHealth(h Health) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.health = h
+}
+
 // Run writes until ctx ends.
 func (r *Report) Run(ctx context.Context) error {
 	backoff := reportInterval

@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package nodeagent
+
+import (
+	"context"
+	"net/netip"
+	"slices"
+	"time"
+
+	"k8s.io/klog/v2"
+
+	"github.com/fairlead-lb/fairlead/loadbalancer"
+	"github.com/fairlead-lb/fairlead/loadbalancer/placement"
+	"github.com/fairlead-lb/fairlead/loadbalancer/plan"
+	"github.com/fairlead-lb/fairlead/loadbalancer/reason"
+	"github.com/fairlead-lb/fairlead/nodeagent/internal/intake"
+	"github.com/fairlead-lb/fairlead/nodeagent/internal/kernel"
+	"github.com/fairlead-lb/fairlead/nodeagent/internal/status"
+)
+
+const (
+	// silentBefore is how long before its peers' patience ends the kernel's answers do:
+	// timers of addresses are up to 1.25 s late.
+	silentBefore = 2 * time.Second
+	// flushTime is how long the word of a restart has to reach the peers, and the last
+	// status the API server.
+	flushTime = 250 * time.Millisecond
+	// dropAtOnce is how many addresses are taken from the kernel in one round: it takes
+	// up to 0.1 ms for each.
+	dropAtOnce = 500
+)
+
+// restart leaves what is announced to the kernel and tells the peers that the agent will be
+// back. An error means that nothing was left to it: the agent has to hand over instead.
+// The addresses come first: who is told of the restart counts on them. An agent that is
+// killed at any point in between looks like one that crashed.
+func (l *loop) restart(ctx context.Context, online bool) error {
+	for _, a := range l.held.addrs() {
+		if h := l.held[a]; !h.withdrawing.IsZero() && !h.patient {
+			l.release(ctx, a, reason.Restarting)
+		}
+	}
+	l.apply()
+	if err := l.a.d.kernel.Keep(l.held.keep(), l.a.o.RestartGrace-silentBefore); err != nil {
+		return err //nolint:wrapcheck // says what failed
+	}
+	l.restarting = l.a.o.RestartGrace
+	l.apply()
+	ctx, cancel := context.WithTimeout(ctx, flushTime)
+	defer cancel()
+	if online {
+		l.a.report.SetHealth(l.healthOf(l.gossip.View(), ""))
+		if err := l.a.report.WriteNow(ctx); err != nil {
+			klog.FromContext(ctx).V(2).Info("Cannot write the last status", "cause", err.Error())
+		}
+	}
+	<-ctx.Done()
+	return nil
+}
+
+// keep is what the kernel answers for while the agent restarts: what is on the wire now.
+func (hs holdings) keep() []kernel.Kept {
+	var out []kernel.Kept
+	for an := range hs.announcements() {
+		out = append(out, kernel.Kept{Link: an.Interface, Addr: an.Addr})
+	}
+	return out
+}
+
+// restartingHealth is the health of an agent that will be back.
+func restartingHealth(grace time.Duration) status.Health {
+	return status.Health{Reason: reason.Restarting, Message: "the agent restarts; the node's kernel answers for up to " + grace.String()}
+}
+
+// takeBack takes addresses that an earlier run of this agent left to the kernel from it,
+// as soon as they are answered from here or are no longer this node's to answer for.
+func (l *loop) takeBack(ctx context.Context, objs intake.Objects, state plan.NodeState, settled bool) {
+	if len(l.kept) == 0 {
+		return
+	}
+	var drop, keep []kernel.Kept
+	claims := make(map[netip.Addr]loadbalancer.Claim, len(objs.Claims))
+	for _, c := range objs.Claims {
+		claims[c.Addr] = c
+	}
+	for _, k := range l.kept {
+		c, ok := claims[k.Addr]
+		if len(drop) == dropAtOnce || ok && !c.Releasing && l.kernelAnswers(k, c, state.Groups[c.Group], settled) {
+			keep = append(keep, k)
+		} else {
+			drop = append(drop, k)
+		}
+	}
+	l.drop(ctx, drop)
+	l.kept = keep
+	if len(drop) == dropAtOnce {
+		mark(l.a.dirty)
+	}
+}
+
+// kernelAnswers says whether the kernel is to go on answering for an address: until the
+// agent does, while it does not know the others yet, and while it would take the address
+// over but may not. It ends by itself in any case.
+func (l *loop) kernelAnswers(k kernel.Kept, c loadbalancer.Claim, st plan.GroupState, settled bool) bool {
+	if h := l.held[k.Addr]; h != nil {
+		return slices.Contains(h.interfaces, k.Link) && !l.a.arp.Answers(k.Link, k.Addr) && !l.a.ndp.Answers(k.Link, k.Addr)
+	}
+	switch {
+	case st.Owner.Node == l.a.name():
+		return st.Action == placement.Wait
+	case st.Owner.Epoch > 0 || c.Persisted.Node != "" && c.Persisted.Node != l.a.name():
+		return false
+	default:
+		return !settled
+	}
+}
+
+func (l *loop) drop(ctx context.Context, list []kernel.Kept) {
+	if len(list) == 0 {
+		return
+	}
+	if err := l.a.d.kernel.Drop(list); err != nil {
+		// They are listed again with the links.
+		klog.FromContext(ctx).Error(err, "Cannot take addresses back from the kernel")
+		return
+	}
+	klog.FromContext(ctx).V(2).Info("Took addresses back from the kernel", "addresses", len(list))
+}
