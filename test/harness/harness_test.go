@@ -187,3 +187,25 @@ func TestReads(t *testing.T) {
 		t.Errorf("%v, want the server's words", err)
 	}
 }
+
+// TestHoldReportFields holds the field names against an answer of the prober.
+func TestHoldReportFields(t *testing.T) {
+	const in = `{"held":3,"alive":1,"broken":1,"notOpened":1,"requests":70,"longestAnswerMs":612.5,"hostnames":{"a":2},"errors":{"EOF":1,"timed out":1},
+"breaks":[{"at":"2026-01-02T03:04:05.1Z","local":"172.20.0.6:4711","hostname":"a","error":"EOF"}]}`
+	var r HoldReport
+	if err := json.Unmarshal([]byte(in), &r); err != nil {
+		t.Fatal(err)
+	}
+	if r.Held != 3 || r.Alive != 1 || r.Broken != 1 || r.NotOpened != 1 || r.Requests != 70 || r.LongestAnswerMs != 612.5 || r.Hostnames["a"] != 2 ||
+		r.Errors["EOF"] != 1 || len(r.Breaks) != 1 || r.Breaks[0].At.IsZero() || r.Breaks[0].Local == "" || r.Breaks[0].Hostname != "a" || r.Breaks[0].Error != "EOF" {
+		t.Errorf("read as %+v", r)
+	}
+}
+
+func TestURL(t *testing.T) {
+	for address, want := range map[string]string{"172.20.255.200": "http://172.20.255.200/", "fd00:172:20:255::1": "http://[fd00:172:20:255::1]/"} {
+		if got := URL(address); got != want {
+			t.Errorf("%s: %s, want %s", address, got, want)
+		}
+	}
+}

@@ -34,9 +34,46 @@ func (l *Lab) ARP(ctx context.Context, client, address string) ([]string, string
 	return macs, res.Stdout, nil
 }
 
-// OneMAC returns the only MAC that answers for an address, or why there is not exactly one.
+// ndiscReply matches the link-layer address in the output of ndisc6, as
+// "Target link-layer address: 02:42:AC:14:00:03".
+var ndiscReply = regexp.MustCompile(`Target link-layer address: ([0-9A-Fa-f:]{17})`)
+
+// NDP solicits an IPv6 address twice by multicast from a client and returns the distinct
+// MAC addresses that were advertised, in lower case and sorted: none when nobody answered.
+func (l *Lab) NDP(ctx context.Context, client, address string) ([]string, string, error) {
+	var macs []string
+	var all strings.Builder
+	for range 2 {
+		// -m: wait for every advertisement; -r 1: one solicitation, for -w milliseconds.
+		res, err := l.Exec(ctx, client, "ndisc6", "-m", "-r", "1", "-w", "1000", address, "eth0")
+		all.WriteString(res.Stdout)
+		failed := &CommandError{}
+		// 2 is "no response" (ndisc6(8)).
+		if err != nil && (!errors.As(err, &failed) || failed.Code != 2) {
+			return nil, all.String(), err
+		}
+		for _, m := range ndiscReply.FindAllStringSubmatch(res.Stdout, -1) {
+			if mac := strings.ToLower(m[1]); !slices.Contains(macs, mac) {
+				macs = append(macs, mac)
+			}
+		}
+	}
+	slices.Sort(macs)
+	return macs, all.String(), nil
+}
+
+// Answers is [Lab.ARP] for an IPv4 address and [Lab.NDP] for an IPv6 one.
+func (l *Lab) Answers(ctx context.Context, client, address string) ([]string, string, error) {
+	if strings.Contains(address, ":") {
+		return l.NDP(ctx, client, address)
+	}
+	return l.ARP(ctx, client, address)
+}
+
+// OneMAC returns the only MAC that answers for an address of either family, or why there
+// is not exactly one.
 func (l *Lab) OneMAC(ctx context.Context, client, address string) (string, error) {
-	macs, out, err := l.ARP(ctx, client, address)
+	macs, out, err := l.Answers(ctx, client, address)
 	if err != nil {
 		return "", err
 	}
@@ -46,16 +83,25 @@ func (l *Lab) OneMAC(ctx context.Context, client, address string) (string, error
 	return macs[0], nil
 }
 
-// Silent returns nil when nobody answers an ARP request for an address.
+// Silent returns nil when nobody answers an ARP request or a neighbour solicitation for
+// an address.
 func (l *Lab) Silent(ctx context.Context, client, address string) error {
-	macs, out, err := l.ARP(ctx, client, address)
+	macs, out, err := l.Answers(ctx, client, address)
 	if err != nil {
 		return err
 	}
 	if len(macs) != 0 {
-		return fmt.Errorf("%s still answers ARP for %s\n%s", strings.Join(macs, ", "), address, out)
+		return fmt.Errorf("%s still answers for %s\n%s", strings.Join(macs, ", "), address, out)
 	}
 	return nil
+}
+
+// URL is the root of an HTTP server at an address of either family, port 80.
+func URL(address string) string {
+	if strings.Contains(address, ":") {
+		address = "[" + address + "]"
+	}
+	return "http://" + address + "/"
 }
 
 // MAC returns the hardware address of a host's eth0.

@@ -6,12 +6,13 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 )
 
-// Report is what bin/fairlead-probe prints with -json: one request on a new connection
-// per tick, never waiting for the one before.
+// Report is what bin/fairlead-probe prints with -json: requests at a fixed pace, each on a
+// new connection, none waiting for the one before.
 type Report struct {
 	Sent   int `json:"sent"`
 	OK     int `json:"ok"`
@@ -23,10 +24,16 @@ type Report struct {
 	GapEnd       time.Time `json:"gapEnd,omitzero"`
 	// FirstFailure is when the first failing request began, FirstSuccessAfter when a
 	// later one succeeded, zero if none did.
-	FirstFailure      time.Time      `json:"firstFailure,omitzero"`
-	FirstSuccessAfter time.Time      `json:"firstSuccessAfter,omitzero"`
-	Hostnames         Distribution   `json:"hostnames"`
-	Errors            map[string]int `json:"errors"`
+	FirstFailure      time.Time `json:"firstFailure,omitzero"`
+	FirstSuccessAfter time.Time `json:"firstSuccessAfter,omitzero"`
+	// LatencyP50Ms and LatencyP99Ms are over the successful requests.
+	LatencyP50Ms float64 `json:"latencyP50Ms"`
+	LatencyP99Ms float64 `json:"latencyP99Ms"`
+	// LatestStartMs is the longest that a request started after its time, because the
+	// prober got no CPU: a gap of that length may be the prober's own.
+	LatestStartMs float64        `json:"latestStartMs"`
+	Hostnames     Distribution   `json:"hostnames"`
+	Errors        map[string]int `json:"errors"`
 }
 
 // Blackout is how long the address was silent because of what happened at the instant
@@ -49,24 +56,77 @@ func (r *Report) String() string {
 	return fmt.Sprintf("%d requests, %d failed, longest gap between two successes %.0f ms", r.Sent, r.Failed, r.LongestGapMs)
 }
 
-// Probe is a running prober.
-type Probe struct {
+// HoldReport is what bin/fairlead-probe prints with -hold and -json: what became of
+// connections that were held open with a request on each every 100 ms.
+type HoldReport struct {
+	// Held connections are alive at the end, broken, or were never opened.
+	Held      int `json:"held"`
+	Alive     int `json:"alive"`
+	Broken    int `json:"broken"`
+	NotOpened int `json:"notOpened"`
+	// Requests that were answered, on all connections; LongestAnswerMs is the longest
+	// that one took.
+	Requests        int     `json:"requests"`
+	LongestAnswerMs float64 `json:"longestAnswerMs"`
+	// Breaks are in the order of time.
+	Breaks    []Break        `json:"breaks"`
+	Hostnames Distribution   `json:"hostnames"`
+	Errors    map[string]int `json:"errors"`
+}
+
+// Break is the end of a held connection.
+type Break struct {
+	// At is when the request began that failed.
+	At       time.Time `json:"at"`
+	Local    string    `json:"local"`
+	Hostname string    `json:"hostname"`
+	Error    string    `json:"error"`
+}
+
+// String is one line for people.
+func (r *HoldReport) String() string {
+	return fmt.Sprintf("%d connections held, %d alive, %d broken, %d not opened, longest answer %.0f ms",
+		r.Held, r.Alive, r.Broken, r.NotOpened, r.LongestAnswerMs)
+}
+
+// Running is a prober at work; R is its report.
+type Running[R any] struct {
 	done   chan struct{}
-	report Report
+	report R
 	err    error
 }
 
-// ProbeInterval is the distance between two requests of every prober.
-const ProbeInterval = 20 * time.Millisecond
+// Probe is a running prober of new connections.
+type Probe = Running[Report]
 
-// StartProbe starts bin/fairlead-probe on a client against an address for the given
-// time. It returns once the prober runs, which it cannot see: it waits half a second.
+// Hold is a running prober of connections that stay open.
+type Hold = Running[HoldReport]
+
+// ProbeInterval is the distance between two requests of [Lab.StartProbe].
+const ProbeInterval = 10 * time.Millisecond
+
+// StartProbe starts bin/fairlead-probe on a client against a URL for the given time. It
+// returns once the prober runs, which it cannot see: it waits half a second.
 func (l *Lab) StartProbe(ctx context.Context, client, url string, length time.Duration) (*Probe, error) {
-	p := &Probe{done: make(chan struct{})}
+	return start[Report](ctx, l, client, "-target", url, "-interval", ProbeInterval.String(), "-for", length.String())
+}
+
+// StartStream is [Lab.StartProbe] with so many new connections a second.
+func (l *Lab) StartStream(ctx context.Context, client, url string, rate int, length time.Duration) (*Probe, error) {
+	return start[Report](ctx, l, client, "-target", url, "-rate", strconv.Itoa(rate), "-for", length.String())
+}
+
+// StartHold starts a prober that holds so many connections open for the given time.
+func (l *Lab) StartHold(ctx context.Context, client, url string, connections int, length time.Duration) (*Hold, error) {
+	return start[HoldReport](ctx, l, client, "-target", url, "-hold", strconv.Itoa(connections), "-for", length.String())
+}
+
+// start runs a prober in the background and gives it time to begin.
+func start[R any](ctx context.Context, l *Lab, client string, args ...string) (*Running[R], error) {
+	p := &Running[R]{done: make(chan struct{})}
 	go func() {
 		defer close(p.done)
-		res, err := l.Exec(ctx, client, l.probe, "-target", url, "-interval", ProbeInterval.String(),
-			"-timeout", "500ms", "-for", length.String(), "-json")
+		res, err := l.Exec(ctx, client, append([]string{l.probe, "-json"}, args...)...)
 		if err != nil && !strings.HasPrefix(strings.TrimSpace(res.Stdout), "{") {
 			p.err = err
 			return
@@ -79,7 +139,7 @@ func (l *Lab) StartProbe(ctx context.Context, client, url string, length time.Du
 }
 
 // Wait returns the prober's report when its time is over.
-func (p *Probe) Wait(ctx context.Context) (*Report, error) {
+func (p *Running[R]) Wait(ctx context.Context) (*R, error) {
 	select {
 	case <-ctx.Done():
 		return nil, ctx.Err()

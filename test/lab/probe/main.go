@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command fairlead-probe measures how long an address does not answer. It owns
+// Command fairlead-probe measures how long an address does not answer, what a
+// stream of new connections loses, and which open connections break. It owns
 // the definition of a blackout that tests and benchmarks quote, runs on a lab
 // client, and must not let a connection that hangs delay the next one.
 package main
@@ -8,13 +9,12 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
-	"net/http"
 	"os"
 	"os/signal"
-	"strings"
 	"syscall"
 	"time"
 )
@@ -30,109 +30,84 @@ func main() {
 }
 
 type options struct {
-	target   string
+	target   *target
 	interval time.Duration
 	timeout  time.Duration
 	duration time.Duration
+	// hold is how many connections are held open; 0 means a new one each time.
+	hold int
+}
+
+// Defaults that depend on what is done: a connection that is held shall live
+// through a failover, in which its first packets are lost.
+const (
+	newInterval  = 20 * time.Millisecond
+	newTimeout   = 500 * time.Millisecond
+	heldInterval = 100 * time.Millisecond
+	heldTimeout  = 5 * time.Second
+)
+
+// limits against a typing error.
+const (
+	maxRate = 20_000
+	maxHold = 10_000
+)
+
+func parse(args []string) (o options, asJSON bool, err error) {
+	fs := flag.NewFlagSet("fairlead-probe", flag.ContinueOnError)
+	url := fs.String("target", "", "URL to get, for example http://172.20.255.200/ or http://[fd00:172:20:255::200]/")
+	rate := fs.Int("rate", 0, "attempts per second, in place of -interval")
+	fs.DurationVar(&o.interval, "interval", 0, "time between two attempts, or two requests on a held connection (default 20ms, with -hold 100ms)")
+	fs.DurationVar(&o.timeout, "timeout", 0, "limit for one attempt, from connecting to the last byte (default 500ms), or one request on a held connection (default 5s)")
+	fs.DurationVar(&o.duration, "for", 15*time.Second, "how long to go on")
+	fs.IntVar(&o.hold, "hold", 0, "hold so many connections open and send requests on each, in place of new ones")
+	fs.BoolVar(&asJSON, "json", false, "print the report as JSON")
+	if err := fs.Parse(args); err != nil {
+		return o, false, err
+	}
+	given := map[string]bool{}
+	fs.Visit(func(f *flag.Flag) { given[f.Name] = true })
+	if !given["interval"] {
+		o.interval = newInterval
+		if o.hold > 0 {
+			o.interval = heldInterval
+		}
+	}
+	if !given["timeout"] {
+		o.timeout = newTimeout
+		if o.hold > 0 {
+			o.timeout = heldTimeout
+		}
+	}
+	if given["rate"] {
+		if given["interval"] || o.hold > 0 || *rate < 1 || *rate > maxRate {
+			return o, false, fmt.Errorf("-rate must be 1 to %d, without -interval and -hold", maxRate)
+		}
+		o.interval = time.Second / time.Duration(*rate)
+	}
+	if o.interval <= 0 || o.timeout <= 0 || o.duration <= 0 || o.hold < 0 || o.hold > maxHold {
+		return o, false, errors.New("times must be positive, and -hold not more than 10000")
+	}
+	o.target, err = newTarget(*url)
+	return o, asJSON, err
 }
 
 func run(ctx context.Context, args []string, out io.Writer) error {
-	var o options
-	fs := flag.NewFlagSet("fairlead-probe", flag.ContinueOnError)
-	fs.StringVar(&o.target, "target", "", "URL to get, for example http://172.20.255.200/")
-	fs.DurationVar(&o.interval, "interval", 20*time.Millisecond, "time between two attempts")
-	fs.DurationVar(&o.timeout, "timeout", 500*time.Millisecond, "limit for one attempt, from connecting to the last byte")
-	fs.DurationVar(&o.duration, "for", 15*time.Second, "how long to go on")
-	asJSON := fs.Bool("json", false, "print the report as JSON")
-	if err := fs.Parse(args); err != nil {
+	o, asJSON, err := parse(args)
+	if err != nil {
 		return err
 	}
-	if o.target == "" || o.interval <= 0 || o.timeout <= 0 || o.duration <= 0 {
-		return fmt.Errorf("-target is needed, and times must be positive")
+	var r fmt.Stringer
+	if o.hold > 0 {
+		r = holdOpen(ctx, o)
+	} else {
+		r = newReport(o.interval, probe(ctx, o))
 	}
-	r := newReport(o.interval, probe(ctx, o))
-	if *asJSON {
+	if asJSON {
 		enc := json.NewEncoder(out)
 		enc.SetIndent("", "  ")
 		return enc.Encode(r)
 	}
-	_, err := fmt.Fprint(out, r)
+	_, err = fmt.Fprint(out, r)
 	return err
-}
-
-// attempt is one request.
-type attempt struct {
-	start, end time.Time
-	// err is empty for a complete answer with status 200.
-	err        string
-	hostname   string
-	remoteAddr string
-}
-
-// probe starts an attempt every interval, each on a new connection, whether or
-// not earlier ones have ended, and returns all of them in starting order.
-func probe(ctx context.Context, o options) []attempt {
-	ctx, cancel := context.WithTimeout(ctx, o.duration)
-	defer cancel()
-	// Keep-alive would test one old connection instead of the address.
-	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
-	tick := time.NewTicker(o.interval)
-	defer tick.Stop()
-	var pending []chan attempt
-	for {
-		c := make(chan attempt, 1)
-		pending = append(pending, c)
-		go func() { c <- try(context.WithoutCancel(ctx), client, o) }()
-		select {
-		case <-ctx.Done():
-			out := make([]attempt, 0, len(pending))
-			for _, c := range pending {
-				out = append(out, <-c)
-			}
-			return out
-		case <-tick.C:
-		}
-	}
-}
-
-func try(ctx context.Context, client *http.Client, o options) attempt {
-	a := attempt{start: time.Now()}
-	ctx, cancel := context.WithTimeout(ctx, o.timeout)
-	defer cancel()
-	body, err := get(ctx, client, o.target)
-	a.end = time.Now()
-	if err != nil {
-		a.err = err.Error()
-		return a
-	}
-	for line := range strings.Lines(body) {
-		line = strings.TrimSpace(line)
-		if v, ok := strings.CutPrefix(line, "Hostname: "); ok {
-			a.hostname = v
-		}
-		if v, ok := strings.CutPrefix(line, "RemoteAddr: "); ok {
-			a.remoteAddr = v
-		}
-	}
-	return a
-}
-
-func get(ctx context.Context, client *http.Client, url string) (string, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, http.NoBody)
-	if err != nil {
-		return "", err
-	}
-	resp, err := client.Do(req)
-	if err != nil {
-		return "", err
-	}
-	defer resp.Body.Close()
-	b, err := io.ReadAll(resp.Body)
-	if err != nil {
-		return "", err
-	}
-	if resp.StatusCode != http.StatusOK {
-		return "", fmt.Errorf("status %s", resp.Status)
-	}
-	return string(b), nil
 }

@@ -6,8 +6,11 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"net"
 	"net/http"
 	"net/http/httptest"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 )
@@ -20,7 +23,7 @@ func series(pattern string) []attempt {
 	for i, c := range pattern {
 		a := attempt{start: start.Add(time.Duration(i) * 20 * time.Millisecond)}
 		a.end = a.start.Add(time.Millisecond)
-		a.hostname, a.remoteAddr = string(c), "192.0.2.1:1234"
+		a.answer = answer{hostname: string(c), remote: "192.0.2.1"}
 		if c == 'x' {
 			a.err, a.end = "connection refused", a.start.Add(500*time.Millisecond)
 		}
@@ -62,6 +65,128 @@ func TestReportCounts(t *testing.T) {
 	}
 }
 
+func TestQuantiles(t *testing.T) {
+	t.Parallel()
+	var attempts []attempt
+	for i := range 200 {
+		start := time.Unix(int64(i), 0)
+		// The order of starts is not that of durations.
+		attempts = append(attempts, attempt{start: start, end: start.Add(time.Duration((i*7)%200+1) * time.Millisecond), late: time.Duration(i%5) * time.Millisecond})
+	}
+	r := newReport(time.Second, attempts)
+	if r.LatencyP50Ms != 100 || r.LatencyP99Ms != 198 || r.LatestStartMs != 4 {
+		t.Errorf("p50 %v, p99 %v, latest start %v", r.LatencyP50Ms, r.LatencyP99Ms, r.LatestStartMs)
+	}
+	if r := newReport(time.Second, series("xx")); r.LatencyP50Ms != 0 || r.LatencyP99Ms != 0 {
+		t.Errorf("quantiles of nothing: %+v", r)
+	}
+}
+
+func TestErrorKinds(t *testing.T) {
+	t.Parallel()
+	for in, want := range map[string]string{
+		"dial tcp 192.0.2.1:80: connect: connection refused":                 "connection refused",
+		"dial tcp [fd00::1]:80: connect: no route to host":                   "no route to host",
+		"read tcp 192.0.2.1:4->192.0.2.2:80: read: connection reset by peer": "connection reset",
+		"dial tcp 192.0.2.1:80: i/o timeout":                                 "timed out",
+		"read tcp 192.0.2.1:4->192.0.2.2:80: read: connection timed out":     "timed out",
+		"unexpected EOF":              "EOF",
+		"status 503 Busy":             "status",
+		"something never seen before": "something never seen before",
+	} {
+		if got := errorKind(in); got != want {
+			t.Errorf("%q: %q, want %q", in, got, want)
+		}
+	}
+}
+
+// listen serves whoami answers on a loopback address of a family.
+func listen(t *testing.T, network, addr string) *httptest.Server {
+	t.Helper()
+	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprintf(w, "Hostname: pod1\nIP: 1.2.3.4\nRemoteAddr: %s\n", r.RemoteAddr)
+	}))
+	l, err := (&net.ListenConfig{}).Listen(t.Context(), network, addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv.Listener = l
+	srv.Start()
+	t.Cleanup(srv.Close)
+	return srv
+}
+
+func TestRateOverIPv6(t *testing.T) {
+	t.Parallel()
+	srv := listen(t, "tcp6", "[::1]:0")
+	var out bytes.Buffer
+	if err := run(t.Context(), []string{"-target", srv.URL + "/x?y", "-rate", "400", "-for", "500ms", "-timeout", "5s", "-json"}, &out); err != nil {
+		t.Fatal(err)
+	}
+	var r report
+	if err := json.Unmarshal(out.Bytes(), &r); err != nil {
+		t.Fatal(err)
+	}
+	if r.Sent != 200 || r.OK != 200 || r.RemoteAddrs["::1"] != 200 || r.LatencyP50Ms <= 0 || r.LatencyP99Ms < r.LatencyP50Ms {
+		t.Errorf("%+v", r)
+	}
+}
+
+// Two of eight connections are cut at their fifth request.
+func TestHeldConnections(t *testing.T) {
+	t.Parallel()
+	var (
+		mu    sync.Mutex
+		count = map[string]int{}
+		cut   int
+	)
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		mu.Lock()
+		count[r.RemoteAddr]++
+		die := count[r.RemoteAddr] == 5 && cut < 2
+		if die {
+			cut++
+		}
+		mu.Unlock()
+		if die {
+			panic(http.ErrAbortHandler) // net/http's way to cut a connection
+		}
+		fmt.Fprintln(w, "Hostname: pod1")
+	}))
+	t.Cleanup(srv.Close)
+	var out bytes.Buffer
+	args := []string{"-target", srv.URL, "-hold", "8", "-interval", "10ms", "-timeout", "10s", "-for", "1s", "-json"}
+	if err := run(t.Context(), args, &out); err != nil {
+		t.Fatal(err)
+	}
+	var r holdReport
+	if err := json.Unmarshal(out.Bytes(), &r); err != nil {
+		t.Fatal(err)
+	}
+	if r.Held != 8 || r.Alive != 6 || r.Broken != 2 || r.NotOpened != 0 || len(r.Breaks) != 2 || r.Hostnames["pod1"] != 8 || r.Requests < 6*5+2*4 {
+		t.Errorf("%+v", r)
+	}
+	for _, b := range r.Breaks {
+		if b.Local == "" || b.At == "" || b.Error != "EOF" || b.Hostname != "pod1" {
+			t.Errorf("%+v", b)
+		}
+	}
+}
+
+func TestNobodyToHold(t *testing.T) {
+	t.Parallel()
+	srv := listen(t, "tcp4", "127.0.0.1:0")
+	url := srv.URL
+	srv.Close()
+	var out bytes.Buffer
+	if err := run(t.Context(), []string{"-target", url, "-hold", "3", "-for", "200ms"}, &out); err != nil {
+		t.Fatal(err)
+	}
+	if want := "3 held, 0 alive, 0 broken, 3 not opened"; !strings.HasPrefix(out.String(), want) || !strings.Contains(out.String(), "connection refused") {
+		t.Errorf("%s; want %s", out.String(), want)
+	}
+}
+
 func TestHangingConnectionsDelayNobody(t *testing.T) {
 	t.Parallel()
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -90,10 +215,7 @@ func TestHangingConnectionsDelayNobody(t *testing.T) {
 
 func TestAnswersAreRead(t *testing.T) {
 	t.Parallel()
-	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		fmt.Fprintf(w, "Hostname: pod1\nIP: 1.2.3.4\nRemoteAddr: %s\n", r.RemoteAddr)
-	}))
-	defer srv.Close()
+	srv := listen(t, "tcp4", "127.0.0.1:0")
 	var out bytes.Buffer
 	if err := run(t.Context(), []string{"-target", srv.URL, "-for", "100ms", "-json"}, &out); err != nil {
 		t.Fatal(err)
@@ -109,7 +231,18 @@ func TestAnswersAreRead(t *testing.T) {
 
 func TestBadArguments(t *testing.T) {
 	t.Parallel()
-	for _, args := range [][]string{{}, {"-target", "http://x/", "-interval", "0"}, {"-nonsense"}} {
+	for _, args := range [][]string{
+		{},
+		{"-target", "http://x/", "-interval", "0"},
+		{"-nonsense"},
+		{"-target", "https://x/"},
+		{"-target", "192.0.2.1"},
+		{"-target", "http://x/", "-rate", "0"},
+		{"-target", "http://x/", "-rate", "100000"},
+		{"-target", "http://x/", "-rate", "10", "-interval", "1s"},
+		{"-target", "http://x/", "-rate", "10", "-hold", "1"},
+		{"-target", "http://x/", "-hold", "-1"},
+	} {
 		if err := run(t.Context(), args, &bytes.Buffer{}); err == nil {
 			t.Errorf("%q is accepted", args)
 		}

@@ -5,7 +5,6 @@ package main
 import (
 	"fmt"
 	"maps"
-	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -30,6 +29,13 @@ type report struct {
 	// FirstSuccessAfter is when the first attempt succeeded that started after
 	// FirstFailure.
 	FirstSuccessAfter string `json:"firstSuccessAfter,omitempty"`
+	// LatencyP50Ms and LatencyP99Ms are quantiles of how long the successful
+	// attempts took, from connecting to the last byte.
+	LatencyP50Ms float64 `json:"latencyP50Ms"`
+	LatencyP99Ms float64 `json:"latencyP99Ms"`
+	// LatestStartMs is the longest that an attempt started after its time: what
+	// of a gap may be the prober's own.
+	LatestStartMs float64 `json:"latestStartMs"`
 	// Hostnames counts answers by the pod that gave them.
 	Hostnames map[string]int `json:"hostnames"`
 	// RemoteAddrs counts answers by the client address that the pod saw,
@@ -44,13 +50,15 @@ func newReport(interval time.Duration, attempts []attempt) *report {
 	r := &report{Sent: len(attempts), Hostnames: map[string]int{}, RemoteAddrs: map[string]int{}, Errors: map[string]int{}}
 	var (
 		ends         []time.Time
+		took         []time.Duration
 		firstFailure time.Time
 	)
 	for i := range attempts {
 		a := &attempts[i]
+		r.LatestStartMs = max(r.LatestStartMs, milliseconds(a.late))
 		if a.err != "" {
 			r.Failed++
-			r.Errors[errorKind(a.err)]++
+			r.Errors[a.err]++
 			if firstFailure.IsZero() {
 				firstFailure = a.start
 				r.FirstFailure = stamp(a.start)
@@ -59,15 +67,28 @@ func newReport(interval time.Duration, attempts []attempt) *report {
 		}
 		r.OK++
 		r.Hostnames[a.hostname]++
-		r.RemoteAddrs[address(a.remoteAddr)]++
-		ends = append(ends, a.end)
+		r.RemoteAddrs[a.remote]++
+		ends, took = append(ends, a.end), append(took, a.end.Sub(a.start))
 		if !firstFailure.IsZero() && r.FirstSuccessAfter == "" {
 			r.FirstSuccessAfter = stamp(a.end)
 		}
 	}
 	r.gap(interval, attempts, ends)
+	slices.Sort(took)
+	r.LatencyP50Ms, r.LatencyP99Ms = quantile(took, 50), quantile(took, 99)
 	return r
 }
+
+// quantile is the smallest value that so many percent do not exceed, in
+// milliseconds; 0 if there are none.
+func quantile(sorted []time.Duration, percent int) float64 {
+	if len(sorted) == 0 {
+		return 0
+	}
+	return milliseconds(sorted[(len(sorted)*percent+99)/100-1])
+}
+
+func milliseconds(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
 
 func (r *report) gap(interval time.Duration, attempts []attempt, ends []time.Time) {
 	if len(attempts) == 0 {
@@ -82,7 +103,7 @@ func (r *report) gap(interval time.Duration, attempts []attempt, ends []time.Tim
 		points = append(points, last.end)
 	}
 	for i := 1; i < len(points); i++ {
-		if ms := float64(points[i].Sub(points[i-1])-interval) / float64(time.Millisecond); ms > r.LongestGapMs {
+		if ms := milliseconds(points[i].Sub(points[i-1]) - interval); ms > r.LongestGapMs {
 			r.LongestGapMs, r.GapStart, r.GapEnd = ms, stamp(points[i-1]), stamp(points[i])
 		}
 	}
@@ -92,21 +113,16 @@ func (r *report) gap(interval time.Duration, attempts []attempt, ends []time.Tim
 // count together.
 func errorKind(err string) string {
 	for _, kind := range []string{
-		"connection refused", "no route to host", "connection reset", "context deadline exceeded", "network is unreachable", "EOF", "status ",
+		"connection refused", "no route to host", "connection reset", "network is unreachable", "broken pipe", "EOF", "status ",
 	} {
 		if strings.Contains(err, kind) {
 			return strings.TrimSpace(kind)
 		}
 	}
-	return err
-}
-
-func address(remote string) string {
-	ap, err := netip.ParseAddrPort(remote)
-	if err != nil {
-		return remote
+	if strings.Contains(err, "timeout") || strings.Contains(err, "timed out") || strings.Contains(err, "deadline exceeded") {
+		return "timed out"
 	}
-	return ap.Addr().Unmap().String()
+	return err
 }
 
 func stamp(t time.Time) string { return t.Format(time.RFC3339Nano) }
@@ -114,7 +130,8 @@ func stamp(t time.Time) string { return t.Format(time.RFC3339Nano) }
 // String is the report for people.
 func (r *report) String() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%d sent, %d ok, %d failed; longest gap %.0f ms\n", r.Sent, r.OK, r.Failed, r.LongestGapMs)
+	fmt.Fprintf(&b, "%d sent, %d ok, %d failed; longest gap %.0f ms; latency p50 %.1f ms, p99 %.1f ms; latest start %.0f ms\n",
+		r.Sent, r.OK, r.Failed, r.LongestGapMs, r.LatencyP50Ms, r.LatencyP99Ms, r.LatestStartMs)
 	for _, m := range []map[string]int{r.Hostnames, r.RemoteAddrs, r.Errors} {
 		for _, k := range slices.Sorted(maps.Keys(m)) {
 			fmt.Fprintf(&b, "%6d  %s\n", m[k], k)
