@@ -13,6 +13,7 @@ import (
 // hear is told of every frame on a link that says that addr is at from, by the goroutine
 // that answers on the link: it must be quick and must not block.
 func (a *Agent) hear(link string, addr netip.Addr, from kernel.MAC) {
+	a.pulse.Heard(link, addr)
 	a.probes.heard(time.Now(), plan.Announcement{Interface: link, Addr: addr}, from)
 }
 

@@ -21,7 +21,6 @@ import (
 	"github.com/fairlead-lb/fairlead/loadbalancer"
 	"github.com/fairlead-lb/fairlead/loadbalancer/api/v1alpha1"
 	"github.com/fairlead-lb/fairlead/loadbalancer/convert"
-	"github.com/fairlead-lb/fairlead/loadbalancer/plan"
 	"github.com/fairlead-lb/fairlead/nodeagent/internal/announce/l2"
 	"github.com/fairlead-lb/fairlead/nodeagent/internal/intake"
 	"github.com/fairlead-lb/fairlead/nodeagent/internal/kernel"
@@ -42,8 +41,9 @@ type sim struct {
 	nodes   map[loadbalancer.NodeName]*simNode
 	cut     map[loadbalancer.NodeName]bool // members that the others hold for dead
 	kept    map[loadbalancer.NodeName]*simKernel
-	deaf    loadbalancer.NodeName     // set before its start: it may not open packet sockets
-	foreign map[netip.Addr]kernel.MAC // hosts on the LAN that are no nodes
+	deaf    loadbalancer.NodeName         // set before its start: it may not open packet sockets
+	foreign map[netip.Addr]kernel.MAC     // hosts on the LAN that are no nodes
+	apart   map[loadbalancer.NodeName]int // the parts of a LAN that fell apart
 }
 
 const detection = 700 * time.Millisecond
@@ -66,6 +66,8 @@ type simNode struct {
 	frozen   *intake.Objects // what the agent's copies show while its watches hang
 	wires    []*simWire
 	off      bool
+	seen     map[loadbalancer.NodeName]*simPeer // what it knows of the others
+	stopped  chan struct{}                      // not nil while the agent does not run
 }
 
 // simulate runs a script with agents on nodes named a, b and so on.
@@ -77,6 +79,7 @@ func simulate(t *testing.T, names []loadbalancer.NodeName, script func(s *sim)) 
 			records: map[loadbalancer.ServiceUID]loadbalancer.Record{},
 			nodes:   map[loadbalancer.NodeName]*simNode{}, cut: map[loadbalancer.NodeName]bool{}, kept: map[loadbalancer.NodeName]*simKernel{},
 			serving: map[loadbalancer.NodeName]struct{}{}, foreign: map[netip.Addr]kernel.MAC{},
+			apart: map[loadbalancer.NodeName]int{},
 		}
 		s.claims.OnChange(s.markAll)
 		for _, n := range names {
@@ -110,6 +113,7 @@ func (s *sim) start(name loadbalancer.NodeName) {
 	own := netip.AddrFrom4([4]byte{10, 0, 0, name[0] - 'a' + 1})
 	n := &simNode{s: s, name: name, done: make(chan error, 1), ip: own}
 	n.simKernel = s.kernelOf(name)
+	n.set(func() { n.dead = false })
 	n.links = []kernel.Link{{Name: "eth0", Index: 2, MAC: kernel.MAC{2, 0, 0, 0, 0, name[0]}, IPv6: true, Prefixes: []netip.Prefix{netip.PrefixFrom(own, 24), own6(name)}}}
 	o := Defaults(env("NODE_NAME", string(name)))
 	a, err := newAgent(o, "v0", deps{
@@ -140,7 +144,7 @@ func (n *simNode) run() {
 	work, kill := context.WithCancel(context.WithoutCancel(ctx))
 	n.cancel, n.kill = cancel, kill
 	var wg sync.WaitGroup
-	for _, f := range []func(context.Context) error{n.agent.arp.Run, n.agent.ndp.Run, n.agent.probes.Run, n.agent.owners.Run, n.agent.report.Run} {
+	for _, f := range []func(context.Context) error{n.agent.arp.Run, n.agent.ndp.Run, n.agent.probes.Run, n.agent.pulse.Run, n.agent.owners.Run, n.agent.report.Run} {
 		wg.Go(func() {
 			if err := f(work); err != nil {
 				n.s.t.Errorf("%s: %v", n.name, err)
@@ -368,27 +372,9 @@ func (n *simNode) Objects(context.Context) intake.Objects {
 
 // The node as the agent's gossip.
 
-func (n *simNode) View() member.View {
-	v := member.View{Up: true, Settled: true, Members: map[loadbalancer.NodeName]plan.Member{}}
-	n.s.mu.Lock()
-	defer n.s.mu.Unlock()
-	for name, other := range n.s.nodes {
-		if name == n.name || n.s.cut[name] != n.s.cut[n.name] {
-			continue
-		}
-		other.mu.Lock()
-		v.Members[name] = plan.Member{
-			Known: other.told, Leaving: other.state.Leaving, Interfaces: other.state.Interfaces,
-			Gateways: other.state.Gateways, Claims: other.state.Claims,
-		}
-		other.mu.Unlock()
-	}
-	return v
-}
-
 func (n *simNode) Publish(st member.State) {
 	n.mu.Lock()
-	changed := !n.told || n.state.Leaving != st.Leaving || !maps.Equal(n.state.Claims, st.Claims) ||
+	changed := !n.told || n.state.Leaving != st.Leaving || n.state.Restarting != st.Restarting || !maps.Equal(n.state.Claims, st.Claims) ||
 		!slices.Equal(n.state.Gateways, st.Gateways) || !slices.EqualFunc(n.state.Interfaces, st.Interfaces, sameInterface)
 	n.state, n.told = st, true
 	n.mu.Unlock()
@@ -457,7 +443,7 @@ func (n *simNode) open(six bool) (l2.Conn, error) {
 	if n.name == n.s.deaf {
 		return nil, errors.New("operation not permitted")
 	}
-	w := &simWire{s: n.s, six: six, in: make(chan []byte), out: make(chan []byte, 1000), closed: make(chan struct{})}
+	w := &simWire{s: n.s, from: n.name, six: six, in: make(chan []byte), out: make(chan []byte, 1000), closed: make(chan struct{})}
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.wires = append(n.wires, w)

@@ -25,6 +25,7 @@ type simKernel struct {
 	deny    error                     // guarded by keeping: adding addresses fails
 	gone    bool                      // guarded by keeping: the DaemonSet is
 	away    bool                      // guarded by keeping: the API server is, for questions
+	dead    bool                      // guarded by keeping: the power is off
 }
 
 // kernelOf returns a node's kernel, the same for each run of its agent.
@@ -46,7 +47,7 @@ func (k *simKernel) set(change func()) {
 // unwant makes the next stop a leave.
 func (k *simKernel) unwant() { k.set(func() { k.gone = true }) }
 
-func (k *simKernel) powerOff() { k.set(func() { clear(k.until) }) }
+func (k *simKernel) powerOff() { k.set(func() { clear(k.until); k.dead = true }) }
 
 func (k *simKernel) keeps(a netip.Addr) bool {
 	k.keeping.Lock()

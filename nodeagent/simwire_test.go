@@ -8,12 +8,14 @@ import (
 	"sync"
 	"testing/synctest"
 
+	"github.com/fairlead-lb/fairlead/loadbalancer"
 	"github.com/fairlead-lb/fairlead/nodeagent/internal/kernel"
 )
 
 // simWire is one link of one node.
 type simWire struct {
 	s       *sim
+	from    loadbalancer.NodeName
 	six     bool // it speaks NDP
 	in, out chan []byte
 	closed  chan struct{}
@@ -37,6 +39,10 @@ func (w *simWire) WriteFrame(b []byte, _ kernel.MAC) error {
 		if has {
 			w.put(claimFrame(addr, mac))
 		}
+	}
+	if reply := w.s.kernelReply(w.from, b); reply != nil {
+		w.put(reply)
+		return nil
 	}
 	select {
 	case w.out <- b:

@@ -36,9 +36,9 @@ func (l *Layer) memberlistConfig(ctx context.Context, ring *memberlist.Keyring) 
 	c.Name = string(l.cfg.Node)
 	c.BindAddr, c.AdvertiseAddr = l.cfg.Addr.String(), l.cfg.Addr.String()
 	c.BindPort, c.AdvertisePort = l.cfg.Port, l.cfg.Port
-	c.ProbeInterval, c.ProbeTimeout = ProbeInterval, probeTimeout
-	c.SuspicionMult, c.SuspicionMaxTimeoutMult = SuspicionMult, SuspicionMult
-	c.GossipInterval, c.PushPullInterval, c.TCPTimeout = gossipInterval, pushPull, tcpTimeout
+	c.ProbeInterval, c.ProbeTimeout = l.timing.ProbeInterval, l.timing.ProbeTimeout
+	c.SuspicionMult, c.SuspicionMaxTimeoutMult = l.timing.SuspicionMult, l.timing.SuspicionMaxMult
+	c.GossipInterval, c.PushPullInterval, c.TCPTimeout = l.timing.GossipInterval, l.timing.PushPull, l.timing.TCPTimeout
 	// A node that died may come back with another address at once.
 	c.DeadNodeReclaimTime = time.Nanosecond
 	c.Keyring = ring
@@ -50,9 +50,10 @@ func (l *Layer) memberlistConfig(ctx context.Context, ring *memberlist.Keyring) 
 }
 
 // Publish tells the others this node's state, if it changed: by broadcasts, or to each
-// directly if it is too much for those.
+// directly if it is too much for those or the last that they will hear.
 func (l *Layer) Publish(s State) {
 	l.mu.Lock()
+	goes := s.Leaving && !l.own.state.Leaving || s.Restarting > 0 && l.own.state.Restarting == 0
 	m, changed := l.own.update(s)
 	list := l.list
 	members := slices.Collect(maps.Values(l.live))
@@ -60,12 +61,28 @@ func (l *Layer) Publish(s State) {
 	if !changed || list == nil {
 		return
 	}
-	if parts, ok := packets(m); ok {
-		for _, p := range parts {
-			l.queue.QueueBroadcast(p)
-		}
+	parts, ok := packets(m)
+	for _, p := range parts {
+		l.queue.QueueBroadcast(p)
+	}
+	if ok && !goes {
 		return
 	}
+	for _, n := range members {
+		l.send(list, n, m)
+	}
+}
+
+// Ask has every member tell all of its state. It is for a node that was deaf for a while.
+func (l *Layer) Ask() {
+	l.mu.Lock()
+	m, list := l.own.full(), l.list
+	members := slices.Collect(maps.Values(l.live))
+	l.mu.Unlock()
+	if list == nil {
+		return
+	}
+	m.Want = true
 	for _, n := range members {
 		l.send(list, n, m)
 	}
@@ -143,6 +160,7 @@ func (l *Layer) receive(b []byte) bool {
 	}
 	changed := p.merge(m)
 	if changed {
+		p.told = nil
 		l.publishLocked()
 	}
 	to, list := l.live[name], l.list
@@ -216,6 +234,7 @@ func (e *events) NotifyJoin(n *memberlist.Node) {
 	member := *n
 	l.mu.Lock()
 	l.live[loadbalancer.NodeName(n.Name)] = &member
+	l.joinedLocked(loadbalancer.NodeName(n.Name))
 	l.publishLocked()
 	m, list := l.own.full(), l.list
 	l.mu.Unlock()
@@ -235,13 +254,12 @@ func (e *events) NotifyLeave(n *memberlist.Node) {
 	}
 	name := loadbalancer.NodeName(n.Name)
 	l.mu.Lock()
-	p := l.peers[name]
-	delete(l.live, name)
-	delete(l.peers, name)
+	l.goneLocked(name, time.Now())
 	l.publishLocked()
+	g := l.View().Gone[name]
 	l.mu.Unlock()
 	// Of n's own state memberlist tells nothing here.
-	klog.FromContext(l.ctx()).Info("Peer is gone", "peer", n.Name, "left", p != nil && p.facts.Leaving)
+	klog.FromContext(l.ctx()).Info("Peer is gone", "peer", n.Name, "left", g.Last.Leaving, "restarting", g.Restarting)
 	l.notify()
 }
 

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -16,28 +17,27 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/fairlead-lb/fairlead/loadbalancer"
-	"github.com/fairlead-lb/fairlead/loadbalancer/plan"
 )
 
-// Timing of the detector, measured with 3 to 50 members: a silent death is known to
-// everyone after 0.7 to 1.3 s, for ten packets a second and node.
 const (
-	// ProbeInterval is how often a node checks one other.
-	ProbeInterval = 200 * time.Millisecond
-	// SuspicionMult probe intervals pass between suspicion and the verdict of death.
-	SuspicionMult = 2
-
-	probeTimeout   = 100 * time.Millisecond
-	gossipInterval = 50 * time.Millisecond
-	pushPull       = 10 * time.Second
-	tcpTimeout     = time.Second
-	keyPoll        = time.Second
+	keyPoll = time.Second
+	// rejoinInterval is how often every known node that is no member is asked to join,
+	// seekInterval how often some of them are.
 	rejoinInterval = 10 * time.Second
+	seekInterval   = time.Second
+	// seekers is how many members look for one that is missing, each seekInterval.
+	seekers = 3
+	// givenUp is when a member that is gone is looked for at rejoinInterval only.
+	givenUp = 10 * time.Minute
 	// aloneAfter is how long a node that finds nobody waits before it acts alone.
 	aloneAfter = 2 * time.Second
 	leaveTime  = 500 * time.Millisecond
+	// sendTime is how long a goodbye waits for what is being sent.
+	sendTime = 300 * time.Millisecond
 	// joiners is how many peers are asked at once: those that are off cost a second each.
 	joiners = 16
+	// keepGone is how long a member that went is remembered when its Node is gone too.
+	keepGone = time.Minute
 )
 
 // Config of a [Layer].
@@ -50,23 +50,14 @@ type Config struct {
 	KeyFile string
 	// Boot is higher for each later run of this node's agent.
 	Boot uint64
-}
-
-// View is what this node knows of the others at one moment. It is immutable.
-type View struct {
-	// Up is false until the gossip key was there and the listener is open.
-	Up bool
-	// Settled: a peer answered, or none did for long enough to act alone.
-	Settled bool
-	// Members are the live nodes other than this one.
-	Members map[loadbalancer.NodeName]plan.Member
-	// KeyIDs are digests of the keys in use, the primary first.
-	KeyIDs []string
+	// Profile is how quickly to detect; empty is the default.
+	Profile Profile
 }
 
 // Layer is this node's membership. Its methods are safe for concurrent use.
 type Layer struct {
 	cfg    Config
+	timing Timing
 	notify func()
 	view   atomic.Pointer[View]
 	wake   chan struct{}
@@ -75,6 +66,8 @@ type Layer struct {
 	list    *memberlist.Memberlist                     // guarded by mu, nil until up
 	live    map[loadbalancer.NodeName]*memberlist.Node // guarded by mu
 	peers   map[loadbalancer.NodeName]*peer            // guarded by mu
+	joins   map[loadbalancer.NodeName]uint64           // guarded by mu
+	gone    map[loadbalancer.NodeName]time.Time        // guarded by mu, members that went and when
 	own     own                                        // guarded by mu
 	addrs   map[loadbalancer.NodeName]netip.Addr       // guarded by mu
 	keys    []string                                   // guarded by mu
@@ -89,9 +82,11 @@ type Layer struct {
 // block and must not call back.
 func New(cfg Config, notify func()) *Layer {
 	l := &Layer{
-		cfg: cfg, notify: notify, wake: make(chan struct{}, 1),
+		cfg: cfg, timing: cfg.Profile.Timing(), notify: notify, wake: make(chan struct{}, 1),
 		live:  make(map[loadbalancer.NodeName]*memberlist.Node),
 		peers: make(map[loadbalancer.NodeName]*peer),
+		joins: make(map[loadbalancer.NodeName]uint64),
+		gone:  make(map[loadbalancer.NodeName]time.Time),
 		own:   own{node: cfg.Node, boot: cfg.Boot, claims: make(map[loadbalancer.Group]claim)},
 		slots: make(chan struct{}, 16),
 	}
@@ -190,35 +185,54 @@ func (l *Layer) keep(ctx context.Context, list *memberlist.Memberlist, ring *mem
 	}
 }
 
-// rejoin asks those who are missing, at once when they are new and now and then.
+// rejoin asks those who are missing: all at once when some are new, all now and then,
+// and in between a few.
 func (l *Layer) rejoin(ctx context.Context, list *memberlist.Memberlist) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
+	var last time.Time
 	delay := 500 * time.Millisecond
 	for {
+		all := true
 		select {
 		case <-ctx.Done():
 			return
 		case <-l.wake:
-			l.join(ctx, list)
-		case <-timer.C:
-			l.join(ctx, list)
-			timer.Reset(delay)
-			delay = min(2*delay, rejoinInterval)
+		case now := <-timer.C:
+			if all = now.Sub(last) >= delay-seekInterval/10; all {
+				delay = min(2*delay, rejoinInterval)
+			}
+			timer.Reset(min(delay, seekInterval))
 		}
+		now := time.Now()
+		if all {
+			last = now
+		}
+		l.join(ctx, list, l.missing(now, all))
 	}
 }
 
-// join asks every known node that is no member.
-func (l *Layer) join(ctx context.Context, list *memberlist.Memberlist) {
+// missing are known nodes that are no members: all of them, or a sample of those that
+// have not been gone for long. All members together look for each missing node a few
+// times a second, however many they are: one that finds it is enough.
+func (l *Layer) missing(now time.Time, all bool) map[loadbalancer.NodeName]netip.Addr {
 	l.mu.Lock()
-	missing := make(map[loadbalancer.NodeName]netip.Addr)
+	defer l.mu.Unlock()
+	out := make(map[loadbalancer.NodeName]netip.Addr)
 	for n, a := range l.addrs {
-		if l.live[n] == nil && n != l.cfg.Node && a.IsValid() {
-			missing[n] = a
+		if l.live[n] != nil || n == l.cfg.Node || !a.IsValid() {
+			continue
+		}
+		at, was := l.gone[n]
+		if all || was && now.Sub(at) < givenUp && rand.IntN(len(l.live)+1) < seekers { //nolint:gosec // no secret
+			out[n] = a
 		}
 	}
-	l.mu.Unlock()
+	return out
+}
+
+// join asks nodes to join.
+func (l *Layer) join(ctx context.Context, list *memberlist.Memberlist, missing map[loadbalancer.NodeName]netip.Addr) {
 	var joined atomic.Bool
 	var g errgroup.Group
 	g.SetLimit(joiners)
@@ -305,6 +319,7 @@ func (l *Layer) rereadKeys(ctx context.Context, ring *memberlist.Keyring) {
 
 func (l *Layer) shutdown(ctx context.Context, list *memberlist.Memberlist) {
 	logger := klog.FromContext(ctx)
+	l.flush()
 	if err := list.Leave(leaveTime); err != nil {
 		logger.V(2).Info("Left the gossip without goodbye", "cause", err.Error())
 	}
@@ -314,28 +329,24 @@ func (l *Layer) shutdown(ctx context.Context, list *memberlist.Memberlist) {
 	l.sends.Wait()
 }
 
+// flush waits for what is being sent, for a moment: the last thing that a node tells is
+// why it goes.
+func (l *Layer) flush() {
+	sent := make(chan struct{})
+	go func() {
+		l.sends.Wait()
+		close(sent)
+	}()
+	t := time.NewTimer(sendTime)
+	defer t.Stop()
+	select {
+	case <-sent:
+	case <-t.C:
+	}
+}
+
 func (l *Layer) size() int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return len(l.live) + 1
-}
-
-// publishLocked makes a new view; l.mu is held.
-func (l *Layer) publishLocked() {
-	v := &View{
-		Up: l.list != nil, Settled: l.settled, KeyIDs: l.keys,
-		Members: make(map[loadbalancer.NodeName]plan.Member, len(l.live)),
-	}
-	for n := range l.live {
-		p, known := l.peers[n]
-		if !known {
-			v.Members[n] = plan.Member{}
-			continue
-		}
-		v.Members[n] = plan.Member{
-			Known: p.facts.Seq > 0, Leaving: p.facts.Leaving,
-			Interfaces: p.facts.interfaces(), Gateways: p.facts.Gateways, Claims: p.live(),
-		}
-	}
-	l.view.Store(v)
 }

@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/fairlead-lb/fairlead/loadbalancer"
+	"github.com/fairlead-lb/fairlead/loadbalancer/plan"
 )
 
 // peer is what was heard of another node.
@@ -17,6 +18,8 @@ type peer struct {
 	// asOf is the newest full message: entries up to it are known, also those that
 	// it did not list because they were given up.
 	asOf uint64
+	// told is all of this as views have it, nil after a change.
+	told *plan.Member
 }
 
 // merge takes over what is newer in m and says whether anything changed. It may be
