@@ -82,12 +82,36 @@ func TestL2AdvertisementSelectsInterface(t *testing.T) {
 	}
 }
 
+func TestL2AdvertisementWeights(t *testing.T) {
+	ad, err := convert.L2Advertisement(&v1alpha1.L2Advertisement{Spec: v1alpha1.L2AdvertisementSpec{
+		PreferredNodeSelectors: []v1alpha1.PreferredNodeSelector{
+			{Weight: 10, Preference: metav1.LabelSelector{MatchLabels: map[string]string{"rack": "a"}}},
+			{Weight: 3, Preference: metav1.LabelSelector{MatchLabels: map[string]string{"tier": "gold"}}},
+			{Weight: 1},
+		},
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for want, labels := range map[int]map[string]string{
+		14: {"rack": "a", "tier": "gold"}, 11: {"rack": "a"}, 4: {"rack": "b", "tier": "gold"}, 1: nil,
+	} {
+		if got := ad.Weight(labels); got != want {
+			t.Errorf("weight of %v is %d, want %d", labels, got, want)
+		}
+		if !ad.SelectsNode(labels) {
+			t.Errorf("a preference keeps %v from announcing", labels)
+		}
+	}
+}
+
 func TestL2AdvertisementNamesEveryBadSelector(t *testing.T) {
 	bad := []metav1.LabelSelector{{}, {MatchExpressions: []metav1.LabelSelectorRequirement{{Key: "x", Operator: "Near"}}}}
 	_, err := convert.L2Advertisement(&v1alpha1.L2Advertisement{Spec: v1alpha1.L2AdvertisementSpec{
 		IPAddressPoolSelectors: bad, NodeSelectors: bad, ServiceSelectors: bad,
+		PreferredNodeSelectors: []v1alpha1.PreferredNodeSelector{{Weight: 1}, {Weight: 1, Preference: bad[1]}},
 	}})
-	for _, field := range []string{"ipAddressPoolSelectors[1]", "nodeSelectors[1]", "serviceSelectors[1]"} {
+	for _, field := range []string{"ipAddressPoolSelectors[1]", "nodeSelectors[1]", "serviceSelectors[1]", "preferredNodeSelectors[1]"} {
 		if err == nil || !strings.Contains(err.Error(), field) {
 			t.Errorf("error %v does not name %s", err, field)
 		}

@@ -37,7 +37,7 @@ func (e *electorate) cordonedCount() bool {
 	return e.mercy == granted
 }
 
-// anyFree says whether a node may announce that is not cordoned.
+// anyFree says whether a node may be given the group that is not cordoned.
 func (e *electorate) anyFree() bool {
 	for i := range e.Nodes.Len() {
 		if n, why := e.Nodes.At(i); why == "" && n != e.without {
@@ -59,7 +59,7 @@ func (e *electorate) elect() loadbalancer.Ownership {
 	if e.KeepOnly {
 		return loadbalancer.Ownership{}
 	}
-	if e.eligible(e.Persisted.Node) {
+	if e.mayKeep(e.Persisted.Node) {
 		return loadbalancer.Ownership{Node: e.Persisted.Node}
 	}
 	for _, n := range e.Successors {
@@ -74,7 +74,7 @@ func (e *electorate) elect() loadbalancer.Ownership {
 func (e *electorate) best() loadbalancer.Ownership {
 	var best loadbalancer.Ownership
 	for _, c := range e.Claims {
-		if c.Beats(best) && e.eligible(c.Node) {
+		if c.Beats(best) && e.mayKeep(c.Node) {
 			best = c
 		}
 	}
@@ -83,15 +83,26 @@ func (e *electorate) best() loadbalancer.Ownership {
 
 // ownedInAPI says that the API holds a better claim than c, of a node that may announce.
 func (e *electorate) ownedInAPI(c loadbalancer.Ownership) bool {
-	return !e.KeepOnly && e.Persisted.Node != c.Node && e.Persisted.Epoch > c.Epoch && e.eligible(e.Persisted.Node)
+	return !e.KeepOnly && e.Persisted.Node != c.Node && e.Persisted.Epoch > c.Epoch && e.mayKeep(e.Persisted.Node)
 }
 
+// mayKeep says whether a node may go on announcing what it has.
+func (e *electorate) mayKeep(n loadbalancer.NodeName) bool {
+	why, live := e.why(n)
+	return live && (why == reason.Restarting || e.counts(why))
+}
+
+// eligible says whether a node may be given the group.
 func (e *electorate) eligible(n loadbalancer.NodeName) bool {
-	if n == "" || n == e.without {
-		return false
-	}
-	why, live := e.Nodes.Why(n)
+	why, live := e.why(n)
 	return live && e.counts(why)
+}
+
+func (e *electorate) why(n loadbalancer.NodeName) (reason.Reason, bool) {
+	if n == "" || n == e.without {
+		return "", false
+	}
+	return e.Nodes.Why(n)
 }
 
 func (e *electorate) counts(why reason.Reason) bool {

@@ -36,11 +36,12 @@ type View struct {
 // thousands of groups must not look at every node for each.
 type Nodes interface {
 	// Why says whether a node is live and, if so, why it may not announce the group,
-	// empty when it may. [reason.NodeCordoned] is the soft one: such a node counts as
-	// eligible while no other node is, and while the view is KeepOnly.
+	// empty when it may. Two reasons are soft. With [reason.NodeCordoned] a node counts as
+	// eligible while no other node is, and while the view is KeepOnly. With
+	// [reason.Restarting] it keeps what it has, but is given nothing.
 	Why(loadbalancer.NodeName) (why reason.Reason, live bool)
 	// At returns one of Len live nodes, in any order that does not change meanwhile. Among
-	// them are all that may announce the group or are cordoned only.
+	// them are all that may announce the group, but for soft reasons.
 	At(i int) (loadbalancer.NodeName, reason.Reason)
 	Len() int
 }

@@ -197,6 +197,26 @@ func TestOwner(t *testing.T) {
 			},
 			placement.Verdict{Owner: own("b", 3), Action: placement.Wait, Reason: reason.NotOwner, Heir: "a"},
 		},
+		"an owner that restarts keeps the group": {
+			placement.View{Self: "b", Claims: []loadbalancer.Ownership{own("a", 2)}, Successors: names("a", "b"), Nodes: liveBut(reason.Restarting, "a", "b", "c")},
+			placement.Verdict{Owner: own("a", 2), Action: placement.Wait, Reason: reason.NotOwner, Heir: "b"},
+		},
+		"also by the API's record, which agents that start go by": {
+			placement.View{Self: "b", Persisted: own("a", 2), Successors: names("b"), Nodes: liveBut(reason.Restarting, "a", "b", "c")},
+			placement.Verdict{Owner: own("a", 0), Action: placement.Wait, Reason: reason.NotOwner, Heir: "b"},
+		},
+		"a successor that restarts is passed over, also by the heir's heir": {
+			placement.View{Self: "b", Successors: names("a", "b", "a", "c"), Nodes: liveBut(reason.Restarting, "a", "b", "c")},
+			placement.Verdict{Owner: own("b", 1), Action: placement.TakeOver, Heir: "c"},
+		},
+		"nobody is given a group while the only other node restarts": {
+			placement.View{Self: "b", Nodes: known{"a": reason.Restarting, "b": reason.NoInterface}},
+			placement.Verdict{Action: placement.Wait, Reason: reason.NoInterface},
+		},
+		"a cordoned owner keeps while the only other node restarts": {
+			placement.View{Self: "b", Claims: []loadbalancer.Ownership{own("b", 2)}, Nodes: known{"a": reason.Restarting, "b": reason.NodeCordoned}},
+			placement.Verdict{Owner: own("b", 2), Action: placement.Keep},
+		},
 		"nobody may": {
 			placement.View{Self: "a", Nodes: liveBut(reason.NoInterface, "a")},
 			placement.Verdict{Action: placement.Wait, Reason: reason.NoInterface},
@@ -223,7 +243,7 @@ func world(t *rapid.T) (placement.View, known, []loadbalancer.NodeName) {
 	nodes := known{}
 	for _, name := range all {
 		if rapid.Bool().Draw(t, "live") {
-			nodes[name] = rapid.SampledFrom([]reason.Reason{"", "", reason.NoInterface, reason.NodeCordoned}).Draw(t, "why")
+			nodes[name] = rapid.SampledFrom([]reason.Reason{"", "", reason.NoInterface, reason.NodeCordoned, reason.Restarting}).Draw(t, "why")
 		}
 		if rapid.Bool().Draw(t, "claims") {
 			c := loadbalancer.Ownership{Node: name, Epoch: rapid.Uint64Range(1, 5).Draw(t, "epoch")}
@@ -265,7 +285,7 @@ func TestOwnerAgreement(t *testing.T) {
 				if got.Owner.Node != n {
 					t.Fatalf("%s acts for %s", n, got.Owner.Node)
 				}
-				if why := nodes[n]; why != "" && (why != reason.NodeCordoned || !v.KeepOnly && anyFree(nodes)) {
+				if why := nodes[n]; why != "" && why != reason.Restarting && (why != reason.NodeCordoned || !v.KeepOnly && anyFree(nodes)) {
 					t.Fatalf("%s announces although %s", n, why)
 				}
 			}

@@ -19,6 +19,7 @@ type candidate struct {
 	// why it may not announce anything, empty when it may.
 	why      reason.Reason
 	cordoned bool
+	absent   bool
 }
 
 // electors are the live nodes as one group sees them; they answer when asked, because an
@@ -53,16 +54,23 @@ func (e *electors) At(i int) (loadbalancer.NodeName, reason.Reason) {
 }
 
 // whyNot says why a candidate may not announce the group, "" when it may. That it is
-// cordoned comes last: all the rest it must fulfil for that to matter.
+// absent or cordoned comes last: all the rest it must fulfil for that to matter. An absent
+// node cannot hand over, so that its being cordoned waits for its return.
 func (e *electors) whyNot(c *candidate) reason.Reason {
 	why := cmp.Or(e.targets.why, c.why)
 	if why == "" {
 		why = c.mayAnnounce(e.targets.list, e.local, e.keepOnly)
 	}
-	if why == "" && c.cordoned {
-		why = reason.NodeCordoned
+	switch {
+	case why != "":
+		return why
+	case c.absent:
+		return reason.Restarting
+	case c.cordoned:
+		return reason.NodeCordoned
+	default:
+		return ""
 	}
-	return why
 }
 
 // claimIndex holds what members claim, by name of claim or group, as linked lists in one
@@ -109,7 +117,7 @@ func (p *planner) togetherOnly(v placement.Verdict, nodes placement.Nodes, t *ta
 		return false
 	}
 	for i := range nodes.Len() {
-		if _, why := nodes.At(i); why == "" || why == reason.NodeCordoned {
+		if _, why := nodes.At(i); why == "" || why == reason.NodeCordoned || why == reason.Restarting {
 			return false
 		}
 	}

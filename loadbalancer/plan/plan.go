@@ -21,7 +21,7 @@ func For(s Snapshot) NodeState {
 	for name, m := range s.Members {
 		p.index[name] = len(p.candidates)
 		p.candidates = append(p.candidates, candidate{
-			name: name, ifaces: m.Interfaces, why: p.mayServe(name, m), cordoned: s.Nodes[name].Cordoned,
+			name: name, ifaces: m.Interfaces, why: p.mayServe(name, m), cordoned: s.Nodes[name].Cordoned, absent: m.Absent,
 		})
 	}
 	groups := make(map[loadbalancer.Group][]loadbalancer.Claim, len(s.Claims))

@@ -303,6 +303,13 @@ func scenarios() map[string]func(s *plan.Snapshot) {
 			cordon(*s, "a", "b")
 			member(*s, "c", func(m *plan.Member) { m.Interfaces = m.Interfaces[1:] })
 		},
+		"absent-owner": func(s *plan.Snapshot) { // b is to inherit, not a, which is away too
+			claims(*s, "c", 3)
+			s.Claims[0].Successors = []loadbalancer.NodeName{"a", "b"}
+			for _, n := range []loadbalancer.NodeName{"a", "c"} {
+				member(*s, n, func(m *plan.Member) { m.Absent = true })
+			}
+		},
 		"cordoned-and-new":        func(s *plan.Snapshot) { cordon(*s, "b") },
 		"uncordoned-gets-nothing": func(s *plan.Snapshot) { claims(*s, "c", 4) }, // which has it from b
 		"cordoned-local-drained":  func(s *plan.Snapshot) { claims(*s, "a", 3); local(*s, true, "b"); cordon(*s, "a") },

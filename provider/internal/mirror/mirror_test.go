@@ -190,6 +190,7 @@ func TestMirrorsEveryField(t *testing.T) {
 		b.create(t, "ipaddresspools", pool(namespace, "plain", "10.0.0.0/24"))
 		b.create(t, "l2advertisements", object("L2Advertisement", namespace, "ad", nil, map[string]any{
 			"ipAddressPools": []any{"p", "p"}, "ipAddressPoolSelectors": sel, "nodeSelectors": sel, "serviceSelectors": sel, "interfaces": []any{"eth0"},
+			"preferredNodeSelectors": []any{map[string]any{"weight": int64(10), "preference": sel[0]}},
 		}))
 		wait(t, time.Second)
 		b.wantPool(t, "p", &v1alpha1.IPAddressPool{ObjectMeta: mirrored("p", map[string]string{"zone": "x"}), Spec: v1alpha1.IPAddressPoolSpec{
@@ -202,6 +203,7 @@ func TestMirrorsEveryField(t *testing.T) {
 		ad, _ := b.ads.Find("ad")
 		if diff := cmp.Diff(v1alpha1.L2AdvertisementSpec{
 			IPAddressPools: []string{"p"}, IPAddressPoolSelectors: want, NodeSelectors: want, ServiceSelectors: want, Interfaces: []string{"eth0"},
+			PreferredNodeSelectors: []v1alpha1.PreferredNodeSelector{{Weight: 10, Preference: want[0]}},
 		}, ad.Spec); diff != "" {
 			t.Errorf("advertisement (-want +got):\n%s", diff)
 		}

@@ -67,7 +67,7 @@ func advertisementKind(o Options) *kind {
 		source: newSource("l2advertisements", probeInterval, "v1beta1"),
 		target: &typedTarget[*v1alpha1.L2Advertisement, v1alpha1.L2AdvertisementSpec]{
 			client: o.Advertisements, cache: o.AdvertisementInformer,
-			fields:    []string{"ipAddressPools", "ipAddressPoolSelectors", "nodeSelectors", "serviceSelectors", "interfaces"},
+			fields:    []string{"ipAddressPools", "ipAddressPoolSelectors", "nodeSelectors", "preferredNodeSelectors", "serviceSelectors", "interfaces"},
 			make:      func() *v1alpha1.L2Advertisement { return &v1alpha1.L2Advertisement{} },
 			spec:      func(a *v1alpha1.L2Advertisement) *v1alpha1.L2AdvertisementSpec { return &a.Spec },
 			normalise: normaliseAdvertisement,

@@ -32,9 +32,9 @@ func TestFieldsThatAreNotRead(t *testing.T) {
 		{
 			name: "a field of a later MetalLB", resource: "l2advertisements",
 			source: object("L2Advertisement", namespace, "x", nil, map[string]any{
-				"interfaces": []any{"eth0"}, "preferredNodeSelectors": []any{map[string]any{"weight": int64(1)}},
+				"interfaces": []any{"eth0"}, "preferredZones": []any{map[string]any{"weight": int64(1)}},
 			}),
-			want: "used without spec.preferredNodeSelectors, which",
+			want: "used without spec.preferredZones, which",
 		},
 		{
 			name: "a nested field and another", resource: "ipaddresspools",

@@ -94,6 +94,35 @@ func (c *converter) addPool(p v1alpha1.IPAddressPool, refuse func(why, remedy st
 	return false
 }
 
+// maxWeight of a preference (the CRD's maximum, and MetalLB's).
+const maxWeight = 100
+
+// preferences reads preferredNodeSelectors. One that cannot be understood in full is left
+// out and reported; the advertisement goes on without it, because it restricts nothing.
+func preferences(spec *fields) []v1alpha1.PreferredNodeSelector {
+	var out []v1alpha1.PreferredNodeSelector
+	for _, f := range spec.subs("preferredNodeSelectors") {
+		var p v1alpha1.PreferredNodeSelector
+		weight, _ := f.take("weight")
+		preference, _ := f.take("preference")
+		sel, err := selector(preference)
+		n, ok := weight.(int64)
+		switch {
+		case err != nil || preference == nil:
+			f.misfit("preference", preference, "a label selector")
+			f.misfit("weight", weight, "used without its preference")
+		case !ok || n < 1 || n > maxWeight:
+			f.misfit("weight", weight, "a whole number from 1 to 100")
+			f.misfit("preference", preference, "used without its weight")
+		default:
+			p.Weight, p.Preference = int32(n), sel
+			out = append(out, p)
+		}
+		f.finish()
+	}
+	return out
+}
+
 func (c *converter) advertisement(o manifest.Object, r *remarks) {
 	top := newFields("", o.Fields, r)
 	a := v1alpha1.L2Advertisement{TypeMeta: typeMeta("L2Advertisement"), ObjectMeta: metadata(top)}
@@ -106,8 +135,7 @@ func (c *converter) advertisement(o manifest.Object, r *remarks) {
 			a.Spec.NodeSelectors = spec.selectors("nodeSelectors")
 			a.Spec.ServiceSelectors = spec.selectors("serviceSelectors")
 		})
-		spec.drop("preferredNodeSelectors", "Fairlead has no preference among nodes: the owner is spread over all that may announce and stays until it fails",
-			"to keep an address on some nodes only, give them in nodeSelectors")
+		a.Spec.PreferredNodeSelectors = preferences(spec)
 		spec.finish()
 	}
 	top.finish()

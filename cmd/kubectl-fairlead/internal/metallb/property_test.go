@@ -146,7 +146,12 @@ func kinds() map[string]map[string]*rapid.Generator[any] {
 		"L2Advertisement": {
 			"ipAddressPools": names, "ipAddressPoolSelectors": selectors(), "nodeSelectors": selectors(),
 			"serviceSelectors": selectors(), "interfaces": names,
-			"preferredNodeSelectors": oneOf([]any{map[string]any{"weight": int64(3), "preference": map[string]any{"matchLabels": map[string]any{"a": "b"}}}}),
+			"preferredNodeSelectors": listOf(rapid.Custom(func(t *rapid.T) any {
+				return map[string]any{
+					"weight":     rapid.SampledFrom([]any{int64(3), int64(0), int64(101), "heavy"}).Draw(t, "weight"),
+					"preference": rapid.SampledFrom([]any{map[string]any{"matchLabels": map[string]any{"a": "b"}}, map[string]any{"matchWishes": "b"}, "b"}).Draw(t, "preference"),
+				}
+			})),
 		},
 		"AddressPool":      {"protocol": oneOf("bgp", "layer2", "ospf"), "addresses": addresses(), "autoAssign": flag, "bgpAdvertisements": names},
 		"BGPPeer":          {"myASN": oneOf(int64(1)), "password": oneOf("secret")},
