@@ -32,6 +32,10 @@ func TestAnnouncing(t *testing.T) {
 		"node selectors":         nodeSelectors,
 		"no advertisement":       noAdvertisement,
 		"stolen token":           agentTokenIsBound,
+		"foreign host":           foreignHost,
+		"address on loopback":    addressOnLoopback,
+		"preferred nodes":        preferredNodes,
+		"rotated key":            rotatedKey,
 	})
 }
 
@@ -132,31 +136,6 @@ func noAdvertisement(s *scenario) {
 	}
 	s.silent(a, time.Second)
 	s.apply(adManifest(s.name))
-	s.owner(a)
-}
-
-// TestAgentReplaced deletes the announcing agent's pod while MetalLB's and kube-vip's
-// ports are taken on the node: the address must go on answering, and the new agent start.
-func TestAgentReplaced(t *testing.T) {
-	s := newScenario(t, "replaced", "172.20.251.104/32")
-	s.apply(s.podManifest("web1", "control-plane") + "---\n" + s.serviceManifest("web", "", ""))
-	a := s.address("web")
-	owner := s.owner(a)
-	s.answers(a)
-	s.occupy(owner, "7946", "7472", "7473", "9120", "10258")
-
-	pod := s.agentPod(owner)
-	report := s.probe(a, 12*time.Second, func() {
-		s.kubectl("delete", "pod", "-n", harness.Namespace, pod, "--wait=false")
-	})
-	t.Logf("agent on %s deleted: %s", owner, report)
-	if limit := 1000.0; report.LongestGapMs > limit {
-		t.Errorf("the address was silent for %.0f ms, want at most %.0f", report.LongestGapMs, limit)
-	}
-	s.wholeCluster()
-	if again := s.agentPod(owner); again == pod {
-		t.Errorf("agent pod %s is still there", pod)
-	}
 	s.owner(a)
 }
 

@@ -14,81 +14,10 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/fairlead-lb/fairlead/loadbalancer/api/v1alpha1"
-	"github.com/fairlead-lb/fairlead/test/bench/failover"
 	"github.com/fairlead-lb/fairlead/test/harness"
 	"github.com/fairlead-lb/fairlead/test/soak/churn"
+	"github.com/fairlead-lb/fairlead/test/soak/l2"
 )
-
-// blackoutLimit is what one power cut may cost here; the median of many is test/bench's.
-const blackoutLimit = 5 * time.Second
-
-// TestPowerCut cuts the power of the announcing node.
-func TestPowerCut(t *testing.T) {
-	res, err := failover.Measure(t.Context(), lab, failover.Config{Runs: 1, Probe: 7 * time.Second, Progress: t.Output()})
-	if err != nil {
-		dump(t.Context(), t)
-		t.Fatal(err)
-	}
-	if limit := float64(blackoutLimit.Milliseconds()); res.MaxMs > limit {
-		t.Errorf("blackouts up to %.0f ms, want at most %.0f", res.MaxMs, limit)
-	}
-	for i, r := range res.Runs {
-		if r.MACs != 1 {
-			t.Errorf("run %d: %d MACs answer afterwards, want 1", i+1, r.MACs)
-		}
-	}
-}
-
-// TestAPIServerAway stops the API server for 20 seconds: addresses go on answering, and a
-// power cut in that time is survived as well.
-func TestAPIServerAway(t *testing.T) {
-	s := newScenario(t, "apiaway", "172.20.251.120/32")
-	s.apply(s.podManifest("web1", "control-plane") + "---\n" + s.serviceManifest("web", "", ""))
-	a := s.address("web")
-	owner := s.owner(a)
-	s.answers(a)
-
-	if err := lab.Pause(t.Context(), "apiserver"); err != nil {
-		t.Fatal(err)
-	}
-	paused := true
-	t.Cleanup(func() {
-		if paused {
-			_ = lab.Resume(context.WithoutCancel(t.Context()), "apiserver")
-		}
-	})
-	calm := s.probe(a, 10*time.Second, func() {})
-	t.Logf("API server away: %s", calm)
-	if calm.Failed > 0 {
-		t.Errorf("%d of %d requests failed with only the API server away", calm.Failed, calm.Sent)
-	}
-	var cut time.Time
-	report := s.probe(a, 9*time.Second, func() {
-		var err error
-		if cut, err = lab.Kill(t.Context(), owner); err != nil {
-			t.Fatal(err)
-		}
-	})
-	if _, err := lab.OneMAC(t.Context(), "mypc", a); err != nil {
-		t.Error(err)
-	}
-	if err := lab.Resume(t.Context(), "apiserver"); err != nil {
-		t.Fatal(err)
-	}
-	paused = false
-	if err := lab.Start(t.Context(), owner); err != nil {
-		t.Fatal(err)
-	}
-	blackout, err := report.Blackout(cut)
-	if limit := float64(blackoutLimit.Milliseconds()); err != nil || blackout > limit {
-		t.Errorf("blackout %.0f ms, %v; want an answer within %.0f", blackout, err, limit)
-	}
-	t.Logf("API server away and %s cut: %s", owner, report)
-	s.wholeCluster()
-	if now := s.owner(a); now == owner {
-		t.Errorf("%s announces again after its return, want no fail-back", now)
-	}
-}
 
 // TestControllerAway deletes, creates and replaces Services while no controller runs.
 func TestControllerAway(t *testing.T) {
@@ -98,6 +27,7 @@ func TestControllerAway(t *testing.T) {
 	stays, goes, restored := s.address("stays"), s.address("goes"), s.address("restored")
 	s.owner(stays)
 	s.answers(stays)
+	steady := s.steady(stays, 12*time.Second)
 	s.scaleController(0)
 	t.Cleanup(func() { cleanUp(t, "scale", "-n", harness.Namespace, "deployment/fairlead-controller", "--replicas=2") })
 	s.kubectl("delete", "svc", "-n", s.name, "goes", "--wait=false")
@@ -115,6 +45,7 @@ func TestControllerAway(t *testing.T) {
 		t.Error("the Service being deleted has no finalizer")
 	}
 	s.answers(stays)
+	steady()
 	s.scaleController(2)
 	s.eventually(60*time.Second, func(ctx context.Context) error {
 		res, err := lab.Kubectl(ctx, "get", "svc", "-n", s.name, "goes", "--ignore-not-found", "-o", "name")
@@ -133,6 +64,28 @@ func TestControllerAway(t *testing.T) {
 	s.has("restored", restored)
 	s.rule("restored", restored, v1alpha1.RuleRetained)
 	s.owner(goes)
+}
+
+// steady sends requests to an address for a while and watches its owner. The function that
+// it returns waits for the end and checks that none failed and the owner did not change.
+func (s *scenario) steady(address string, length time.Duration) (done func()) {
+	s.t.Helper()
+	p, err := lab.StartStream(s.t.Context(), "mypc", harness.URL(address), steadyRate, length)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	w := l2.NewWatch(s.t.Context(), lab, []string{address})
+	return func() {
+		s.t.Helper()
+		defer w.Stop()
+		report, err := p.Wait(s.t.Context())
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		if changes := w.Stop(); report.Failed > 0 || len(changes) > 0 {
+			s.t.Errorf("%s, owner changes %v; want neither failures nor changes", report, changes)
+		}
+	}
 }
 
 // scaleController sets the number of controllers and waits for them.

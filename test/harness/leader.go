@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	coordinationv1 "k8s.io/api/coordination/v1"
@@ -88,6 +89,11 @@ func (l *Lab) Processes(ctx context.Context, host, program string) ([]int, error
 
 // KillProgram sends SIGKILL to every process of one program on one host.
 func (l *Lab) KillProgram(ctx context.Context, host, program string) error {
+	return l.SignalProgram(ctx, host, program, syscall.SIGKILL)
+}
+
+// SignalProgram sends a signal to every process of one program on one host.
+func (l *Lab) SignalProgram(ctx context.Context, host, program string, signal syscall.Signal) error {
 	pids, err := l.Processes(ctx, host, program)
 	if err != nil {
 		return err
@@ -96,12 +102,8 @@ func (l *Lab) KillProgram(ctx context.Context, host, program string) error {
 		return fmt.Errorf("no %s runs on %s", program, host)
 	}
 	for _, pid := range pids {
-		p, err := os.FindProcess(pid)
-		if err != nil {
-			return fmt.Errorf("kill %s on %s: %w", program, host, err)
-		}
-		if err := p.Kill(); err != nil {
-			return fmt.Errorf("kill %s (process %d) on %s: %w", program, pid, host, err)
+		if err := syscall.Kill(pid, signal); err != nil {
+			return fmt.Errorf("send %s to %s (process %d) on %s: %w", signal, program, pid, host, err)
 		}
 	}
 	return nil

@@ -1,0 +1,204 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build e2e
+
+package e2e
+
+import (
+	"context"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/fairlead-lb/fairlead/test/soak/l2"
+)
+
+const (
+	// blackoutLimit is what one takeover may cost here; the median of many is test/bench's.
+	blackoutLimit = 2500 * time.Millisecond
+	// steadyRate is how many new connections a second and family must all succeed.
+	steadyRate = 200
+)
+
+// field makes Services of both families for as long as the test lasts.
+func field(t *testing.T, n int) *l2.Field {
+	t.Helper()
+	f, err := l2.Prepare(t.Context(), lab, n, true)
+	if f != nil {
+		t.Cleanup(func() {
+			if t.Failed() {
+				dump(context.WithoutCancel(t.Context()), t)
+			}
+			if err := f.Close(t.Context()); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
+// TestLayer2 disturbs agents and nodes one after another: what is planned or only restarts
+// costs no request and changes no owner.
+func TestLayer2(t *testing.T) {
+	f := field(t, 6)
+	load := func(length time.Duration) l2.Load { return l2.Load{Rate: steadyRate, For: length} }
+	for _, tc := range []struct {
+		name    string
+		disturb func(context.Context) (*l2.Outcome, error)
+		// moves says that owners must change, else none may, and no open connection break.
+		moves bool
+	}{
+		{name: "agent killed", disturb: func(ctx context.Context) (*l2.Outcome, error) { return f.KillAgent(ctx, load(8*time.Second)) }},
+		{name: "agent pod deleted", disturb: func(ctx context.Context) (*l2.Outcome, error) {
+			owner, err := f.Owner(ctx)
+			if err != nil {
+				return nil, err
+			}
+			// MetalLB's and kube-vip's ports are taken: the new agent must start all the same.
+			(&scenario{t: t, name: l2.Namespace}).occupy(owner, "7946", "7472", "7473", "9120", "10258")
+			return f.ReplaceAgent(ctx, load(10*time.Second))
+		}},
+		{name: "rolling update", disturb: func(ctx context.Context) (*l2.Outcome, error) { return f.Rollout(ctx, load(30*time.Second)) }},
+		{name: "cordon", moves: true, disturb: func(ctx context.Context) (*l2.Outcome, error) { return f.Cordon(ctx, load(5*time.Second)) }},
+		{name: "drain", moves: true, disturb: func(ctx context.Context) (*l2.Outcome, error) { return f.Drain(ctx, load(8*time.Second)) }},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			o, err := tc.disturb(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Log(o)
+			if failed, sent := o.Failed(); failed > 0 || sent == 0 {
+				t.Errorf("%d of %d requests failed, want none:%s", failed, sent, o.Errors())
+			}
+			if tc.moves != (len(o.Changes) > 0) {
+				t.Errorf("owner changes %v, want some: %t", o.Changes, tc.moves)
+			}
+			if !tc.moves && o.Broken() > 0 {
+				t.Errorf("%d open connections broke, want none:%s", o.Broken(), o.Errors())
+			}
+			if err := f.OneAnswer(t.Context(), 10*time.Second); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// TestFrozenAgent stops the announcing agent for ten seconds: its node still forwards, and
+// whoever takes over, one answers in the end. Other nodes' addresses stay where they are.
+func TestFrozenAgent(t *testing.T) {
+	f := field(t, 6)
+	victim, err := f.Owner(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	o, err := f.FreezeAgent(t.Context(), l2.Load{Rate: steadyRate, For: 14 * time.Second}, 10*time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Log(o)
+	if failed, sent := o.Failed(); failed > 0 {
+		t.Errorf("%d of %d requests failed, want none:%s", failed, sent, o.Errors())
+	}
+	seen := map[string]bool{}
+	for _, c := range o.Changes {
+		if c.From != victim || seen[c.Address] {
+			t.Errorf("%s: want only addresses of %s to move, each once", c, victim)
+		}
+		seen[c.Address] = true
+	}
+	if err := f.OneAnswer(t.Context(), 5*time.Second); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestLinkDown pulls the announcing node's cable and plugs it in again.
+func TestLinkDown(t *testing.T) {
+	f := field(t, 3)
+	o, err := f.LinkDown(t.Context(), l2.Load{For: 5 * time.Second, Delay: time.Second})
+	if err != nil {
+		t.Fatal(err)
+	}
+	tookOver(t, f, o)
+}
+
+// tookOver checks a failover: quick, to another node, with one answer for both families.
+func tookOver(t *testing.T, f *l2.Field, o *l2.Outcome) {
+	t.Helper()
+	t.Log(o)
+	blackout, err := o.Blackout()
+	if limit := float64(blackoutLimit.Milliseconds()); err != nil || blackout > limit {
+		t.Errorf("blackout %.0f ms, %v; want at most %.0f", blackout, err, limit)
+	}
+	if err := f.OneAnswer(t.Context(), 5*time.Second); err != nil {
+		t.Error(err)
+	}
+	owner, err := f.Owner(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if owner == o.Node {
+		t.Errorf("%s announces the address still or again", owner)
+	}
+	pinged(t, f.Six[0], owner)
+}
+
+// pinged checks what a client's own kernel makes of an IPv6 address: who answers its
+// neighbour solicitation. Nobody need answer the ping: kube-proxy forwards ports.
+func pinged(t *testing.T, address, node string) {
+	t.Helper()
+	mac, err := lab.MAC(t.Context(), node)
+	if err != nil {
+		t.Fatal(err)
+	}
+	res, err := lab.Exec(t.Context(), "mypc2", "sh", "-c", "ip -6 neigh flush to "+address+" dev eth0; ping -6 -c 1 -W 1 "+address+" >/dev/null; ip -6 neigh show to "+address+" dev eth0")
+	if err != nil || !strings.Contains(res.Stdout, mac) {
+		t.Errorf("after a ping the client's neighbour table says %q, %v; want %s", strings.TrimSpace(res.Stdout), err, mac)
+	}
+}
+
+// TestAPIServerAway stops the API server: addresses go on answering, an agent restarts
+// without a change, and a power cut is survived as well. The node that is back takes
+// nothing back.
+func TestAPIServerAway(t *testing.T) {
+	f := field(t, 3)
+	calm, err := f.APIServerAway(t.Context(), l2.Load{Rate: steadyRate, For: 8 * time.Second}, 8*time.Second, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Log(calm)
+	if failed, sent := calm.Failed(); failed > 0 || len(calm.Changes) > 0 {
+		t.Errorf("%d of %d requests failed, owner changes %v; want none with the API server away and an agent restarted:%s", failed, sent, calm.Changes, calm.Errors())
+	}
+	cut, err := f.PowerCutWithoutAPI(t.Context(), l2.Load{For: 6 * time.Second, Delay: time.Second})
+	if err != nil {
+		t.Fatal(err)
+	}
+	tookOver(t, f, cut)
+}
+
+// TestPartition cuts the announcing node off from its peers while clients reach all nodes.
+func TestPartition(t *testing.T) {
+	f := field(t, 6)
+	owner, err := f.Owner(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := f.Partition(t.Context(), l2.FromPeers, owner)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("%s cut off from its peers: %d addresses answered on both sides, %d silent, %d owner changes, healed within %s", owner, s.Doubled, s.Silent, len(s.Changes), s.Healed)
+	if len(s.Faults) > 0 || s.Silent > 0 {
+		t.Errorf("faults %v, %d addresses silent; want none", s.Faults, s.Silent)
+	}
+	if limit := 3 * time.Second; s.Healed > limit {
+		t.Errorf("a second answer %s after the heal, want none after %s", s.Healed, limit)
+	}
+	if err := f.OneAnswer(t.Context(), 5*time.Second); err != nil {
+		t.Error(err)
+	}
+}

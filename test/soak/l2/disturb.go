@@ -1,0 +1,308 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package l2
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"github.com/fairlead-lb/fairlead/test/harness"
+)
+
+// holds is how many connections to the first Service are held open meanwhile.
+const holds = 20
+
+// Outcome is what one disturbance did.
+type Outcome struct {
+	// Name of the disturbance and Node that it hit.
+	Name, Node string
+	// Reports of the probers, one per family.
+	Reports []*harness.Report
+	// Held is about the connections to the first Service that were open before.
+	Held *harness.HoldReport
+	// Changes of owners, of all addresses of the field.
+	Changes []Change
+	// Began is when the disturbance began, as exactly as the lab can say.
+	Began time.Time
+	// Moved is how long it took until the last owner changed, zero without changes.
+	Moved time.Duration
+}
+
+// Failed and Sent requests of all probers.
+func (o *Outcome) Failed() (failed, sent int) {
+	for _, r := range o.Reports {
+		failed += r.Failed
+		sent += r.Sent
+	}
+	return failed, sent
+}
+
+// Broken counts the connections that were open before and ended.
+func (o *Outcome) Broken() int {
+	if o.Held == nil {
+		return holds
+	}
+	return o.Held.Broken + o.Held.NotOpened
+}
+
+// Blackout is the longest silence that began with the disturbance, in milliseconds, of
+// the prober that suffered most. Where nothing failed it is the longest gap.
+func (o *Outcome) Blackout() (float64, error) {
+	worst := 0.0
+	for _, r := range o.Reports {
+		ms := r.LongestGapMs
+		if r.Failed > 0 {
+			var err error
+			if ms, err = r.Blackout(o.Began); err != nil {
+				return 0, err
+			}
+		}
+		worst = max(worst, ms)
+	}
+	return worst, nil
+}
+
+// String is one line for people.
+func (o *Outcome) String() string {
+	failed, sent := o.Failed()
+	gap := 0.0
+	for _, r := range o.Reports {
+		gap = max(gap, r.LongestGapMs)
+	}
+	return fmt.Sprintf("%s on %s: %d of %d requests failed, %d of %d open connections broke, longest gap %.0f ms, %d owner changes",
+		o.Name, o.Node, failed, sent, o.Broken(), holds, gap, len(o.Changes))
+}
+
+// Errors of the requests, for a person who wants to know why.
+func (o *Outcome) Errors() string {
+	text := ""
+	for _, r := range o.Reports {
+		for kind, n := range r.Errors {
+			text += fmt.Sprintf(" %s: %d;", kind, n)
+		}
+	}
+	if o.Held != nil {
+		for kind, n := range o.Held.Errors {
+			text += fmt.Sprintf(" open connections: %s: %d;", kind, n)
+		}
+	}
+	return text
+}
+
+// Load is what clients do meanwhile, on the first Service.
+type Load struct {
+	// Rate of new connections per second and family; zero is the pace that measures silence.
+	Rate int
+	// For how long; it must cover the disturbance.
+	For time.Duration
+	// Delay at random before the disturbance begins, so that it meets the detectors at
+	// any point of their cycles.
+	Delay time.Duration
+}
+
+// Disturb runs event under a load on the first Service, watches all owners, and waits for
+// the load's end. The event returns when it began.
+func (f *Field) Disturb(ctx context.Context, name, node string, load Load, event func(context.Context) (time.Time, error)) (*Outcome, error) {
+	o := &Outcome{Name: name, Node: node}
+	w := NewWatch(ctx, f.lab, f.Addresses)
+	defer w.Stop()
+	targets := []string{f.Addresses[0]}
+	if len(f.Six) > 0 {
+		targets = append(targets, f.Six[0])
+	}
+	var probes []*harness.Probe
+	for _, a := range targets {
+		p, err := f.start(ctx, a, load)
+		if err != nil {
+			return o, err
+		}
+		probes = append(probes, p)
+	}
+	held, err := f.lab.StartHold(ctx, client, harness.URL(f.Addresses[0]), holds, load.For)
+	if err != nil {
+		return o, err
+	}
+	if load.Delay > 0 {
+		if err := harness.Pause(ctx, time.Duration(rand.Int64N(int64(load.Delay)))); err != nil { //nolint:gosec // chance, not secrecy
+			return o, err
+		}
+	}
+	began, eventErr := event(ctx)
+	o.Began = began
+	var errs []error
+	for _, p := range probes {
+		r, err := p.Wait(ctx)
+		if err == nil {
+			o.Reports = append(o.Reports, r)
+		}
+		errs = append(errs, err)
+	}
+	o.Held, err = held.Wait(ctx)
+	errs = append(errs, err)
+	o.Changes = w.Stop()
+	if n := len(o.Changes); n > 0 {
+		o.Moved = o.Changes[n-1].At.Sub(began)
+	}
+	if err := errors.Join(append(errs, eventErr)...); err != nil {
+		return o, fmt.Errorf("%s on %s: %w", name, node, err)
+	}
+	return o, nil
+}
+
+// start a prober of new connections.
+func (f *Field) start(ctx context.Context, address string, load Load) (*harness.Probe, error) {
+	if load.Rate == 0 {
+		return f.lab.StartProbe(ctx, client, harness.URL(address), load.For)
+	}
+	return f.lab.StartStream(ctx, client, harness.URL(address), load.Rate, load.For)
+}
+
+// PowerCut cuts the owner's power under a load, and boots it again.
+func (f *Field) PowerCut(ctx context.Context, load Load) (o *Outcome, err error) {
+	owner, err := f.victim(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, f.boot(ctx, owner)) }()
+	return f.Disturb(ctx, "power cut", owner, load, func(ctx context.Context) (time.Time, error) { return f.lab.Kill(ctx, owner) })
+}
+
+// boot starts a node whose power was cut and waits for it.
+func (f *Field) boot(ctx context.Context, node string) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), wholeTimeout)
+	defer cancel()
+	return errors.Join(f.lab.Start(ctx, node), f.Whole(ctx))
+}
+
+// PowerCutWithoutAPI is [Field.PowerCut] while the API server is paused: the agents have
+// nothing but each other. The owner's agent has the address before it may say so.
+func (f *Field) PowerCutWithoutAPI(ctx context.Context, load Load) (o *Outcome, err error) {
+	owner, err := f.victim(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := f.lab.Pause(ctx, "apiserver"); err != nil {
+		return nil, err
+	}
+	defer func() {
+		err = errors.Join(err, f.lab.Resume(context.WithoutCancel(ctx), "apiserver"), f.boot(ctx, owner))
+	}()
+	o, err = f.Disturb(ctx, "power cut without API server", owner, load, func(ctx context.Context) (time.Time, error) { return f.lab.Kill(ctx, owner) })
+	if err == nil {
+		_, err = f.lab.OneMAC(ctx, client, f.Addresses[0])
+	}
+	return o, err
+}
+
+// LinkDown pulls the owner's cable under a load, and plugs it again. One answer must come
+// when it is back: two nodes believe that the address is theirs.
+func (f *Field) LinkDown(ctx context.Context, load Load) (o *Outcome, err error) {
+	owner, err := f.victim(ctx)
+	if err != nil {
+		return nil, err
+	}
+	down := false
+	defer func() {
+		if down {
+			err = errors.Join(err, f.lab.Link(context.WithoutCancel(ctx), owner, "up"))
+		}
+		err = errors.Join(err, f.Whole(ctx))
+	}()
+	return f.Disturb(ctx, "link down", owner, load, func(ctx context.Context) (time.Time, error) {
+		began := time.Now()
+		down = true
+		return began, f.lab.Link(ctx, owner, "down")
+	})
+}
+
+// victim is the owner of the first address, which must not be the control plane.
+func (f *Field) victim(ctx context.Context) (string, error) {
+	owner, err := f.Owner(ctx)
+	if err == nil && owner == harness.FairleadNodes()[0] {
+		err = fmt.Errorf("%s announces %s: without it there is no API server", owner, f.Addresses[0])
+	}
+	return owner, err
+}
+
+// KillAgent kills the owner's agent by SIGKILL. The kubelet starts it again at once only
+// the first time: a pod that is deleted afterwards starts anew without its back-off.
+func (f *Field) KillAgent(ctx context.Context, load Load) (*Outcome, error) {
+	owner, err := f.victim(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return f.Disturb(ctx, "agent killed", owner, load, func(ctx context.Context) (time.Time, error) {
+		killed, err := f.lab.KillAgent(ctx, owner)
+		if err == nil {
+			err = f.Whole(ctx)
+		}
+		return killed, err
+	})
+}
+
+// agentPod is the name of a node's agent pod.
+func (f *Field) agentPod(ctx context.Context, node string) (string, error) {
+	pods, err := f.lab.Pods(ctx, harness.Namespace, "app.kubernetes.io/component=node-agent")
+	if err != nil {
+		return "", err
+	}
+	for i := range pods {
+		if pods[i].Spec.NodeName == node && pods[i].DeletionTimestamp == nil {
+			return pods[i].Name, nil
+		}
+	}
+	return "", fmt.Errorf("no agent pod on %s", node)
+}
+
+// ReplaceAgent deletes the owner's agent pod: SIGTERM, and another pod.
+func (f *Field) ReplaceAgent(ctx context.Context, load Load) (*Outcome, error) {
+	owner, err := f.victim(ctx)
+	if err != nil {
+		return nil, err
+	}
+	pod, err := f.agentPod(ctx, owner)
+	if err != nil {
+		return nil, err
+	}
+	return f.Disturb(ctx, "agent pod deleted", owner, load, func(ctx context.Context) (time.Time, error) {
+		began := time.Now()
+		if _, err := f.lab.Kubectl(ctx, "delete", "pod", "-n", harness.Namespace, pod, "--timeout=60s"); err != nil {
+			return began, err
+		}
+		return began, f.Whole(ctx)
+	})
+}
+
+// Rollout restarts the agents of all nodes, one after another, as an upgrade does.
+func (f *Field) Rollout(ctx context.Context, load Load) (*Outcome, error) {
+	const daemonset = "daemonset/fairlead-node-agent"
+	return f.Disturb(ctx, "rolling update", "all nodes", load, func(ctx context.Context) (time.Time, error) {
+		began := time.Now()
+		if _, err := f.lab.Kubectl(ctx, "rollout", "restart", "-n", harness.Namespace, daemonset); err != nil {
+			return began, err
+		}
+		if _, err := f.lab.Kubectl(ctx, "rollout", "status", "-n", harness.Namespace, daemonset, "--timeout=180s"); err != nil {
+			return began, err
+		}
+		return began, f.Whole(ctx)
+	})
+}
+
+// FreezeAgent stops the owner's agent for a while and lets it go on.
+func (f *Field) FreezeAgent(ctx context.Context, load Load, length time.Duration) (*Outcome, error) {
+	owner, err := f.victim(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return f.Disturb(ctx, "agent frozen "+length.String(), owner, load, func(ctx context.Context) (time.Time, error) {
+		began := time.Now()
+		if err := f.lab.Pause(ctx, owner+"/agent"); err != nil {
+			return began, err
+		}
+		perr := harness.Pause(ctx, length)
+		return began, errors.Join(perr, f.lab.Resume(context.WithoutCancel(ctx), owner+"/agent"))
+	})
+}
