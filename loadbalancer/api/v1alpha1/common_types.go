@@ -72,7 +72,8 @@ const (
 	ConditionAllocated = "Allocated"
 	// ConditionAnnounced says whether a node announces the LoadBalancer's addresses.
 	ConditionAnnounced = "Announced"
-	// ConditionConflict says that a pool has addresses that it never hands out, because
-	// a node, a pod range or a Service range has them.
+	// ConditionConflict says that a pool has addresses that it never hands out, because a
+	// node, a pod range or a Service range has them, or that an address of a LoadBalancer
+	// is announced by a host outside the cluster too.
 	ConditionConflict = "Conflict"
 )

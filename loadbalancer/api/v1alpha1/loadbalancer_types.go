@@ -151,7 +151,8 @@ type LoadBalancerStatus struct {
 	// Owner is a copy of the claims' owner, for people.
 	// +optional
 	Owner *Owner `json:"owner,omitempty"`
-	// Conditions: Allocated, Announced, Ready.
+	// Conditions: Allocated, Announced, Ready, and Conflict while a host outside the
+	// cluster has an address too.
 	// +optional
 	// +listType=map
 	// +listMapKey=type

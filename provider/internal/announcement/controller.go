@@ -105,6 +105,8 @@ type Controller struct {
 	written   map[loadbalancer.ServiceKey]writtenStatus
 	firstSeen map[types.UID]time.Time
 	proposed  map[types.UID]writtenList
+	// told are the conflicts that events have told of, by record.
+	told map[types.UID][]string
 }
 
 // New checks the options and hooks into the informers. Wiring:
@@ -131,6 +133,7 @@ func New(opts Options) (*Controller, error) {
 		written:   map[loadbalancer.ServiceKey]writtenStatus{},
 		firstSeen: map[types.UID]time.Time{},
 		proposed:  map[types.UID]writtenList{},
+		told:      map[types.UID][]string{},
 	}
 	c.worlds.informers = opts.Informers
 	if err := c.hook(); err != nil {

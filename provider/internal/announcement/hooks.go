@@ -24,6 +24,9 @@ func (c *Controller) hook() error {
 	if err := in.Claims.AddIndexers(cache.Indexers{groupIndex: byGroup}); err != nil {
 		return fmt.Errorf("index claims by group: %w", err)
 	}
+	if err := in.NodeAgents.AddIndexers(cache.Indexers{conflictIndex: byConflict}); err != nil {
+		return fmt.Errorf("index node agents by conflict: %w", err)
+	}
 	if err := in.EndpointSlices.AddIndexers(cache.Indexers{serviceIndex: byService}); err != nil {
 		return fmt.Errorf("index endpoint slices by service: %w", err)
 	}
@@ -122,6 +125,7 @@ func (c *Controller) forget(gone *v1alpha1.LoadBalancer) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	delete(c.firstSeen, gone.UID)
+	delete(c.told, gone.UID)
 	delete(c.settled, key)
 	if w, ok := c.written[key]; ok && w.uid == gone.UID {
 		delete(c.written, key)
@@ -167,6 +171,7 @@ func (c *Controller) nodeChanged(before, after *corev1.Node) {
 }
 
 func (c *Controller) nodeAgentChanged(before, after *v1alpha1.NodeAgent) {
+	c.conflictsChanged(before, after)
 	if before != nil && after != nil && sameAgent(before, after) {
 		return // counters
 	}

@@ -162,7 +162,11 @@ func (c *Controller) situationOf(r *v1alpha1.LoadBalancer, w *world, wanted wish
 	}
 	c.mu.Unlock()
 	for _, a := range wanted.addrs {
-		s.held = append(s.held, c.holdingOf(a, r.Spec.ServiceUID, w))
+		h := c.holdingOf(a, r.Spec.ServiceUID, w)
+		if h.bound {
+			h.conflicts = c.conflictsOf(h.addr, w)
+		}
+		s.held = append(s.held, h)
 	}
 	if !s.owned() {
 		var claims []*v1alpha1.IPClaim
@@ -249,6 +253,7 @@ func (c *Controller) tell(r *v1alpha1.LoadBalancer, before, after v1alpha1.LoadB
 		c.opts.Recorder.Eventf(svc, corev1.EventTypeNormal, eventAnnouncing,
 			"announcing %s from node %q by layer 2", addresses, node)
 	}
+	c.tellConflicts(r, svc, before, s)
 	if cause, message, ok := newFault(before.Conditions, after.Conditions); ok {
 		c.opts.Recorder.Event(svc, corev1.EventTypeWarning, cause, message)
 	} else if note != "" && announcedSays(after, note) && !announcedSays(before, note) {

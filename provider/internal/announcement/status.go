@@ -47,6 +47,8 @@ type holding struct {
 	retainUntil *metav1.Time
 	// owner is nil when no existing node owns the address.
 	owner *v1alpha1.Owner
+	// conflicts are hosts outside the cluster that have it too.
+	conflicts []conflict
 }
 
 // owner returns the record's owner: that of its first address that has one. All
@@ -102,14 +104,12 @@ func assess(s situation) v1alpha1.LoadBalancerStatus {
 		{v1alpha1.ConditionAnnounced, announced},
 		{v1alpha1.ConditionReady, assessReady(s, allocated, announced)},
 	} {
-		status := metav1.ConditionFalse
-		if c.answer.ok {
-			status = metav1.ConditionTrue
-		}
-		meta.SetStatusCondition(&out.Conditions, metav1.Condition{
-			Type: c.name, Status: status, Reason: c.answer.reason.String(), Message: c.answer.message,
-			ObservedGeneration: s.generation, LastTransitionTime: metav1.NewTime(s.now.Truncate(time.Second)),
-		})
+		setCondition(&out.Conditions, c.name, c.answer, s)
+	}
+	if conflict, ok := assessConflict(s); ok {
+		setCondition(&out.Conditions, v1alpha1.ConditionConflict, conflict, s)
+	} else {
+		meta.RemoveStatusCondition(&out.Conditions, v1alpha1.ConditionConflict)
 	}
 	return out
 }
@@ -146,7 +146,10 @@ func assessAnnounced(s situation) answer {
 	case len(s.wish.ads) == 0:
 		return s.wish.whyNoAdvertisement(poolsOf(s.addresses))
 	}
-	a := assessUnowned(s)
+	a, duplicate := assessDuplicates(s)
+	if !duplicate {
+		a = assessUnowned(s)
+	}
 	a.message += othersAnnounced(s) + s.wish.note()
 	return a
 }

@@ -12,6 +12,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/tools/cache"
 
 	"github.com/fairlead-lb/fairlead/loadbalancer"
@@ -151,7 +152,7 @@ func convertNode(n *corev1.Node, agent *v1alpha1.NodeAgent) node {
 	if agent == nil {
 		return out
 	}
-	out.agentReady = meta.IsStatusConditionTrue(agent.Status.Conditions, v1alpha1.ConditionReady)
+	out.agentReady = agentReady(agent)
 	for _, itf := range agent.Status.Interfaces {
 		d := loadbalancer.Interface{Name: itf.Name}
 		for _, s := range itf.Prefixes {
@@ -172,11 +173,17 @@ func sameNode(a, b *corev1.Node) bool {
 	return maps.Equal(a.Labels, b.Labels) && x.Ready == y.Ready && x.Cordoned == y.Cordoned && placement.Barred(x) == placement.Barred(y)
 }
 
+// agentReady reports whether an agent announces or is about to. One that restarts is: what
+// it has is answered for meanwhile, and lists that are written for every restart of every
+// agent would be changed twice for nothing.
+func agentReady(agent *v1alpha1.NodeAgent) bool {
+	ready := meta.FindStatusCondition(agent.Status.Conditions, v1alpha1.ConditionReady)
+	return ready != nil && (ready.Status == metav1.ConditionTrue || ready.Reason == reason.Restarting.String())
+}
+
 // sameAgent reports whether two versions of a NodeAgent make no difference here.
 func sameAgent(a, b *v1alpha1.NodeAgent) bool {
-	return meta.IsStatusConditionTrue(a.Status.Conditions, v1alpha1.ConditionReady) ==
-		meta.IsStatusConditionTrue(b.Status.Conditions, v1alpha1.ConditionReady) &&
-		equality.Semantic.DeepEqual(a.Status.Interfaces, b.Status.Interfaces)
+	return agentReady(a) == agentReady(b) && equality.Semantic.DeepEqual(a.Status.Interfaces, b.Status.Interfaces)
 }
 
 // verdict says why a node may not announce all of the targets; Reason is empty when it
