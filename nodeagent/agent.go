@@ -32,6 +32,7 @@ import (
 
 // kernelView is what the agent needs of the kernel.
 type kernelView interface {
+	kernelSettings
 	Links() ([]kernel.Link, error)
 	DefaultRoutes() (kernel.DefaultRoutes, error)
 	Watch(ctx context.Context, notify func()) error

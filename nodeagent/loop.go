@@ -51,6 +51,8 @@ type loop struct {
 	rivals  rivals
 	// kept are addresses that an earlier run left to the kernel.
 	kept []kernel.Kept
+	// settings are the kernel's.
+	settings settings
 
 	leaving bool
 	moved   bool
@@ -135,6 +137,7 @@ func (l *loop) round(ctx context.Context, now time.Time) {
 	l.lastPlan = now
 	l.refreshLinks(ctx, now)
 	objs, view := l.a.objects.Objects(ctx), l.gossip.View()
+	l.silence(ctx, objs.Claims)
 	s := l.snapshot(now, objs, view)
 	state := plan.For(s)
 	l.macs.learn(s.Members, s.Nodes)
@@ -295,10 +298,7 @@ func (l *loop) healthOf(view member.View, guard reason.Reason) status.Health {
 // stop finds out why the agent is to stop while all goes on, and acts on it.
 func (l *loop) stop(work context.Context, ticker *time.Ticker) {
 	logger := klog.FromContext(work)
-	held := len(l.held) + len(l.kept)
-	facts := stopFacts{
-		grace: l.a.o.RestartGrace, held: held, closing: l.a.objects.Objects(work).Nodes[l.a.name()].ShuttingDown,
-	}
+	facts := stopFacts{grace: l.a.o.RestartGrace, closing: l.a.objects.Objects(work).Nodes[l.a.name()].ShuttingDown}
 	asking, answered := context.WithCancel(work)
 	defer answered()
 	result := make(chan stopFacts, 1)
@@ -313,7 +313,7 @@ func (l *loop) stop(work context.Context, ticker *time.Ticker) {
 	facts = <-result
 	leave, cause := decideStop(facts)
 	if !leave {
-		logger.Info("Restarting", "addresses", held, "cause", cause, "grace", facts.grace)
+		logger.Info("Restarting", "addresses", len(l.held), "cause", cause, "grace", facts.grace)
 		err := l.restart(work, facts.daemonSetErr == nil)
 		if err == nil {
 			return
@@ -321,7 +321,7 @@ func (l *loop) stop(work context.Context, ticker *time.Ticker) {
 		cause = causeNoAddresses
 		logger.Error(err, "Cannot leave the addresses to the kernel")
 	}
-	logger.Info("Leaving", "addresses", held, "cause", cause)
+	logger.Info("Leaving", "addresses", len(l.held), "cause", cause)
 	l.leave(work, ticker)
 }
 
@@ -336,6 +336,7 @@ func (l *loop) leave(ctx context.Context, ticker *time.Ticker) {
 		l.round(ctx, time.Now())
 	}
 	l.drop(ctx, l.kept)
+	l.restoreKernel(ctx)
 	ctx, cancel := context.WithTimeout(ctx, clearTimeout)
 	defer cancel()
 	if err := l.a.owners.ClearNow(ctx, names); err != nil {

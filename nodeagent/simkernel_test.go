@@ -20,6 +20,8 @@ import (
 // simKernel is what of a node outlives its agent: the addresses that its kernel answers
 // for, and what the API server says of the agent's future.
 type simKernel struct {
+	simSettings
+
 	keeping sync.Mutex
 	until   map[kernel.Kept]time.Time // guarded by keeping
 	deny    error                     // guarded by keeping: adding addresses fails

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"reflect"
+	"slices"
 	"sync"
 	"time"
 
@@ -48,6 +49,10 @@ type Report struct {
 	want   v1alpha1.NodeAgentStatus // guarded by mu
 	set    bool                     // guarded by mu
 	health Health                   // guarded by mu
+	// settings are the kernel's that this run or an earlier one changed; loaded says that
+	// those of an earlier one are among them.
+	settings []v1alpha1.KernelSetting // guarded by mu
+	loaded   bool                     // guarded by mu
 }
 
 // NewReport makes a writer for a node. nodeUID is the Node's UID, empty while unknown;
@@ -56,10 +61,10 @@ func NewReport(node string, agents NodeAgents, nodeUID func() types.UID) *Report
 	return &Report{node: node, agents: agents, nodeUID: nodeUID, wake: make(chan struct{}, 1)}
 }
 
-// Set says what the object should hold; conditions in s are ignored in favour of h. It
-// does not block.
+// Set says what the object should hold; conditions in s are ignored in favour of h, and
+// kernel settings in favour of those of [Report.SetKernelSettings]. It does not block.
 func (r *Report) Set(s v1alpha1.NodeAgentStatus, h Health) {
-	s.Conditions = nil
+	s.Conditions, s.KernelSettings = nil, nil
 	r.mu.Lock()
 	same := r.set && reflect.DeepEqual(s, r.want) && h == r.health
 	r.want, r.health, r.set = s, h, true
@@ -78,6 +83,53 @@ func (r *Report) SetHealth(h Health) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.health = h
+}
+
+// KernelSettings are those of the kernel that were changed, by an earlier run of the agent
+// too; false while the object of that run was not read yet. Nothing is written before.
+func (r *Report) KernelSettings() ([]v1alpha1.KernelSetting, bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.settings), r.loaded
+}
+
+// SetKernelSettings replaces them, once they were read.
+func (r *Report) SetKernelSettings(list []v1alpha1.KernelSetting) {
+	r.mu.Lock()
+	same := slices.Equal(list, r.settings)
+	r.settings = slices.Clone(list)
+	r.mu.Unlock()
+	if same {
+		return
+	}
+	select {
+	case r.wake <- struct{}{}:
+	default:
+	}
+}
+
+// load reads what an earlier run recorded, once.
+func (r *Report) load(ctx context.Context) error {
+	if _, loaded := r.KernelSettings(); loaded {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
+	defer cancel()
+	obj, err := r.agents.Get(ctx, r.node, metav1.GetOptions{})
+	switch {
+	case apierrors.IsNotFound(err):
+		obj = &v1alpha1.NodeAgent{}
+	case apierrors.IsForbidden(err):
+		// The permissions are those of an earlier version, whose agent recorded nothing.
+		klog.FromContext(ctx).Error(err, "Cannot read the own NodeAgent; kernel settings that an earlier run changed stay")
+		obj = &v1alpha1.NodeAgent{}
+	case err != nil:
+		return fmt.Errorf("read NodeAgent: %w", err)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.settings, r.loaded = obj.Status.KernelSettings, true
+	return nil
 }
 
 // Run writes until ctx ends.
@@ -129,8 +181,12 @@ func sleep(ctx context.Context, d time.Duration) bool {
 // write applies the wanted status unless it was the last one written, and returns what
 // is written now.
 func (r *Report) write(ctx context.Context, written *v1alpha1.NodeAgentStatus) (*v1alpha1.NodeAgentStatus, error) {
+	if err := r.load(ctx); err != nil {
+		return written, err
+	}
 	r.mu.Lock()
 	s, h := *r.want.DeepCopy(), r.health
+	s.KernelSettings = slices.Clone(r.settings)
 	r.mu.Unlock()
 	if written != nil {
 		s.Conditions = append(s.Conditions, written.Conditions...)

@@ -13,7 +13,9 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"go.uber.org/goleak"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/fairlead-lb/fairlead/loadbalancer/api/v1alpha1"
@@ -269,4 +271,52 @@ func TestReport(t *testing.T) {
 			t.Errorf("Run: %v", err)
 		}
 	})
+}
+
+// What an earlier run recorded is read before anything is written, or it would be lost.
+func TestKernelSettingsAreReadFirst(t *testing.T) {
+	t.Parallel()
+	setting := v1alpha1.KernelSetting{Name: "net/ipv4/conf/eth0/arp_ignore", Former: "0", Value: "1"}
+	for name, first := range map[string]error{
+		"away":      errors.New("the server is away"),
+		"forbidden": apierrors.NewForbidden(schema.GroupResource{Resource: "nodeagents"}, "me", nil),
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				n := statustest.NewNodeAgents()
+				n.Put(&v1alpha1.NodeAgent{
+					ObjectMeta: metav1.ObjectMeta{Name: "me"},
+					Status:     v1alpha1.NodeAgentStatus{KernelSettings: []v1alpha1.KernelSetting{setting}},
+				})
+				n.FailWith(func() error { return first })
+				r := status.NewReport("me", n, func() types.UID { return "uid" })
+				ctx, cancel := context.WithCancel(t.Context())
+				done := make(chan error)
+				go func() { done <- r.Run(ctx) }()
+				r.Set(v1alpha1.NodeAgentStatus{Version: "2"}, status.Health{Reason: reason.Syncing})
+				settle()
+				_, known := r.KernelSettings()
+				if forbidden := name == "forbidden"; known != forbidden {
+					t.Errorf("settings are known: %t", known)
+				}
+				n.FailWith(nil)
+				settle()
+				got, _ := n.Peek("me")
+				list, known := r.KernelSettings()
+				if want := 1; name == "away" && (len(got.Status.KernelSettings) != want || len(list) != want || !known) || got.Status.Version != "2" {
+					t.Errorf("status is %+v, settings are %v, %t", got.Status, list, known)
+				}
+				r.SetKernelSettings(nil)
+				settle()
+				if got, _ = n.Peek("me"); len(got.Status.KernelSettings) != 0 {
+					t.Errorf("settings are %v, want none", got.Status.KernelSettings)
+				}
+				cancel()
+				if err := <-done; err != nil {
+					t.Errorf("Run: %v", err)
+				}
+			})
+		})
+	}
 }

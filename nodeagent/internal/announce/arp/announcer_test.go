@@ -376,7 +376,7 @@ func TestStrangersAreDefendedAgainst(t *testing.T) {
 				b.t.Errorf("sent %+v within ten seconds", got)
 			}
 		}
-		want := "[{{eth0 192.0.2.200} 02:00:00:00:00:08}]"
+		want := "[{{eth0 192.0.2.200} 02:00:00:00:00:08 2000-01-01 00:00:05 +0000 UTC}]"
 		if got := fmt.Sprint(b.a.Conflicts(time.Now())); got != want {
 			b.t.Errorf("conflicts %s, want %s", got, want)
 		}
@@ -384,7 +384,7 @@ func TestStrangersAreDefendedAgainst(t *testing.T) {
 		if got := claim(9); len(got) != 2 {
 			b.t.Errorf("the next defence is %+v", got)
 		}
-		want = "[{{eth0 192.0.2.200} 02:00:00:00:00:09}]"
+		want = "[{{eth0 192.0.2.200} 02:00:00:00:00:09 2000-01-01 00:00:05 +0000 UTC}]"
 		time.Sleep(59 * time.Second) //nolint:forbidigo // a bubble's clock
 		if got := fmt.Sprint(b.a.Conflicts(time.Now())); got != want {
 			b.t.Errorf("conflicts %s, want %s", got, want)

@@ -81,7 +81,7 @@ func TestParse(t *testing.T) {
 		},
 		"is the address free": {
 			changed(func(m *message) { m.src, m.hasLink, m.link = netip.IPv6Unspecified(), false, kernel.MAC{} }),
-			l2.Packet{From: peerMAC(), Sender: netip.IPv6Unspecified(), Asks: addr("fd00::200")},
+			l2.Packet{From: peerMAC(), Sender: netip.IPv6Unspecified(), Asks: addr("fd00::200"), Wants: addr("fd00::200")},
 		},
 		"advertisement": {
 			changed(advertisement), l2.Packet{From: peerMAC(), Sender: addr("fd00::200"), Claims: addr("fd00::200")},

@@ -40,6 +40,13 @@ func (n *NodeAgents) Delete(name string) {
 	delete(n.objs, name)
 }
 
+// Put stores an object.
+func (n *NodeAgents) Put(o *v1alpha1.NodeAgent) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.objs[o.Name] = o.DeepCopy()
+}
+
 // Peek returns an object without a request.
 func (n *NodeAgents) Peek(name string) (*v1alpha1.NodeAgent, bool) {
 	n.mu.Lock()
@@ -57,6 +64,14 @@ func (n *NodeAgents) Writes() int {
 
 // Get reads an object.
 func (n *NodeAgents) Get(_ context.Context, name string, _ metav1.GetOptions) (*v1alpha1.NodeAgent, error) {
+	n.mu.Lock()
+	fail := n.fail
+	n.mu.Unlock()
+	if fail != nil {
+		if err := fail(); err != nil {
+			return nil, err
+		}
+	}
 	if o, ok := n.Peek(name); ok {
 		return o, nil
 	}
