@@ -44,6 +44,8 @@ type sim struct {
 	deaf    loadbalancer.NodeName         // set before its start: it may not open packet sockets
 	foreign map[netip.Addr]kernel.MAC     // hosts on the LAN that are no nodes
 	apart   map[loadbalancer.NodeName]int // the parts of a LAN that fell apart
+	deafTo  map[loadbalancer.NodeName]int // the parts of the gossip
+	lostBy  map[loadbalancer.NodeName]int // the same, once the agents know
 }
 
 const detection = 700 * time.Millisecond
@@ -79,7 +81,7 @@ func simulate(t *testing.T, names []loadbalancer.NodeName, script func(s *sim)) 
 			records: map[loadbalancer.ServiceUID]loadbalancer.Record{},
 			nodes:   map[loadbalancer.NodeName]*simNode{}, cut: map[loadbalancer.NodeName]bool{}, kept: map[loadbalancer.NodeName]*simKernel{},
 			serving: map[loadbalancer.NodeName]struct{}{}, foreign: map[netip.Addr]kernel.MAC{},
-			apart: map[loadbalancer.NodeName]int{},
+			apart: map[loadbalancer.NodeName]int{}, deafTo: map[loadbalancer.NodeName]int{}, lostBy: map[loadbalancer.NodeName]int{},
 		}
 		s.claims.OnChange(s.markAll)
 		for _, n := range names {

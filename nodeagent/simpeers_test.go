@@ -4,10 +4,12 @@ package nodeagent
 
 import (
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/fairlead-lb/fairlead/loadbalancer"
 	"github.com/fairlead-lb/fairlead/loadbalancer/plan"
+	"github.com/fairlead-lb/fairlead/nodeagent/internal/kernel"
 	"github.com/fairlead-lb/fairlead/nodeagent/internal/member"
 )
 
@@ -16,7 +18,8 @@ type simPeer struct {
 	visible bool
 	joins   uint64
 	gone    time.Time
-	last    *simNode
+	last    plan.Member // what was heard last
+	run     member.Run
 }
 
 // View is the node as the agent's gossip: instant, but for those that are cut off.
@@ -40,20 +43,21 @@ func (n *simNode) View() member.View {
 			p = &simPeer{}
 			n.seen[name] = p
 		}
-		visible := n.s.cut[name] == n.s.cut[n.name] && n.s.apart[name] == n.s.apart[n.name]
+		if n.s.deafTo[name] == n.s.deafTo[n.name] {
+			p.last, p.run = other.asMember(p.joins)
+		}
+		visible := n.s.cut[name] == n.s.cut[n.name] && n.s.lostBy[name] == n.s.lostBy[n.name]
 		if visible && !p.visible {
 			p.joins++
 		}
 		if !visible && p.visible {
 			p.gone = time.Now()
 		}
-		p.visible = visible
+		p.visible, p.run.Joins = visible, p.joins
 		if visible {
-			p.last = other
-			v.Members[name], v.Runs[name] = other.asMember(p.joins)
-		} else if p.last != nil {
-			m, run := p.last.asMember(p.joins)
-			v.Gone[name] = member.Gone{Run: run, Last: m, At: p.gone}
+			v.Members[name], v.Runs[name] = p.last, p.run
+		} else if !p.gone.IsZero() {
+			v.Gone[name] = member.Gone{Run: p.run, Last: p.last, At: p.gone}
 		}
 	}
 	return v
@@ -106,42 +110,53 @@ func (s *sim) sigkill(name loadbalancer.NodeName) {
 	s.setCut(name, true)
 }
 
-// part cuts the LAN in parts, for the kernels at once and for the gossip after the
-// detection time.
-func (s *sim) part(parts ...[]loadbalancer.NodeName) {
+// partKernels cuts the LAN in parts for the kernels, partGossip for the gossip, which
+// notices after the detection time.
+func (s *sim) partKernels(parts ...[]loadbalancer.NodeName) { s.part(s.apart, parts) }
+
+func (s *sim) partGossip(parts ...[]loadbalancer.NodeName) {
+	s.part(s.deafTo, parts)
+	s.wait(detection)
+	s.part(s.lostBy, parts)
+}
+
+func (s *sim) part(in map[loadbalancer.NodeName]int, parts [][]loadbalancer.NodeName) {
 	s.mu.Lock()
 	for i, names := range parts {
 		for _, n := range names {
-			s.apart[n] = i
+			in[n] = i
 		}
 	}
 	s.mu.Unlock()
 	s.markAll()
 }
 
-// unplugged cuts nodes' wires off without the gossip's noticing yet.
+// kernelReply is how the kernel answers that has the address which an ARP request asks for.
 func (s *sim) kernelReply(from loadbalancer.NodeName, f []byte) []byte {
 	if f[12] != 8 || f[21] != 1 || [4]byte(f[28:32]) == [4]byte{} {
 		return nil
 	}
 	addr := netip.AddrFrom4([4]byte(f[38:42]))
 	s.mu.Lock()
-	var node *simNode
+	defer s.mu.Unlock()
 	for _, n := range s.nodes {
-		if n.ip == addr && s.apart[n.name] == s.apart[from] {
-			node = n
+		dead := false
+		n.set(func() { dead = n.dead })
+		if dead || n.name == from || s.apart[n.name] != s.apart[from] || !n.owns(addr) {
+			continue
 		}
+		reply := claimFrame(addr, n.links[0].MAC)
+		copy(reply, f[6:12])
+		return reply
 	}
-	s.mu.Unlock()
-	if node == nil || node.name == from {
-		return nil
-	}
-	dead := false
-	node.set(func() { dead = node.dead })
-	if dead || node.links == nil {
-		return nil
-	}
-	reply := claimFrame(addr, node.links[0].MAC)
-	copy(reply, f[6:12])
-	return reply
+	return nil
+}
+
+// owns says whether an address is one of the node's own.
+func (n *simNode) owns(addr netip.Addr) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return slices.ContainsFunc(n.links, func(k kernel.Link) bool {
+		return slices.ContainsFunc(k.Prefixes, func(p netip.Prefix) bool { return p.Addr() == addr })
+	})
 }
