@@ -115,14 +115,19 @@ func TestFrozenAgent(t *testing.T) {
 	}
 }
 
-// TestLinkDown pulls the announcing node's cable and plugs it in again.
+// TestLinkDown pulls the announcing node's cable and plugs it in again, then does the same
+// to a node whose agent just said that it restarts.
 func TestLinkDown(t *testing.T) {
 	f := field(t, 3)
-	o, err := f.LinkDown(t.Context(), l2.Load{For: 5 * time.Second, Delay: time.Second})
-	if err != nil {
-		t.Fatal(err)
+	for name, restart := range map[string]bool{"running": false, "in a restart": true} {
+		t.Run(name, func(t *testing.T) {
+			o, err := f.LinkDown(t.Context(), l2.Load{For: 5 * time.Second, Delay: time.Second}, restart)
+			if err != nil {
+				t.Fatal(err)
+			}
+			tookOver(t, f, o)
+		})
 	}
-	tookOver(t, f, o)
 }
 
 // tookOver checks a failover: quick, to another node, with one answer for both families.

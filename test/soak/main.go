@@ -21,6 +21,7 @@ import (
 	"github.com/fairlead-lb/fairlead/test/bench/failover"
 	"github.com/fairlead-lb/fairlead/test/harness"
 	"github.com/fairlead-lb/fairlead/test/soak/churn"
+	"github.com/fairlead-lb/fairlead/test/soak/l2"
 )
 
 func main() {
@@ -40,6 +41,9 @@ type options struct {
 	services int
 	seed     uint64
 	kinds    string
+	parts    string
+	apiPause time.Duration
+	rate     int
 	stateDir string
 	reuse    bool
 	out      string
@@ -47,23 +51,26 @@ type options struct {
 
 // defaults of -runs and -services by soak.
 func defaults() map[string][2]int {
-	return map[string][2]int{"controller": {50, 200}, "failover": {20, 0}, "ipam": {1000, 500}}
+	return map[string][2]int{"controller": {50, 200}, "failover": {20, 0}, "ipam": {1000, 500}, "l2": {30, 0}}
 }
 
 func parse() (options, error) {
 	var o options
-	flag.StringVar(&o.soak, "soak", "controller", "which soak: controller, failover or ipam")
-	flag.IntVar(&o.runs, "runs", 0, "how many kills (default: 50 for controller, 20 for failover); ipam: how many Services (1000)")
+	flag.StringVar(&o.soak, "soak", "controller", "which soak: controller, failover, ipam or l2")
+	flag.IntVar(&o.runs, "runs", 0, "how many kills (default: 50 for controller, 20 for failover); ipam: how many Services (1000); l2: how many power cuts, and pulled cables (30)")
 	flag.IntVar(&o.services, "services", 0, "how many Services at one time (default: 200 for controller, 500 for ipam)")
 	flag.Uint64Var(&o.seed, "seed", uint64(time.Now().Unix()), "controller, ipam: seed of the load") //nolint:gosec // a time after 1970
 	flag.StringVar(&o.kinds, "kinds", "", "ipam: only these kinds of Services, separated by commas")
+	flag.StringVar(&o.parts, "parts", "", "l2: only these parts, separated by commas: "+strings.Join(l2.Parts(), ", "))
+	flag.DurationVar(&o.apiPause, "api-pause", 10*time.Minute, "l2: how long the API server is away")
+	flag.IntVar(&o.rate, "rate", 1000, "l2: new connections a second and family that nothing may disturb")
 	flag.StringVar(&o.stateDir, "state-dir", "", "the lab's state directory (default: a fresh one)")
 	flag.BoolVar(&o.reuse, "reuse", false, "use the cluster that runs at --state-dir and leave it running")
 	flag.StringVar(&o.out, "out", "", "directory of the result file (default: docs/results)")
 	flag.Parse()
 	d, known := defaults()[o.soak]
 	if !known {
-		return o, fmt.Errorf("unknown soak %q; there are: controller, failover, ipam", o.soak)
+		return o, fmt.Errorf("unknown soak %q; there are: controller, failover, ipam, l2", o.soak)
 	}
 	if o.runs == 0 {
 		o.runs = d[0]
@@ -104,9 +111,12 @@ func run(ctx context.Context) error {
 	return harness.Session(ctx, lab, o.reuse, func(ctx context.Context) error {
 		var body string
 		var soakErr error
-		if o.soak == "controller" {
+		switch o.soak {
+		case "controller":
 			body, soakErr = controller(ctx, lab, o)
-		} else {
+		case "l2":
+			body, soakErr = layer2(ctx, lab, o)
+		default:
 			body, soakErr = failovers(ctx, lab, o)
 		}
 		if ctx.Err() != nil {
@@ -147,7 +157,7 @@ func failovers(ctx context.Context, lab *harness.Lab, o options) (string, error)
 		return "The run did not begin.", err
 	}
 	var b strings.Builder
-	_, _ = fmt.Fprintf(&b, "The power of the node that announces an address was cut at a random moment; a client probed every 20 ms.\n\n"+
+	_, _ = fmt.Fprintf(&b, "The power of the node that announces an address was cut at a random moment; a client probed every 10 ms.\n\n"+
 		"Median **%.0f ms**, minimum %.0f ms, maximum %.0f ms of %d runs.\n\n"+
 		"| run | cut | answers after | blackout ms | failed of sent | MACs afterwards |\n|---|---|---|---|---|---|\n",
 		res.MedianMs, res.MinMs, res.MaxMs, len(res.Runs))
@@ -158,6 +168,19 @@ func failovers(ctx context.Context, lab *harness.Lab, o options) (string, error)
 		}
 	}
 	return b.String(), err
+}
+
+// layer2 disturbs agents, nodes and networks in every way.
+func layer2(ctx context.Context, lab *harness.Lab, o options) (string, error) {
+	c := l2.Config{Losses: o.runs, APIPause: o.apiPause, Rate: o.rate, Progress: os.Stdout}
+	if o.parts != "" {
+		c.Parts = strings.Split(o.parts, ",")
+	}
+	rep, err := l2.Run(ctx, lab, c)
+	for _, f := range rep.Faults() {
+		err = errors.Join(err, errors.New(f))
+	}
+	return rep.Markdown(), err
 }
 
 // write stores the result as soak-NAME-DATE.md, also when the soak failed.

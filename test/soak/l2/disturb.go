@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
+	"syscall"
 	"time"
 
 	"github.com/fairlead-lb/fairlead/test/harness"
@@ -197,25 +199,49 @@ func (f *Field) PowerCutWithoutAPI(ctx context.Context, load Load) (o *Outcome, 
 	return o, err
 }
 
-// LinkDown pulls the owner's cable under a load, and plugs it again. One answer must come
-// when it is back: two nodes believe that the address is theirs.
-func (f *Field) LinkDown(ctx context.Context, load Load) (o *Outcome, err error) {
+// LinkDown pulls the owner's cable under a load, and plugs it in again. With restart its
+// agent was just told to restart: the others must notice that the node itself is away.
+func (f *Field) LinkDown(ctx context.Context, load Load, restart bool) (o *Outcome, err error) {
 	owner, err := f.victim(ctx)
 	if err != nil {
 		return nil, err
 	}
-	down := false
+	name := "link down"
+	if restart {
+		name = "link down in a restart"
+	}
 	defer func() {
-		if down {
-			err = errors.Join(err, f.lab.Link(context.WithoutCancel(ctx), owner, "up"))
-		}
-		err = errors.Join(err, f.Whole(ctx))
+		err = errors.Join(err, f.lab.Link(context.WithoutCancel(ctx), owner, "up"), f.Whole(ctx))
 	}()
-	return f.Disturb(ctx, "link down", owner, load, func(ctx context.Context) (time.Time, error) {
+	return f.Disturb(ctx, name, owner, load, func(ctx context.Context) (time.Time, error) {
+		if restart {
+			if err := f.stopAgent(ctx, owner); err != nil {
+				return time.Now(), err
+			}
+		}
 		began := time.Now()
-		down = true
 		return began, f.lab.Link(ctx, owner, "down")
 	})
+}
+
+// stopAgent ends a node's agent by SIGTERM and returns when it is gone, or another one is
+// there.
+func (f *Field) stopAgent(ctx context.Context, node string) error {
+	before, err := f.lab.Processes(ctx, node, harness.AgentProgram)
+	if err != nil {
+		return err
+	}
+	if err := f.lab.SignalProgram(ctx, node, harness.AgentProgram, syscall.SIGTERM); err != nil {
+		return err
+	}
+	_, err = harness.Eventually(ctx, 10*time.Second, func(ctx context.Context) error {
+		now, err := f.lab.Processes(ctx, node, harness.AgentProgram)
+		if err == nil && slices.ContainsFunc(now, func(pid int) bool { return slices.Contains(before, pid) }) {
+			err = fmt.Errorf("the agent of %s goes on", node)
+		}
+		return err
+	})
+	return err
 }
 
 // victim is the owner of the first address, which must not be the control plane.

@@ -198,6 +198,23 @@ func (f *Field) Owner(ctx context.Context) (string, error) {
 	return f.lab.Owner(ctx, f.Addresses[0])
 }
 
+// Focus makes an address of a node the first one, which requests go to.
+func (f *Field) Focus(ctx context.Context, node string) error {
+	owners, err := f.Owners(ctx)
+	if err != nil {
+		return err
+	}
+	i := slices.IndexFunc(f.Addresses, func(a string) bool { return owners[a] == node })
+	if i < 0 {
+		return fmt.Errorf("%s announces none of %d addresses", node, len(f.Addresses))
+	}
+	f.Addresses[0], f.Addresses[i] = f.Addresses[i], f.Addresses[0]
+	if len(f.Six) > 0 {
+		f.Six[0], f.Six[i] = f.Six[i], f.Six[0]
+	}
+	return nil
+}
+
 // Whole waits until every node is Ready and each agent sees all others.
 func (f *Field) Whole(ctx context.Context) error {
 	nodes := len(harness.FairleadNodes())

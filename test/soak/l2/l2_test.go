@@ -3,6 +3,7 @@
 package l2
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -105,5 +106,35 @@ func TestOutcome(t *testing.T) {
 	o.Began = cut.Add(time.Minute)
 	if ms, err := o.Blackout(); err == nil {
 		t.Errorf("blackout %v of a gap that ended before the cut, want an error", ms)
+	}
+}
+
+func TestReportFaults(t *testing.T) {
+	cut := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	loss := func(ms float64) *Outcome {
+		return &Outcome{Name: "power cut", Began: cut, Reports: []*harness.Report{{
+			Sent: 10, Failed: 3, LongestGapMs: ms, GapEnd: cut.Add(time.Second), FirstFailure: cut, FirstSuccessAfter: cut.Add(time.Second),
+		}}}
+	}
+	held := &harness.HoldReport{Held: holds, Alive: holds}
+	quiet := &Outcome{Name: "agent killed", Reports: []*harness.Report{{Sent: 100, OK: 100}}, Held: held}
+	for name, tc := range map[string]struct {
+		outcomes map[string][]*Outcome
+		splits   []*Split
+		want     string
+	}{
+		"good":           {outcomes: map[string][]*Outcome{"loss": {loss(600), loss(1100), loss(650)}, "restart": {quiet}}, splits: []*Split{{Doubled: 3, Healed: time.Second}}},
+		"slow median":    {outcomes: map[string][]*Outcome{"loss": {loss(800), loss(900), loss(10)}}, want: "median of 800"},
+		"slow once":      {outcomes: map[string][]*Outcome{"loss": {loss(600), loss(1300), loss(10)}}, want: "maximum of 1300"},
+		"a failure":      {outcomes: map[string][]*Outcome{"restart": {{Name: "x", Held: held, Reports: []*harness.Report{{Sent: 5, Failed: 1}}}}}, want: "1 of 5"},
+		"an owner moved": {outcomes: map[string][]*Outcome{"away": {{Name: "x", Held: held, Changes: []Change{{}}}}}, want: "1 owner changes"},
+		"a connection":   {outcomes: map[string][]*Outcome{"restart": {{Name: "x", Held: &harness.HoldReport{Broken: 1}}}}, want: "1 of 20 open connections"},
+		"two answers":    {splits: []*Split{{Nodes: []string{"worker"}, From: FromPeers, Faults: []string{"192.0.2.1"}}}, want: "worker"},
+		"a slow heal":    {splits: []*Split{{Healed: 3 * time.Second}}, want: "healed after 3s"},
+	} {
+		got := strings.Join((&Report{Outcomes: tc.outcomes, Splits: tc.splits}).Faults(), "\n")
+		if (tc.want == "") != (got == "") || !strings.Contains(got, tc.want) {
+			t.Errorf("%s: faults %q, want %q in them", name, got, tc.want)
+		}
 	}
 }

@@ -6,7 +6,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"syscall"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/fairlead-lb/fairlead/test/harness"
@@ -63,6 +64,75 @@ func (f *Field) evacuate(ctx context.Context, name, node string, load Load, args
 	})
 }
 
+// populate makes a node announce something, and that the first address: what went away
+// does not come back by itself, so new Services are made until the node has one.
+func (f *Field) populate(ctx context.Context, node string) error {
+	if err := f.Focus(ctx, node); err == nil {
+		return nil
+	}
+	if err := f.renew(ctx, len(f.Addresses)/len(harness.Workers())); err != nil {
+		return err
+	}
+	return f.Focus(ctx, node)
+}
+
+// renew deletes the last n Services and makes them again: the controller's balance gives
+// their addresses to the nodes that have least.
+func (f *Field) renew(ctx context.Context, n int) error {
+	total := len(f.Addresses)
+	args := []string{"delete", "service", "-n", Namespace, "--timeout=60s"}
+	for i := total - n; i < total; i++ {
+		args = append(args, serviceName(i))
+	}
+	if _, err := f.lab.Kubectl(ctx, args...); err != nil {
+		return err
+	}
+	if _, err := harness.Eventually(ctx, time.Minute, func(ctx context.Context) error {
+		claims, err := f.lab.Claims(ctx)
+		if err != nil {
+			return err
+		}
+		left := 0
+		for i := range claims {
+			if claims[i].Spec.Pool == Namespace {
+				left++
+			}
+		}
+		if want := total - n; left > 2*want {
+			return fmt.Errorf("%d claims are left, want those of %d Services", left, want)
+		}
+		return nil
+	}); err != nil {
+		return err
+	}
+	f.Addresses = f.Addresses[:total-n]
+	return f.grow(ctx, total, len(f.Six) > 0)
+}
+
+// holders are n nodes that announce something, the first address's owner first.
+func (f *Field) holders(ctx context.Context, n int) ([]string, error) {
+	first, err := f.victim(ctx)
+	if err != nil {
+		return nil, err
+	}
+	owners, err := f.Owners(ctx)
+	if err != nil {
+		return nil, err
+	}
+	out := []string{first}
+	for _, node := range harness.Workers() {
+		if len(out) < n && node != first && slices.Contains(slices.Collect(maps.Values(owners)), node) {
+			out = append(out, node)
+		}
+	}
+	for _, node := range harness.Workers() {
+		if len(out) < n && !slices.Contains(out, node) {
+			out = append(out, node)
+		}
+	}
+	return out, nil
+}
+
 // controllers sets the number of controllers and waits for them.
 func (f *Field) controllers(ctx context.Context, n int) error {
 	_, err := f.lab.Kubectl(ctx, "scale", "-n", harness.Namespace, "deployment/fairlead-controller", fmt.Sprintf("--replicas=%d", n))
@@ -106,7 +176,7 @@ func (f *Field) APIServerAway(ctx context.Context, load Load, length time.Durati
 		began := time.Now()
 		err := f.lab.Pause(ctx, "apiserver")
 		if err == nil && restart {
-			err = f.lab.SignalProgram(ctx, owner, harness.AgentProgram, syscall.SIGTERM)
+			err = f.stopAgent(ctx, owner)
 		}
 		if err == nil {
 			err = harness.Pause(ctx, length-time.Since(began))
