@@ -23,6 +23,8 @@ const (
 	// silentBefore is how long before its peers' patience ends the kernel's answers do:
 	// timers of addresses are up to 1.25 s late.
 	silentBefore = 2 * time.Second
+	// unheard is for how long the kernel answers at most when the peers cannot be told.
+	unheard = 5 * time.Second
 	// flushTime is how long the word of a restart has to reach the peers, and the last
 	// status the API server.
 	flushTime = 250 * time.Millisecond
@@ -42,7 +44,7 @@ func (l *loop) restart(ctx context.Context, online bool) error {
 		}
 	}
 	l.apply()
-	if err := l.a.d.kernel.Keep(l.held.keep(), l.a.o.RestartGrace-silentBefore); err != nil {
+	if err := l.a.d.kernel.Keep(l.held.keep(), l.lifetime()); err != nil {
 		return err //nolint:wrapcheck // says what failed
 	}
 	l.restarting = l.a.o.RestartGrace
@@ -57,6 +59,22 @@ func (l *loop) restart(ctx context.Context, online bool) error {
 	}
 	<-ctx.Done()
 	return nil
+}
+
+// lifetime is for how long the kernel is to answer. An agent whose node lost the address
+// that it gossips from cannot tell its peers that it will be back: they are to take over
+// soon, as after any death.
+func (l *loop) lifetime() time.Duration {
+	d := l.a.o.RestartGrace - silentBefore
+	for _, k := range l.links {
+		if slices.ContainsFunc(k.Prefixes, func(p netip.Prefix) bool { return p.Addr() == l.addr }) {
+			return d
+		}
+	}
+	if l.moved {
+		return min(d, unheard)
+	}
+	return d
 }
 
 // keep is what the kernel answers for while the agent restarts: what is on the wire now.

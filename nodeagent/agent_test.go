@@ -4,7 +4,6 @@ package nodeagent
 
 import (
 	"errors"
-	"net/netip"
 	"testing"
 	"time"
 
@@ -96,26 +95,6 @@ func TestNodeWithoutPacketSockets(t *testing.T) {
 		s.bind(vip, loadbalancer.Cluster, "b", "a")
 		s.wait(time.Second)
 		s.expect("beside a deaf node", "a", "a@1")
-	})
-}
-
-// An agent whose sockets are bound to an address that its node has no more hands over
-// and ends, to be started again.
-func TestNodeAddressChange(t *testing.T) {
-	t.Parallel()
-	simulate(t, abc(), func(s *sim) {
-		s.bind(vip, loadbalancer.Cluster, "b", "c", "a")
-		s.wait(time.Second)
-		b := s.nodes["b"]
-		b.readdress(netip.MustParseAddr("10.0.0.77"))
-		if err := <-b.done; !errors.Is(err, errMoved) {
-			s.t.Errorf("the agent ended with %v", err)
-		}
-		b.done <- nil
-		s.expect("after the change", "c", "c@2")
-		if s.nodes["a"].agent.health.state.Load() == nil || len(s.nodes["a"].done) > 0 {
-			s.t.Error("another agent ended too")
-		}
 	})
 }
 

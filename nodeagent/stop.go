@@ -32,7 +32,6 @@ type stopCause string
 
 const (
 	causeNoGrace      stopCause = "restarts have no grace"
-	causeNothingHeld  stopCause = "nothing is announced"
 	causeShutdown     stopCause = "the node is shutting down"
 	causeNodeGone     stopCause = "the Node is gone or being deleted"
 	causeDenied       stopCause = "the agent has no permission any longer"
@@ -45,9 +44,8 @@ const (
 
 // stopFacts are what an agent that is told to stop knows.
 type stopFacts struct {
-	// grace is 0 where every stop is to be a leave, held what the node answers for.
+	// grace is 0 where every stop is to be a leave.
 	grace time.Duration
-	held  int
 	// closing says that the agent's local copies show that the node shuts down.
 	closing bool
 
@@ -64,8 +62,6 @@ func decideStop(f stopFacts) (leave bool, cause stopCause) {
 	switch {
 	case f.grace <= 0:
 		return true, causeNoGrace
-	case f.held == 0:
-		return true, causeNothingHeld
 	case f.closing || f.nodeErr == nil && f.node != nil && convert.Node(f.node).ShuttingDown:
 		return true, causeShutdown
 	case apierrors.IsNotFound(f.nodeErr) || f.nodeErr == nil && f.node != nil && f.node.DeletionTimestamp != nil:

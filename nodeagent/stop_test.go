@@ -56,7 +56,6 @@ func TestDecideStop(t *testing.T) {
 	}{
 		"rolling update":  {func(*stopFacts) {}, false, causeStillWanted},
 		"no grace":        {func(f *stopFacts) { f.grace = 0 }, true, causeNoGrace},
-		"nothing held":    {func(f *stopFacts) { f.held = 0 }, true, causeNothingHeld},
 		"API server away": {func(f *stopFacts) { f.daemonSetErr, f.nodeErr = context.DeadlineExceeded, context.DeadlineExceeded }, false, causeNoAPIAnswers},
 		"API server out of its mind": {func(f *stopFacts) {
 			f.daemonSetErr, f.nodeErr = apierrors.NewInternalError(context.Canceled), apierrors.NewInternalError(context.Canceled)
@@ -83,7 +82,7 @@ func TestDecideStop(t *testing.T) {
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			f := stopFacts{grace: 30 * time.Second, held: 1, daemonSet: daemonSet(nil), node: clusterNode(nil)}
+			f := stopFacts{grace: 30 * time.Second, daemonSet: daemonSet(nil), node: clusterNode(nil)}
 			tt.change(&f)
 			if leave, cause := decideStop(f); leave != tt.leave || cause != tt.cause {
 				t.Errorf("leave %t (%s), want %t (%s)", leave, cause, tt.leave, tt.cause)

@@ -1,0 +1,263 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package nodeagent
+
+import (
+	"errors"
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/fairlead-lb/fairlead/loadbalancer"
+	"github.com/fairlead-lb/fairlead/loadbalancer/api/v1alpha1"
+	"github.com/fairlead-lb/fairlead/nodeagent/internal/kernel"
+)
+
+// begin stops a node's agent and watches who answers while it does.
+func (s *sim) begin(name loadbalancer.NodeName, d time.Duration) string {
+	s.nodes[name].cancel()
+	seen := s.watch(vip, d)
+	s.sigterm(name)
+	return seen
+}
+
+// watching fails unless who answers changes as wanted.
+func (s *sim) watching(when, want string, d time.Duration) {
+	s.t.Helper()
+	if got := s.watch(vip, d); got != want {
+		s.t.Errorf("%s %q answered, want %q", when, got, want)
+	}
+}
+
+func (s *sim) keptOn(name loadbalancer.NodeName) int {
+	list, _ := s.kernelOf(name).Kept() // the fake's never fails
+	return len(list)
+}
+
+func TestRestartKeepsTheAddress(t *testing.T) {
+	t.Parallel()
+	simulate(t, abc(), func(s *sim) {
+		s.bind(vip, loadbalancer.Cluster, "b", "c", "a")
+		s.wait(2 * time.Second)
+		if got := s.begin("b", time.Second); got != "b" {
+			s.t.Errorf("while it stops %q answered", got)
+		}
+		if n, ok := s.agents.Peek("b"); !ok || n.Status.Conditions[0].Reason != "Restarting" || n.Status.Conditions[0].Status != "False" {
+			s.t.Errorf("NodeAgent is %+v", n)
+		}
+		s.watching("while it is away", "b", 10*time.Second)
+		s.expect("before the return", "b", "b@1")
+		s.start("b")
+		s.watching("after its return", "b", 5*time.Second)
+		s.expect("after the return", "b", "b@2")
+		if left := s.keptOn("b"); left > 0 {
+			s.t.Errorf("the kernel still answers for %d addresses", left)
+		}
+	})
+}
+
+// Every agent of the cluster, one after the other, as the DaemonSet controller does it.
+func TestRollingUpdate(t *testing.T) {
+	t.Parallel()
+	simulate(t, abc(), func(s *sim) {
+		s.bind(vip, loadbalancer.Cluster, "b", "c", "a")
+		s.wait(2 * time.Second)
+		for _, n := range abc() {
+			if got := s.begin(n, time.Second); got != "b" {
+				s.t.Errorf("while %s stops %q answered", n, got)
+			}
+			s.watching("while one is away", "b", 3*time.Second)
+			s.start(n)
+			s.watching("after its return", "b", 3*time.Second)
+		}
+		s.expect("in the end", "b", "b@2")
+	})
+}
+
+// The kernel is silent before anybody takes over.
+func TestRestartWithoutReturn(t *testing.T) {
+	t.Parallel()
+	simulate(t, abc(), func(s *sim) {
+		s.bind(vip, loadbalancer.Cluster, "b", "c", "a")
+		s.wait(2 * time.Second)
+		s.sigterm("b")
+		s.watching("afterwards", "b,,c", 40*time.Second)
+		s.expect("in the end", "c", "c@2")
+		s.start("b")
+		s.watching("after its return", "c", 5*time.Second)
+	})
+}
+
+func TestPowerCutDuringRestart(t *testing.T) {
+	t.Parallel()
+	simulate(t, abc(), func(s *sim) {
+		s.bind(vip, loadbalancer.Cluster, "b", "c", "a")
+		s.wait(2 * time.Second)
+		s.sigterm("b")
+		s.wait(3 * time.Second)
+		s.powerCut("b")
+		s.wait(500 * time.Millisecond)
+		s.expect("after the cut", "c", "c@2")
+	})
+}
+
+func TestStopWithTheAPIServerAway(t *testing.T) {
+	t.Parallel()
+	simulate(t, abc(), func(s *sim) {
+		s.bind(vip, loadbalancer.Cluster, "b", "c", "a")
+		s.wait(2 * time.Second)
+		s.kernelOf("b").set(func() { s.kernelOf("b").away = true })
+		start := time.Now()
+		s.nodes["b"].cancel()
+		s.watching("while it stops", "b", 2500*time.Millisecond)
+		s.sigterm("b")
+		if took := time.Since(start); took > 3*time.Second {
+			s.t.Errorf("it stopped after %s", took)
+		}
+		s.watching("while it is away", "b", 5*time.Second)
+	})
+}
+
+// Without the right to add addresses every stop is a leave.
+func TestRestartWithoutCapability(t *testing.T) {
+	t.Parallel()
+	simulate(t, abc(), func(s *sim) {
+		s.bind(vip, loadbalancer.Cluster, "b", "c", "a")
+		s.wait(2 * time.Second)
+		s.kernelOf("b").set(func() { s.kernelOf("b").deny = errors.New("operation not permitted") })
+		s.sigterm("b")
+		s.expect("after the stop", "c", "c@2")
+	})
+}
+
+// A crash leaves nothing to the kernel; whoever is back soon has its addresses again.
+func TestCrashAndReturn(t *testing.T) {
+	t.Parallel()
+	simulate(t, abc(), func(s *sim) {
+		s.bind(vip, loadbalancer.Cluster, "b", "c", "a")
+		s.wait(2 * time.Second)
+		s.sigkill("b")
+		s.watching("while it is away", "", 2*time.Second)
+		s.start("b")
+		s.wait(3 * time.Second)
+		s.expect("after the return", "b", "b@2")
+	})
+}
+
+// What is left to the kernel goes at once when it is no longer this node's.
+func TestReturnToWhatOthersHave(t *testing.T) {
+	t.Parallel()
+	simulate(t, abc(), func(s *sim) {
+		s.bind(vip, loadbalancer.Cluster, "b", "c", "a")
+		s.wait(2 * time.Second)
+		s.powerCut("b")
+		s.wait(2 * time.Second)
+		s.expect("after the cut", "c", "c@2")
+		left := []kernel.Kept{{Link: "eth0", Addr: netip.MustParseAddr(vip)}}
+		if err := s.kernelOf("b").Keep(left, time.Hour); err != nil {
+			s.t.Fatal(err)
+		}
+		s.start("b")
+		s.wait(time.Millisecond)
+		s.expect("after the return", "c", "c@2")
+		if left := s.keptOn("b"); left > 0 {
+			s.t.Errorf("the kernel still answers for %d addresses", left)
+		}
+	})
+}
+
+func TestReleaseWhileAway(t *testing.T) {
+	t.Parallel()
+	for name, release := range map[string]func(s *sim){
+		"releasing": func(s *sim) { s.edit(vip, func(c *v1alpha1.IPClaim) { c.Spec.Phase = v1alpha1.ClaimReleasing }) },
+		"gone":      func(s *sim) { s.claims.Delete(vip) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			simulate(t, abc(), func(s *sim) {
+				s.bind(vip, loadbalancer.Cluster, "b", "c", "a")
+				s.wait(2 * time.Second)
+				s.sigterm("b")
+				release(s)
+				s.wait(3 * time.Second)
+				if got := s.who(vip); got != "b" {
+					s.t.Errorf("before the return %q answers", got)
+				}
+				s.start("b")
+				s.wait(time.Second)
+				s.expect("after the return", "", "")
+			})
+		})
+	}
+}
+
+// What is being given up stays given up over a restart.
+func TestRestartDoesNotKeepWhatIsWithdrawn(t *testing.T) {
+	t.Parallel()
+	simulate(t, []loadbalancer.NodeName{"a"}, func(s *sim) {
+		s.bind(vip, loadbalancer.Cluster, "a")
+		s.wait(2 * time.Second)
+		s.mu.Lock()
+		for uid, r := range s.records {
+			r.Advertisements = nil
+			s.records[uid] = r
+		}
+		s.mu.Unlock()
+		s.markAll()
+		s.wait(500 * time.Millisecond)
+		s.sigterm("a")
+		if got := s.who(vip); got != "" || s.keptOn("a") > 0 {
+			s.t.Errorf("%q answers", got)
+		}
+	})
+}
+
+// A node that gets one more address, which becomes the Node's, is the same node.
+func TestRestartAtAnotherAddress(t *testing.T) {
+	t.Parallel()
+	simulate(t, abc(), func(s *sim) {
+		s.bind(vip, loadbalancer.Cluster, "b", "c", "a")
+		s.wait(2 * time.Second)
+		s.move("b")
+		s.watching("while it is away", "b", 3*time.Second)
+		s.start("b")
+		s.watching("after its return", "b", 3*time.Second)
+		s.expect("after its return", "b", "b@2")
+		if s.nodes["a"].agent.health.state.Load() == nil || len(s.nodes["a"].done) > 0 {
+			s.t.Error("another agent ended too")
+		}
+	})
+}
+
+// move gives the Node another address and waits until its agent has ended.
+func (s *sim) move(name loadbalancer.NodeName) {
+	n := s.nodes[name]
+	n.readdress(netip.MustParseAddr("10.0.0.77"))
+	if err := <-n.done; !errors.Is(err, errMoved) {
+		s.t.Errorf("the agent ended with %v", err)
+	}
+	n.done <- nil
+	s.setCut(name, true)
+}
+
+// A node that lost its old address cannot tell the others that its agent will be back.
+func TestRestartUnheard(t *testing.T) {
+	t.Parallel()
+	simulate(t, abc(), func(s *sim) {
+		s.bind(vip, loadbalancer.Cluster, "b", "c", "a")
+		s.wait(2 * time.Second)
+		b := s.nodes["b"]
+		b.mu.Lock()
+		b.links = slices.Clone(b.links)
+		b.links[0].Prefixes = []netip.Prefix{netip.MustParsePrefix("10.0.0.77/24"), own6("b")}
+		b.mu.Unlock()
+		mark(b.agent.linksDirty)
+		s.wait(10 * time.Millisecond)
+		s.move("b")
+		s.wait(unheard)
+		if left := s.keptOn("b"); left > 0 {
+			s.t.Errorf("after %s the kernel still answers for %d addresses", unheard, left)
+		}
+	})
+}
