@@ -348,7 +348,7 @@ func (s *Status) WriteText(w io.Writer) error {
 	if s.Up {
 		state = "up"
 	}
-	fmt.Fprintf(tw, "lab %s in %s is %s, kube-proxy %s, API %s (ready: %t)\n\n", s.ID, s.StateDir, state, s.Options.ProxyMode, s.API, s.APIReady)
+	fmt.Fprintf(tw, "lab %s in %s is %s, %s, kube-proxy %s, API %s (ready: %t)\n\n", s.ID, s.StateDir, state, s.Options.Family, s.Options.ProxyMode, s.API, s.APIReady)
 	for _, c := range s.Cuts {
 		fmt.Fprintf(tw, "%s cut off from %s\n\n", strings.Join(c.Nodes, ", "), c.From)
 	}
@@ -359,7 +359,7 @@ func (s *Status) WriteText(w io.Writer) error {
 		for _, c := range h.Components {
 			names = append(names, fmt.Sprintf("%s(%d%s)", c.Name, c.Pid, map[bool]string{true: ", paused"}[c.State == "T"]))
 		}
-		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\t%t\t%s\n", h.Name, h.Kind, h.Address, onOff(h.Running), onOff(h.LinkUp), h.Ready, strings.Join(names, " "))
+		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\t%t\t%s\n", h.Name, h.Kind, strings.Join(h.addresses(), " "), onOff(h.Running), onOff(h.LinkUp), h.Ready, strings.Join(names, " "))
 	}
 	return tw.Flush()
 }

@@ -56,11 +56,10 @@ func (l *Lab) spec(h *Host) (*host.Spec, error) {
 	dir := l.hostDir(h.Name)
 	s := &host.Spec{
 		Lab: l.state.ID, Name: h.Name, Dir: dir, Node: h.Kind == KindNode,
-		EtcHosts: l.state.Plan.EtcHosts(), Sysctls: nodeSysctls(),
+		EtcHosts: l.state.Plan.EtcHosts(), Sysctls: sysctls(h.Kind, l.state.Plan.dual()),
 	}
 	switch h.Kind {
 	case KindClient:
-		s.Sysctls["ipv4/ip_forward"] = "0"
 	case KindSwitch:
 		// Frames that the bridge forwards must not meet packet filters.
 		for _, f := range []string{"bridge/bridge-nf-call-iptables", "bridge/bridge-nf-call-ip6tables", "bridge/bridge-nf-call-arptables"} {

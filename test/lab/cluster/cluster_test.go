@@ -25,7 +25,7 @@ import (
 
 func TestPlanIsTheTutorials(t *testing.T) {
 	t.Parallel()
-	p, err := NewPlan(4)
+	p, err := NewPlan(4, FamilyDual)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -46,6 +46,9 @@ func TestPlanIsTheTutorials(t *testing.T) {
 		if h == nil {
 			t.Fatalf("no host %s", name)
 		}
+		if got, want := h.Address6.String(), "fd00:172:20::"+w[0][len("172.20.0."):]; got != want {
+			t.Errorf("%s: %s, want %s", name, got, want)
+		}
 		if got := [3]string{h.Address.String(), h.Second.String(), h.Labels["mynode"]}; got != w {
 			t.Errorf("%s: got %v, want %v", name, got, w)
 		}
@@ -55,9 +58,85 @@ func TestPlanIsTheTutorials(t *testing.T) {
 	}
 }
 
+func TestAddress6ReadsLikeAddress(t *testing.T) {
+	t.Parallel()
+	for in, want := range map[string]string{"172.20.0.1": "fd00:172:20::1", "172.20.0.249": "fd00:172:20::249", "172.20.1.20": "fd00:172:20::1:20"} {
+		if got := address6(netip.MustParseAddr(in)).String(); got != want {
+			t.Errorf("%s: %s, want %s", in, got, want)
+		}
+	}
+}
+
+// A lab without IPv6 is what it was before labs had any.
+func TestPlanWithoutIPv6(t *testing.T) {
+	t.Parallel()
+	p, err := NewPlan(MaxNodes, FamilyIPv4)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := p.AddClient("late")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.Host("worker").PodCIDR = netip.MustParsePrefix("10.10.1.0/24")
+	for _, h := range []*Host{p.Host("worker"), c} {
+		if h.Address6.IsValid() || len(h.Port().Gateways) != 1 {
+			t.Errorf("%s has IPv6: %+v", h.Name, h.Port())
+		}
+	}
+	var words []string
+	for _, proc := range append(controlPlane(paths{}, p), nodeProcesses(paths{}, p, p.Host("worker"), "/d", "iptables")...) {
+		if proc.Name != "apiserver" { // Services may be dual stack nevertheless
+			words = append(words, proc.Argv...)
+		}
+	}
+	words = slices.DeleteFunc(words, func(w string) bool { return strings.HasPrefix(w, "--service-cluster-ip-range=") })
+	for _, w := range append(words, cniConfig(p.Host("worker").podCIDRs()), p.podCIDRs()) {
+		if strings.Contains(w, "fd00") || strings.Contains(w, "::") {
+			t.Errorf("IPv6 in %q", w)
+		}
+	}
+	for name := range sysctls(KindNode, false) {
+		if strings.HasPrefix(name, "ipv6") {
+			t.Errorf("sysctl %s", name)
+		}
+	}
+	if got := p.Routes(ControlPlane); len(got) != 1 || got[0].Destination.String() != "10.10.1.0/24" {
+		t.Errorf("routes %v", got)
+	}
+}
+
+func TestDualStackArguments(t *testing.T) {
+	t.Parallel()
+	p, err := NewPlan(2, FamilyDual)
+	if err != nil {
+		t.Fatal(err)
+	}
+	argv := map[string][]string{}
+	for _, proc := range append(controlPlane(paths{}, p), nodeProcesses(paths{}, p, p.Host("worker"), "/d", "iptables")...) {
+		argv[proc.Name] = proc.Argv
+	}
+	for name, want := range map[string]string{
+		// IPv4 first: the first address is what everybody shows and uses.
+		"kubelet":            "--node-ip=172.20.0.4,fd00:172:20::4",
+		"kube-proxy":         "--cluster-cidr=10.10.0.0/16,fd00:10:10::/56",
+		"controller-manager": "--cluster-cidr=10.10.0.0/16,fd00:10:10::/56",
+	} {
+		if !slices.Contains(argv[name], want) {
+			t.Errorf("%s: no %s in %q", name, want, argv[name])
+		}
+	}
+	if s := sysctls(KindNode, true); s["ipv6/conf/all/forwarding"] != "1" || s["ipv6/conf/default/accept_dad"] != "0" {
+		t.Errorf("a node's sysctls: %v", s)
+	}
+	if s := sysctls(KindClient, true); s["ipv6/conf/all/forwarding"] != "0" || s["ipv4/ip_forward"] != "0" {
+		t.Errorf("a client's sysctls: %v", s)
+	}
+}
+
 func TestPlanHasNoAddressTwice(t *testing.T) {
 	t.Parallel()
-	p, err := NewPlan(MaxNodes)
+	p, err := NewPlan(MaxNodes, FamilyDual)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -85,11 +164,11 @@ func TestPlanHasNoAddressTwice(t *testing.T) {
 func TestPlanRefuses(t *testing.T) {
 	t.Parallel()
 	for _, n := range []int{0, -1, MaxNodes + 1} {
-		if _, err := NewPlan(n); err == nil {
+		if _, err := NewPlan(n, FamilyDual); err == nil {
 			t.Errorf("%d nodes are accepted", n)
 		}
 	}
-	p, err := NewPlan(1)
+	p, err := NewPlan(1, FamilyDual)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -102,22 +181,27 @@ func TestPlanRefuses(t *testing.T) {
 
 func TestRoutesLeadToOtherNodesPods(t *testing.T) {
 	t.Parallel()
-	p, err := NewPlan(3)
+	p, err := NewPlan(3, FamilyDual)
 	if err != nil {
 		t.Fatal(err)
 	}
 	p.Host("worker").PodCIDR = netip.MustParsePrefix("10.10.1.0/24")
+	p.Host("worker").PodCIDR6 = netip.MustParsePrefix("fd00:10:10:1::/64")
 	p.Host("control-plane").PodCIDR = netip.MustParsePrefix("10.10.0.0/24")
-	got := p.Routes("worker")
-	if len(got) != 1 || got[0].Destination.String() != "10.10.0.0/24" || got[0].Via.String() != "172.20.0.5" {
-		t.Errorf("got %v", got)
+	p.Host("control-plane").PodCIDR6 = netip.MustParsePrefix("fd00:10:10::/64")
+	want := []host.Route{
+		{Destination: netip.MustParsePrefix("10.10.0.0/24"), Via: netip.MustParseAddr("172.20.0.5")},
+		{Destination: netip.MustParsePrefix("fd00:10:10::/64"), Via: netip.MustParseAddr("fd00:172:20::5")},
+	}
+	if got := p.Routes("worker"); !slices.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
 	}
 }
 
 func TestPKIVerifies(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	p, err := NewPlan(2)
+	p, err := NewPlan(2, FamilyDual)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -127,7 +211,7 @@ func TestPKIVerifies(t *testing.T) {
 	roots := x509.NewCertPool()
 	roots.AddCert(certificate(t, filepath.Join(dir, "ca.crt")))
 	server := certificate(t, filepath.Join(dir, "apiserver.crt"))
-	for _, name := range []string{"kubernetes.default.svc", "172.20.0.5", kubernetesService} {
+	for _, name := range []string{"kubernetes.default.svc", "172.20.0.5", "fd00:172:20::5", kubernetesService} {
 		if _, err := server.Verify(x509.VerifyOptions{Roots: roots, DNSName: name}); err != nil {
 			t.Errorf("server certificate for %s: %v", name, err)
 		}
@@ -178,13 +262,25 @@ func certificate(t *testing.T, path string) *x509.Certificate {
 
 func TestGeneratedConfigurationIsWellFormed(t *testing.T) {
 	t.Parallel()
-	p, err := NewPlan(4)
+	p, err := NewPlan(4, FamilyDual)
 	if err != nil {
 		t.Fatal(err)
 	}
-	var cni map[string]any
-	if err := json.Unmarshal([]byte(cniConfig(netip.MustParsePrefix("10.10.1.0/24"))), &cni); err != nil || cni["cniVersion"] != "1.0.0" {
-		t.Errorf("CNI: %v, %v", cni, err)
+	var cni struct {
+		Plugins []struct {
+			IPAM struct {
+				Ranges [][]map[string]string `json:"ranges"`
+				Routes []map[string]string   `json:"routes"`
+			} `json:"ipam"`
+		} `json:"plugins"`
+	}
+	config := cniConfig([]netip.Prefix{netip.MustParsePrefix("10.10.1.0/24"), netip.MustParsePrefix("fd00:10:10:1::/64")})
+	if err := json.Unmarshal([]byte(config), &cni); err != nil {
+		t.Fatalf("CNI: %v in %s", err, config)
+	}
+	ipam := cni.Plugins[0].IPAM
+	if len(ipam.Ranges) != 2 || ipam.Ranges[1][0]["subnet"] != "fd00:10:10:1::/64" || len(ipam.Routes) != 2 || ipam.Routes[1]["dst"] != "::/0" {
+		t.Errorf("CNI: %+v", ipam)
 	}
 	for name, taints := range map[string]int{ControlPlane: 1, "worker": 0} {
 		b, err := kubeletConfig(paths{pki: "/p"}, p.Host(name), "/d", true)
@@ -288,7 +384,7 @@ func TestStateSurvivesTheCommand(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if l.state.Plan, err = NewPlan(2); err != nil {
+	if l.state.Plan, err = NewPlan(2, FamilyDual); err != nil {
 		t.Fatal(err)
 	}
 	l.state.Plan.Host("worker").PodCIDR = netip.MustParsePrefix("10.10.1.0/24")
@@ -312,7 +408,7 @@ func TestStateSurvivesTheCommand(t *testing.T) {
 
 func TestStatusIsReadable(t *testing.T) {
 	t.Parallel()
-	p, err := NewPlan(1)
+	p, err := NewPlan(1, FamilyDual)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -51,7 +51,8 @@ func controlPlane(p paths, plan *Plan) []host.Process {
 			"--service-account-private-key-file=" + p.key("sa.key"), "--root-ca-file=" + p.key("ca.crt"),
 			"--cluster-signing-cert-file=" + p.key("ca.crt"), "--cluster-signing-key-file=" + p.key("ca.key"),
 			"--cloud-provider=external", "--allocate-node-cidrs=true",
-			"--cluster-cidr=" + podCIDR, "--node-cidr-mask-size=24", "--service-cluster-ip-range=" + serviceCIDRs,
+			"--cluster-cidr=" + plan.podCIDRs(), "--node-cidr-mask-size-ipv4=24", "--node-cidr-mask-size-ipv6=64",
+			"--service-cluster-ip-range=" + serviceCIDRs,
 		}},
 		{Name: "scheduler", After: []string{ready}, Argv: []string{
 			p.tool("kube-scheduler"), "--kubeconfig=" + p.key("scheduler.kubeconfig"),
@@ -94,14 +95,14 @@ func nodeProcesses(p paths, plan *Plan, h *Host, dir, proxyMode string) []host.P
 			Argv: []string{
 				p.tool("kubelet"), "--config=" + filepath.Join(dir, "kubelet.yaml"),
 				"--kubeconfig=" + p.key("kubelet-"+h.Name+".kubeconfig"), "--hostname-override=" + h.Name,
-				"--node-ip=" + h.Address.String(), "--cloud-provider=external", "--node-labels=" + labels(h.Labels),
+				"--node-ip=" + strings.Join(h.addresses(), ","), "--cloud-provider=external", "--node-labels=" + labels(h.Labels),
 			},
 		},
 		{
 			Name: "kube-proxy", Env: []string{path}, After: []string{ready},
 			Argv: []string{
 				p.tool("kube-proxy"), "--kubeconfig=" + p.key("kube-proxy.kubeconfig"), "--hostname-override=" + h.Name,
-				"--proxy-mode=" + proxyMode, "--cluster-cidr=" + podCIDR,
+				"--proxy-mode=" + proxyMode, "--cluster-cidr=" + plan.podCIDRs(),
 				// These sysctls belong to the whole machine and are read-only here.
 				"--conntrack-max-per-core=0", "--conntrack-min=0",
 				"--conntrack-tcp-timeout-established=0s", "--conntrack-tcp-timeout-close-wait=0s",
@@ -193,22 +194,43 @@ func hostsTOML() string {
 
 // cniConfig connects pods as kind does: one routed veth pair per pod, no
 // bridge, no masquerading.
-func cniConfig(podCIDR netip.Prefix) string {
+func cniConfig(podCIDRs []netip.Prefix) string {
+	var ranges, routes []string
+	for _, p := range podCIDRs {
+		ranges = append(ranges, fmt.Sprintf("[{\"subnet\": %q}]", p))
+		all := netip.PrefixFrom(netip.IPv4Unspecified(), 0)
+		if p.Addr().Is6() {
+			all = netip.PrefixFrom(netip.IPv6Unspecified(), 0)
+		}
+		routes = append(routes, fmt.Sprintf("{\"dst\": %q}", all))
+	}
 	return fmt.Sprintf(`{"cniVersion": "1.0.0", "name": "lab", "plugins": [
-  {"type": "ptp", "ipMasq": false, "ipam": {"type": "host-local", "ranges": [[{"subnet": %q}]], "routes": [{"dst": "0.0.0.0/0"}]}},
+  {"type": "ptp", "ipMasq": false, "ipam": {"type": "host-local", "ranges": [%s], "routes": [%s]}},
   {"type": "portmap", "capabilities": {"portMappings": true}}]}
-`, podCIDR)
+`, strings.Join(ranges, ", "), strings.Join(routes, ", "))
 }
 
-// nodeSysctls are below /proc/sys/net in a node's own network namespace. Named
-// one by one because a new namespace inherits some from the machine.
-func nodeSysctls() map[string]string {
-	return map[string]string{
-		"ipv4/ip_forward":              "1",
+// sysctls are below /proc/sys/net in a host's own network namespace. Named one
+// by one because a new namespace inherits some from the machine.
+func sysctls(k Kind, dual bool) map[string]string {
+	forward := "1"
+	if k == KindClient {
+		forward = "0"
+	}
+	s := map[string]string{
+		"ipv4/ip_forward":              forward,
 		"ipv4/conf/all/rp_filter":      "0",
 		"ipv4/conf/default/rp_filter":  "0",
 		"ipv4/conf/all/arp_ignore":     "0",
 		"ipv4/conf/all/arp_announce":   "0",
 		"ipv4/conf/all/send_redirects": "1",
 	}
+	if dual {
+		s["ipv6/conf/all/disable_ipv6"], s["ipv6/conf/default/disable_ipv6"] = "0", "0"
+		s["ipv6/conf/all/forwarding"] = forward
+		// The plan has no address twice, and to ask takes two seconds each time a
+		// host or a pod's cable appears.
+		s["ipv6/conf/all/accept_dad"], s["ipv6/conf/default/accept_dad"] = "0", "0"
+	}
+	return s
 }

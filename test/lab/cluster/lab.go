@@ -27,6 +27,7 @@ import (
 type Options struct {
 	Nodes     int    `json:"nodes"`
 	ProxyMode string `json:"proxyMode"`
+	Family    Family `json:"family"`
 	// Fairlead says whether Fairlead is installed.
 	Fairlead bool `json:"fairlead"`
 }

@@ -11,7 +11,7 @@ import (
 
 func planOf(t *testing.T, nodes int) *Plan {
 	t.Helper()
-	p, err := NewPlan(nodes)
+	p, err := NewPlan(nodes, FamilyDual)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -40,10 +40,12 @@ func TestRuleset(t *testing.T) {
 		{FromPeers, append([]string{
 			"ether type arp drop", "nd-neighbor-solicit", "ip daddr { 172.20.0.5, 192.168.10.10 } tcp dport 6443 return",
 			"ip saddr { 172.20.0.5, 192.168.10.10 } tcp dport 10250 return", "172.20.0.3, 192.168.10.103 } drop",
+			"ip6 daddr { fd00:172:20::5 } tcp dport 6443 return",
+			"ip6 saddr { fd00:172:20::5, fd00:172:20::4, fd00:172:20::2, fd00:172:20::3 } ip6 daddr { fd00:172:20::5,",
 		}, between...), []string{"6443 drop"}},
 		{FromAll, append([]string{"ether type arp drop", "tcp dport 6443 drop", "192.168.10.103 } drop"}, between...), []string{"return"}},
 		{FromAPI, []string{
-			"tcp dport 6443 drop", "tcp sport 6443 drop",
+			"tcp dport 6443 drop", "ip6 saddr { fd00:172:20::5 } tcp sport 6443 drop",
 			`iifname { "worker", "worker2" } oifname { "control-plane" } jump cut0`,
 		}, []string{"arp", "icmpv6", "return", "worker3"}},
 	} {

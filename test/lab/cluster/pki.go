@@ -140,6 +140,9 @@ func makePKI(dir string, p *Plan, now time.Time) error {
 		},
 		dnsNames: []string{"localhost", ControlPlane, "kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local"},
 	}
+	if p.dual() {
+		apiserver.addresses = append(apiserver.addresses, p.Host(ControlPlane).Address6)
+	}
 	if err := ca.issue("apiserver", apiserver); err != nil {
 		return err
 	}

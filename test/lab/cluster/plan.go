@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/fairlead-lb/fairlead/test/lab/host"
@@ -33,8 +34,9 @@ const MaxNodes = 64
 
 // Networks of the lab, as in the tutorial that it re-enacts.
 const (
-	podCIDR = "10.10.0.0/16"
-	// serviceCIDRs: Services may be dual stack, though nodes and pods have IPv4 only.
+	podCIDR  = "10.10.0.0/16"
+	podCIDR6 = "fd00:10:10::/56"
+	// serviceCIDRs: Services may be dual stack where nodes and pods have IPv4 only.
 	serviceCIDRs = "10.200.1.0/24,fd00:10:200:1::/112"
 	// kubernetesService is the first address of serviceCIDRs.
 	kubernetesService = "10.200.1.1"
@@ -51,12 +53,16 @@ type Host struct {
 	Kind Kind   `json:"kind"`
 	// Address is the host's address in 172.20.0.0/16.
 	Address netip.Addr `json:"address"`
+	// Address6 is the host's address in fd00:172:20::/64, unset in a lab without IPv6.
+	Address6 netip.Addr `json:"address6,omitzero"`
 	// Second is the node's address in 192.168.10.0/24, unset for clients.
 	Second netip.Addr `json:"second,omitzero"`
 	// Labels are the node's labels.
 	Labels map[string]string `json:"labels,omitempty"`
-	// PodCIDR is assigned by the controller manager; unset before.
-	PodCIDR netip.Prefix `json:"podCIDR,omitzero"`
+	// PodCIDR and PodCIDR6 are assigned by the controller manager; unset before,
+	// and PodCIDR6 in a lab without IPv6.
+	PodCIDR  netip.Prefix `json:"podCIDR,omitzero"`
+	PodCIDR6 netip.Prefix `json:"podCIDR6,omitzero"`
 }
 
 // Plan is a lab's hosts: the switch first, then nodes, then clients.
@@ -64,15 +70,31 @@ type Plan struct {
 	Hosts []Host `json:"hosts"`
 }
 
+// Family says which addresses hosts and pods have.
+type Family string
+
+// The families of a lab.
+const (
+	// FamilyIPv4 is IPv4 only.
+	FamilyIPv4 Family = "ipv4"
+	// FamilyDual is IPv4 first, and IPv6.
+	FamilyDual Family = "dual"
+)
+
 // NewPlan lays out a lab with that many nodes, 1 to MaxNodes, and the clients
 // mypc and mypc2.
-func NewPlan(nodes int) (*Plan, error) {
+func NewPlan(nodes int, family Family) (*Plan, error) {
 	if nodes < 1 || nodes > MaxNodes {
 		return nil, fmt.Errorf("--nodes must be 1 to %d, not %d", MaxNodes, nodes)
 	}
 	p := &Plan{Hosts: []Host{{Name: SwitchName, Kind: KindSwitch, Address: gateway()}}}
 	for i := range nodes {
 		p.Hosts = append(p.Hosts, node(i))
+	}
+	if family == FamilyDual {
+		for i := range p.Hosts {
+			p.Hosts[i].Address6 = address6(p.Hosts[i].Address)
+		}
 	}
 	for _, c := range []string{"mypc", "mypc2"} {
 		if _, err := p.AddClient(c); err != nil {
@@ -83,6 +105,28 @@ func NewPlan(nodes int) (*Plan, error) {
 }
 
 func gateway() netip.Addr { return netip.AddrFrom4([4]byte{172, 20, 0, 1}) }
+
+// dual says whether hosts and pods have IPv6 addresses.
+func (p *Plan) dual() bool { return p.Hosts[0].Address6.IsValid() }
+
+// podCIDRs are the ranges of all pods as components take them.
+func (p *Plan) podCIDRs() string {
+	if p.dual() {
+		return podCIDR + "," + podCIDR6
+	}
+	return podCIDR
+}
+
+// address6 has the IPv4 address's last two numbers, as they are written, for
+// its last: 172.20.1.20 is fd00:172:20::1:20.
+func address6(a netip.Addr) netip.Addr {
+	b := a.As4()
+	out := netip.MustParseAddr("fd00:172:20::").As16()
+	for i, n := range []byte{b[2], b[3]} {
+		out[12+2*i], out[13+2*i] = n/100, n/10%10<<4|n%10
+	}
+	return netip.AddrFrom16(out)
+}
 
 // node is the i-th node. The first four have the addresses, labels and zones
 // of the tutorial; more workers follow from 172.20.1.4 on.
@@ -125,7 +169,11 @@ func (p *Plan) AddClient(name string) (*Host, error) {
 	for last := 6; last < 250; last++ {
 		a := netip.AddrFrom4([4]byte{172, 20, 0, byte(last)})
 		if !p.used(a) {
-			p.Hosts = append(p.Hosts, Host{Name: name, Kind: KindClient, Address: a})
+			h := Host{Name: name, Kind: KindClient, Address: a}
+			if p.dual() {
+				h.Address6 = address6(a)
+			}
+			p.Hosts = append(p.Hosts, h)
 			return &p.Hosts[len(p.Hosts)-1], nil
 		}
 	}
@@ -180,7 +228,11 @@ func (h *Host) MAC() [6]byte {
 // Port is the host's place on the switch. Docker's MAC for 172.20.0.5 is
 // 02:42:ac:14:00:05.
 func (h *Host) Port() *host.Interface {
-	return &host.Interface{Name: h.Name, MAC: h.MAC(), Addresses: h.prefixes(), Gateway: gateway()}
+	i := &host.Interface{Name: h.Name, MAC: h.MAC(), Addresses: h.prefixes(), Gateways: []netip.Addr{gateway()}}
+	if h.Address6.IsValid() {
+		i.Gateways = append(i.Gateways, address6(gateway()))
+	}
+	return i
 }
 
 func (h *Host) prefixes() []netip.Prefix {
@@ -188,15 +240,39 @@ func (h *Host) prefixes() []netip.Prefix {
 	if h.Second.IsValid() {
 		out = append(out, netip.PrefixFrom(h.Second, 24))
 	}
+	if h.Address6.IsValid() {
+		out = append(out, netip.PrefixFrom(h.Address6, 64))
+	}
 	return out
+}
+
+// addresses are the host's primary addresses, IPv4 first.
+func (h *Host) addresses() []string {
+	out := []string{h.Address.String()}
+	if h.Address6.IsValid() {
+		out = append(out, h.Address6.String())
+	}
+	return out
+}
+
+// podCIDRs are the node's pod ranges, IPv4 first.
+func (h *Host) podCIDRs() []netip.Prefix {
+	return slices.DeleteFunc([]netip.Prefix{h.PodCIDR, h.PodCIDR6}, func(p netip.Prefix) bool { return !p.IsValid() })
 }
 
 // Routes lead from one node to the pods of every other.
 func (p *Plan) Routes(from string) []host.Route {
 	var out []host.Route
 	for _, h := range p.Of(KindNode) {
-		if h.Name != from && h.PodCIDR.IsValid() {
-			out = append(out, host.Route{Destination: h.PodCIDR, Via: h.Address})
+		if h.Name == from {
+			continue
+		}
+		for _, r := range h.podCIDRs() {
+			via := h.Address
+			if r.Addr().Is6() {
+				via = h.Address6
+			}
+			out = append(out, host.Route{Destination: r, Via: via})
 		}
 	}
 	return out

@@ -35,7 +35,7 @@ type Inputs struct {
 
 // Up brings the lab up. Binaries and images must be there or come with in.
 func (l *Lab) Up(ctx context.Context, o Options, in Inputs) error {
-	plan, err := NewPlan(o.Nodes)
+	plan, err := NewPlan(o.Nodes, o.Family)
 	if err != nil {
 		return err
 	}
@@ -127,8 +127,8 @@ type nodeObject struct {
 		Name string `json:"name"`
 	} `json:"metadata"`
 	Spec struct {
-		PodCIDR string `json:"podCIDR"`
-		Taints  []struct {
+		PodCIDRs []netip.Prefix `json:"podCIDRs"`
+		Taints   []struct {
 			Key string `json:"key"`
 		} `json:"taints"`
 	} `json:"spec"`
@@ -186,16 +186,17 @@ func (l *Lab) assignPodCIDRs(ctx context.Context) error {
 		if h == nil {
 			return fmt.Errorf("unexpected node %s", nodes[i].Metadata.Name)
 		}
-		if nodes[i].Spec.PodCIDR == "" {
-			continue
-		}
-		if h.PodCIDR, err = netip.ParsePrefix(nodes[i].Spec.PodCIDR); err != nil {
-			return fmt.Errorf("node %s: %w", h.Name, err)
+		for _, r := range nodes[i].Spec.PodCIDRs {
+			if r.Addr().Is6() {
+				h.PodCIDR6 = r
+			} else {
+				h.PodCIDR = r
+			}
 		}
 	}
 	for _, h := range l.state.Plan.Of(KindNode) {
-		if !h.PodCIDR.IsValid() {
-			return fmt.Errorf("node %s has no pod range yet", h.Name)
+		if !h.PodCIDR.IsValid() || h.PodCIDR6.IsValid() != l.state.Plan.dual() {
+			return fmt.Errorf("node %s has not its pod ranges yet", h.Name)
 		}
 	}
 	return nil
@@ -212,7 +213,7 @@ func (l *Lab) connectPods(_ context.Context) error {
 		if err := host.SetRoutes(r.Pid, l.state.Plan.Routes(h.Name)); err != nil {
 			return fmt.Errorf("node %s: %w", h.Name, err)
 		}
-		if err := writeFile(filepath.Join(l.hostDir(h.Name), "cni", "10-lab.conflist"), cniConfig(h.PodCIDR)); err != nil {
+		if err := writeFile(filepath.Join(l.hostDir(h.Name), "cni", "10-lab.conflist"), cniConfig(h.podCIDRs())); err != nil {
 			return err
 		}
 	}

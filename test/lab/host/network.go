@@ -25,8 +25,8 @@ type Interface struct {
 	Name      string
 	MAC       [6]byte
 	Addresses []netip.Prefix
-	// Gateway is the default route; unset means none.
-	Gateway netip.Addr
+	// Gateways are the default routes, at most one of each family.
+	Gateways []netip.Addr
 }
 
 // Route sends a prefix through a neighbour.
@@ -81,7 +81,12 @@ func configure(h *netlink.Handle, name string, addresses []netip.Prefix) error {
 		return fmt.Errorf("%s: %w", name, err)
 	}
 	for _, a := range addresses {
-		if err := h.AddrAdd(link, &netlink.Addr{IPNet: ipNet(a)}); err != nil {
+		addr := &netlink.Addr{IPNet: ipNet(a)}
+		if a.Addr().Is6() {
+			// Nobody else has it, and it is wanted at once.
+			addr.Flags = unix.IFA_F_NODAD
+		}
+		if err := h.AddrAdd(link, addr); err != nil {
 			return fmt.Errorf("add %s to %s: %w", a, name, err)
 		}
 	}
@@ -100,11 +105,10 @@ func Plug(switchPid, hostPid int, port *Interface) error {
 		if err := configure(hh, "eth0", port.Addresses); err != nil {
 			return err
 		}
-		if !port.Gateway.IsValid() {
-			return nil
-		}
-		if err := hh.RouteReplace(&netlink.Route{Gw: port.Gateway.AsSlice()}); err != nil {
-			return fmt.Errorf("default route: %w", err)
+		for _, g := range port.Gateways {
+			if err := hh.RouteReplace(&netlink.Route{Gw: g.AsSlice()}); err != nil {
+				return fmt.Errorf("default route: %w", err)
+			}
 		}
 		return nil
 	})

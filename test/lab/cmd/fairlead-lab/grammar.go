@@ -72,7 +72,7 @@ func (c *call) count(words []string, low, high int) ([]string, error) {
 
 func commands() []command {
 	return []command{
-		{name: "up", args: "[--nodes N] [--proxy-mode iptables|nftables|ipvs] [--family ipv4] [--without-fairlead] [--bin-dir D] [--source D]", help: "start a lab", run: up},
+		{name: "up", args: "[--nodes N] [--proxy-mode iptables|nftables|ipvs] [--family ipv4|dual] [--without-fairlead] [--bin-dir D] [--source D]", help: "start a lab", run: up},
 		{name: "down", help: "take the lab away, also after a crash", run: down},
 		{name: "status", args: "[-o json]", help: "show hosts, addresses and components", run: status},
 		{name: "kubeconfig", help: "print the path of the administrator's kubeconfig; its server answers inside the lab only", run: kubeconfig},

@@ -12,6 +12,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/fairlead-lb/fairlead/test/lab/cluster"
 )
 
 func TestExitStatuses(t *testing.T) {
@@ -39,7 +41,7 @@ func TestExitStatuses(t *testing.T) {
 		{[]string{"limit", "--state-dir", dir, "worker/agent", "much"}, exitUsage, "amount of CPU"},
 		{[]string{"limit", "--state-dir", dir, "worker/agent", "50m"}, exitFailure, "no lab is up"},
 		{[]string{"add", "--state-dir", dir, "router", "r1", "--kind", "frr"}, exitUsage, "comes with a later release"},
-		{[]string{"up", "--family", "dual"}, exitUsage, "comes with a later release"},
+		{[]string{"up", "--family", "ipv6"}, exitUsage, "comes with a later release"},
 		{[]string{"up", "--family", "ipx"}, exitUsage, "must be ipv4"},
 		{[]string{"up", "--nonsense"}, exitUsage, "not defined"},
 		{[]string{"exec", "--state-dir", dir, "worker"}, exitUsage, "usage: fairlead-lab exec"},
@@ -127,7 +129,7 @@ func TestEveryCommandIsDocumented(t *testing.T) {
 func TestUnknownProxyMode(t *testing.T) {
 	t.Parallel()
 	var se *statusError
-	if err := checkProxyMode(context.WithoutCancel(t.Context()), "userspace"); !errors.As(err, &se) || se.status != exitUsage {
+	if err := checkProxyMode(context.WithoutCancel(t.Context()), "userspace", cluster.FamilyDual); !errors.As(err, &se) || se.status != exitUsage {
 		t.Errorf("got %v", err)
 	}
 }

@@ -17,21 +17,18 @@ import (
 func up(ctx context.Context, c *call) error {
 	nodes := c.flags.Int("nodes", 4, "")
 	mode := c.flags.String("proxy-mode", "iptables", "")
-	family := c.flags.String("family", "ipv4", "")
+	family := c.flags.String("family", "", "")
 	without := c.flags.Bool("without-fairlead", false, "")
 	binDir := c.flags.String("bin-dir", "", "")
 	source := c.flags.String("source", "", "")
 	if _, err := c.args(0, 0); err != nil {
 		return err
 	}
-	switch *family {
-	case "ipv4":
-	case "ipv6", "dual":
-		return usageError("--family %s comes with a later release", *family)
-	default:
-		return usageError("--family must be ipv4, ipv6 or dual, not %q", *family)
+	fam, err := parseFamily(*family)
+	if err != nil {
+		return err
 	}
-	if err := checkMachine(ctx, *mode); err != nil {
+	if err := checkMachine(ctx, *mode, fam); err != nil {
 		return err
 	}
 	root, err := sourceRoot(*source)
@@ -54,7 +51,7 @@ func up(ctx context.Context, c *call) error {
 	if err != nil {
 		return err
 	}
-	o := cluster.Options{Nodes: *nodes, ProxyMode: *mode, Fairlead: !*without}
+	o := cluster.Options{Nodes: *nodes, ProxyMode: *mode, Family: fam, Fairlead: !*without}
 	in := cluster.Inputs{Binaries: binaries, Source: root, Images: imageMaker(lab, *c.stateDir, root, o.Fairlead)}
 	began := time.Now()
 	if err := lab.Up(ctx, o, in); err != nil {
@@ -66,6 +63,23 @@ func up(ctx context.Context, c *call) error {
 			"  fairlead-lab kubectl --state-dir %s -- taint nodes --all node.cloudprovider.kubernetes.io/uninitialized-\n", *c.stateDir)
 	}
 	return nil
+}
+
+// parseFamily reads --family; nothing means both where the kernel has IPv6.
+func parseFamily(s string) (cluster.Family, error) {
+	switch f := cluster.Family(s); f {
+	case cluster.FamilyIPv4, cluster.FamilyDual:
+		return f, nil
+	case "":
+		if hasIPv6() {
+			return cluster.FamilyDual, nil
+		}
+		return cluster.FamilyIPv4, nil
+	case "ipv6":
+		return "", usageError("--family ipv6 comes with a later release")
+	default:
+		return "", usageError("--family must be ipv4 or dual, not %q", s)
+	}
 }
 
 func ensureBinaries(ctx context.Context, binDir string) (map[string]string, error) {

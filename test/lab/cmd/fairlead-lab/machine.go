@@ -11,11 +11,13 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+
+	"github.com/fairlead-lb/fairlead/test/lab/cluster"
 )
 
 // checkMachine looks for what the lab needs and fails with one line that says
 // what is missing.
-func checkMachine(ctx context.Context, proxyMode string) error {
+func checkMachine(ctx context.Context, proxyMode string, family cluster.Family) error {
 	if os.Geteuid() != 0 {
 		return errors.New("run as root: the lab makes network namespaces")
 	}
@@ -28,6 +30,7 @@ func checkMachine(ctx context.Context, proxyMode string) error {
 		{"nft", "nftables"},
 		{"iptables", "iptables"},
 		{"iptables-save", "iptables"},
+		{"ip6tables", "iptables"},
 		{"conntrack", "conntrack"},
 		{"arping", "iputils-arping"},
 		{"ping", "iputils-ping"},
@@ -44,7 +47,15 @@ func checkMachine(ctx context.Context, proxyMode string) error {
 	if err := checkOverlay(); err != nil {
 		return err
 	}
-	return checkProxyMode(ctx, proxyMode)
+	if family == cluster.FamilyDual && !hasIPv6() {
+		return &statusError{exitUnsupported, "--family dual does not work on this kernel: it has no IPv6, or it is switched off (ipv6.disable=1)"}
+	}
+	return checkProxyMode(ctx, proxyMode, family)
+}
+
+func hasIPv6() bool {
+	_, err := os.Stat("/proc/sys/net/ipv6")
+	return err == nil
 }
 
 func checkOverlay() error {
@@ -60,18 +71,23 @@ func checkOverlay() error {
 
 // checkProxyMode tries what kube-proxy will need in a network namespace of its
 // own. The mode is never changed silently.
-func checkProxyMode(ctx context.Context, mode string) error {
+func checkProxyMode(ctx context.Context, mode string, family cluster.Family) error {
 	switch mode {
 	case "iptables":
-		script := "iptables -t nat -A POSTROUTING -m comment --comment x -m addrtype --dst-type LOCAL -m conntrack --ctstate NEW -m mark --mark 1" +
-			" -m statistic --mode random --probability 0.5 -j MASQUERADE && iptables -A INPUT -m recent --name x --rcheck -j REJECT"
-		if out, err := inNewNetwork(ctx, "sh", "-c", script); err != nil {
-			return &statusError{exitUnsupported, "--proxy-mode iptables does not work on this kernel: " + out}
+		const script = "%[1]s -t nat -A POSTROUTING -m comment --comment x -m addrtype --dst-type LOCAL -m conntrack --ctstate NEW -m mark --mark 1" +
+			" -m statistic --mode random --probability 0.5 -j MASQUERADE && %[1]s -A INPUT -m recent --name x --rcheck -j REJECT"
+		for _, tool := range perFamily(family, "iptables", "ip6tables") {
+			if out, err := inNewNetwork(ctx, "sh", "-c", fmt.Sprintf(script, tool)); err != nil {
+				return unsupported(mode, family, tool+": "+out)
+			}
 		}
 	case "nftables":
-		script := "add table ip x; add chain ip x y { type nat hook postrouting priority 100; }; add rule ip x y fib daddr type local numgen random mod 2 0 masquerade"
-		if out, err := inNewNetwork(ctx, "nft", script); err != nil {
-			return &statusError{exitUnsupported, "--proxy-mode nftables does not work on this kernel: " + out}
+		const script = "add table %[1]s x; add chain %[1]s x y { type nat hook postrouting priority 100; };" +
+			" add rule %[1]s x y fib daddr type local numgen random mod 2 0 masquerade"
+		for _, table := range perFamily(family, "ip", "ip6") {
+			if out, err := inNewNetwork(ctx, "nft", fmt.Sprintf(script, table)); err != nil {
+				return unsupported(mode, family, "table "+table+": "+out)
+			}
 		}
 	case "ipvs":
 		if _, err := os.Stat("/proc/net/ip_vs"); err != nil {
@@ -81,6 +97,18 @@ func checkProxyMode(ctx context.Context, mode string) error {
 		return usageError("--proxy-mode must be iptables, nftables or ipvs, not %q", mode)
 	}
 	return nil
+}
+
+// perFamily is what is needed for IPv4, and what for IPv6 if there is any.
+func perFamily(family cluster.Family, four, six string) []string {
+	if family == cluster.FamilyDual {
+		return []string{four, six}
+	}
+	return []string{four}
+}
+
+func unsupported(mode string, family cluster.Family, detail string) error {
+	return &statusError{exitUnsupported, fmt.Sprintf("--proxy-mode %s --family %s does not work on this kernel: %s", mode, family, detail)}
 }
 
 func inNewNetwork(ctx context.Context, name string, args ...string) (string, error) {
