@@ -125,7 +125,7 @@ func (b *bed) takeEvents() []string {
 }
 
 func address(i int) v1alpha1.LoadBalancerAddress {
-	ip := fmt.Sprintf("172.20.255.%d", i)
+	ip := fmt.Sprintf("172.20.%d.%d", 255-i/250, i%250)
 	return v1alpha1.LoadBalancerAddress{Address: ip, Pool: "my-ippool", Claim: ip}
 }
 
