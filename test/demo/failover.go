@@ -13,8 +13,9 @@ import (
 )
 
 const (
-	// blackoutLimit is what a run may show; the project's target is a median below 2 s.
-	blackoutLimit = 5 * time.Second
+	// blackoutLimit is what a run may show; the project's target is a median of 700 ms on a
+	// machine that does nothing else.
+	blackoutLimit = 2500 * time.Millisecond
 	// probeLength covers the cut and the take-over.
 	probeLength = 10 * time.Second
 )
@@ -22,7 +23,7 @@ const (
 // failover cuts the power of the node that announces svc1 and starts it again.
 func (d *demo) failover(ctx context.Context) {
 	d.t.Heading("Failover: the power of a node is cut")
-	if !d.t.Step(ctx, "Cut the power of the node that announces svc1, while probing from mypc every 20 ms", d.cutPower) {
+	if !d.t.Step(ctx, "Cut the power of the node that announces svc1, while probing from mypc every 10 ms", d.cutPower) {
 		return
 	}
 	d.t.Step(ctx, "Another node announces svc1, and only that one", d.newOwner)
@@ -55,7 +56,7 @@ func (d *demo) cutPower(ctx context.Context) (harness.Observation, error) {
 			return o, err
 		}
 	}
-	d.t.Command("mypc", "fairlead-probe -target http://%s/ -interval 20ms -for %s", address, probeLength)
+	d.t.Command("mypc", "fairlead-probe -target http://%s/ -interval %s -for %s", address, harness.ProbeInterval, probeLength)
 	probe, err := d.lab.StartProbe(ctx, "mypc", "http://"+address+"/", probeLength)
 	if err != nil {
 		return o, err

@@ -8,6 +8,7 @@ import (
 	"context"
 	"flag"
 	"fmt"
+	"net/netip"
 	"os"
 	"slices"
 	"strings"
@@ -238,13 +239,17 @@ func (s *scenario) answers(address string) string {
 	return body
 }
 
-// owner waits until a node announces the address and answers ARP for it, alone, and
-// returns the node.
+// owner waits until a node announces the address and answers for it on the network, alone,
+// and returns the node.
 func (s *scenario) owner(address string) string {
 	s.t.Helper()
 	var owner string
 	s.eventually(10*time.Second, func(ctx context.Context) (err error) {
-		owner, err = lab.Owner(ctx, address)
+		ip, err := netip.ParseAddr(address)
+		if err != nil {
+			return err
+		}
+		owner, err = lab.Owner(ctx, v1alpha1.ClaimName(ip))
 		if err != nil {
 			return err
 		}
