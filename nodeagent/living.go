@@ -3,8 +3,11 @@
 package nodeagent
 
 import (
+	"context"
 	"maps"
 	"time"
+
+	"k8s.io/klog/v2"
 
 	"github.com/fairlead-lb/fairlead/loadbalancer"
 	"github.com/fairlead-lb/fairlead/loadbalancer/plan"
@@ -75,14 +78,19 @@ func newLiving() *living {
 //     can ask its kernel; then it counts only if it said that it would be back.
 //   - A node that said that it leaves counts no longer.
 //   - What a member claimed before it was away counts for a moment after its return.
-func (l *loop) members(now time.Time, view member.View) map[loadbalancer.NodeName]plan.Member {
+func (l *loop) members(ctx context.Context, now time.Time, view member.View) map[loadbalancer.NodeName]plan.Member {
 	out := make(map[loadbalancer.NodeName]plan.Member, len(view.Members)+1)
-	clear(l.living.dead)
+	before := l.living.dead
+	l.living.dead = make(map[loadbalancer.NodeName]struct{})
 	for n, m := range view.Members {
 		run := view.Runs[n]
 		l.living.noteReturn(now, n, m, run)
 		if l.a.pulse.State(n) == pulse.Dead {
 			l.living.dead[n] = struct{}{}
+			if _, known := before[n]; !known {
+				l.a.metrics.DirectDeath()
+				klog.FromContext(ctx).Info("Node's kernel does not answer", "peer", n)
+			}
 			continue
 		}
 		out[n] = l.living.resumed(n, m, run)
@@ -91,7 +99,7 @@ func (l *loop) members(now time.Time, view member.View) map[loadbalancer.NodeNam
 		if _, member := view.Members[n]; member {
 			continue
 		}
-		if a := l.absentee(now, n, g); a != nil {
+		if a := l.absentee(ctx, now, n, g); a != nil {
 			out[n] = a.member
 		}
 	}
@@ -138,7 +146,7 @@ func (v *living) resumed(n loadbalancer.NodeName, m plan.Member, run member.Run)
 }
 
 // absentee is a node that the gossip lost, nil if it does not count any longer.
-func (l *loop) absentee(now time.Time, n loadbalancer.NodeName, g member.Gone) *absent {
+func (l *loop) absentee(ctx context.Context, now time.Time, n loadbalancer.NodeName, g member.Gone) *absent {
 	v := l.living
 	if at, ok := v.given[n]; ok && at.Equal(g.At) {
 		return nil
@@ -162,14 +170,25 @@ func (l *loop) absentee(now time.Time, n loadbalancer.NodeName, g member.Gone) *
 	_, shared := l.segment(n, a.member, nil)
 	state := l.a.pulse.State(n)
 	a.confirmed = state == pulse.Alive || a.announced && !shared
+	cause := ""
 	switch {
-	case g.Last.Leaving, !a.member.Known, !now.Before(a.until), state == pulse.Dead, !shared && !a.announced:
-		delete(v.absent, n)
-		v.given[n] = g.At
-		return nil
+	case g.Last.Leaving:
+		cause = "it said that it leaves"
+	case !a.member.Known:
+		cause = "it never told anything"
+	case !now.Before(a.until):
+		cause = "its agent did not come back in time"
+	case state == pulse.Dead:
+		cause = "its kernel does not answer"
+	case !shared && !a.announced:
+		cause = "it has no link in common with this node, so that its kernel cannot be asked"
 	default:
 		return a
 	}
+	klog.FromContext(ctx).Info("Giving up a node that the gossip lost", "peer", n, "cause", cause, "claims", len(a.member.Claims))
+	delete(v.absent, n)
+	v.given[n] = g.At
+	return nil
 }
 
 // forget drops what is over.

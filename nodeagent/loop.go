@@ -138,7 +138,7 @@ func (l *loop) round(ctx context.Context, now time.Time) {
 	l.refreshLinks(ctx, now)
 	objs, view := l.a.objects.Objects(ctx), l.gossip.View()
 	l.silence(ctx, objs.Claims)
-	s := l.snapshot(now, objs, view)
+	s := l.snapshot(ctx, now, objs, view)
 	state := plan.For(s)
 	l.macs.learn(s.Members, s.Nodes)
 	l.decide(ctx, now, state)
@@ -210,11 +210,11 @@ func (l *loop) usable(k kernel.Link) (loadbalancer.Interface, bool) {
 	return i, !i.NoIPv4 || !i.NoIPv6
 }
 
-func (l *loop) snapshot(now time.Time, objs intake.Objects, view member.View) plan.Snapshot {
+func (l *loop) snapshot(ctx context.Context, now time.Time, objs intake.Objects, view member.View) plan.Snapshot {
 	s := plan.Snapshot{
 		Self: l.a.name(), Claims: objs.Claims, Records: objs.Records, Advertisements: objs.Advertisements,
 		Nodes: objs.Nodes, Endpoints: objs.Endpoints, Hold: now.Before(l.holdUntil),
-		Members: l.members(now, view),
+		Members: l.members(ctx, now, view),
 	}
 	minority := l.quorum.minority(now, l.living.confirmed(s.Members), s.Nodes)
 	switch {
