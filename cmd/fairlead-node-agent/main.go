@@ -48,6 +48,8 @@ func run(args []string) int {
 	if err := o.Validate(); err != nil {
 		return fail(err)
 	}
+	// One signal stops the agent in its own time, more of them change nothing: what an agent
+	// does at its end is over within seconds and should not be cut short.
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	agent, err := nodeagent.New(o, version.Get().GitVersion, prometheus.NewRegistry())

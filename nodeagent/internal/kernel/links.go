@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -33,16 +34,26 @@ type Link struct {
 	// IPv6 says that the link has any address of that family, link-local ones included: it
 	// has none where IPv6 is disabled, and then packets for one are dropped.
 	IPv6 bool
+	// Lapses counts how often the link was seen to be of no use, since [Kernel.Watch] was
+	// called: down, without carrier, or a port of another link. A link that lapsed and is
+	// back by the time that it is listed differs in nothing else, but switches and
+	// neighbours may have forgotten who is behind it.
+	Lapses uint64
 }
 
 // Equal says whether nothing of the link changed.
 func (l Link) Equal(m Link) bool {
-	return l.Name == m.Name && l.Index == m.Index && l.MAC == m.MAC && l.IPv6 == m.IPv6 && slices.Equal(l.Prefixes, m.Prefixes)
+	return l.Name == m.Name && l.Index == m.Index && l.MAC == m.MAC && l.IPv6 == m.IPv6 && l.Lapses == m.Lapses && slices.Equal(l.Prefixes, m.Prefixes)
 }
 
 // Kernel is the kernel of one network namespace. It is safe for concurrent use.
 type Kernel struct {
 	h *netlink.Handle
+
+	mu sync.Mutex
+	// lapses by index, and those of all links, when the kernel stopped telling.
+	lapses    map[int]uint64 // guarded by mu
+	allLapses uint64         // guarded by mu
 }
 
 // New opens a netlink handle in the current network namespace.
@@ -51,14 +62,17 @@ func New() (*Kernel, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open netlink: %w", err)
 	}
-	return &Kernel{h: h}, nil
+	return &Kernel{h: h, lapses: make(map[int]uint64)}, nil
 }
 
 // Close releases the handle.
 func (k *Kernel) Close() { k.h.Close() }
 
 // Links returns the links that are up with carrier, have an Ethernet address, speak
-// ARP, and are neither loopback nor a port of a bond, sorted by name.
+// ARP, and are neither loopback nor a port of a bridge, a bond or the like, sorted by name.
+// What arrives on a port is the bridge's, which has the addresses: a port that announced
+// would tell of an Ethernet address that nobody else uses. Ports of a VRF are no such
+// ports: they have addresses of their own. VLANs, bonds and bridges are links as any other.
 func (k *Kernel) Links() ([]Link, error) {
 	links, err := retry(k.h.LinkList)
 	if err != nil {
@@ -77,23 +91,62 @@ func (k *Kernel) Links() ([]Link, error) {
 			byLink[addrs[i].LinkIndex] = append(byLink[addrs[i].LinkIndex], p)
 		}
 	}
+	kinds := make(map[int]string, len(links))
+	for _, l := range links {
+		kinds[l.Attrs().Index] = l.Type()
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
 	var out []Link
 	for _, l := range links {
 		a := l.Attrs()
-		if !announceable(a) {
+		if !announceable(a, kinds) {
 			continue
 		}
 		prefixes := byLink[a.Index]
 		slices.SortFunc(prefixes, comparePrefixes)
-		out = append(out, Link{Name: a.Name, Index: a.Index, MAC: MAC(a.HardwareAddr), Prefixes: prefixes, IPv6: ipv6[a.Index]})
+		out = append(out, Link{
+			Name: a.Name, Index: a.Index, MAC: MAC(a.HardwareAddr), Prefixes: prefixes, IPv6: ipv6[a.Index],
+			Lapses: k.lapses[a.Index] + k.allLapses,
+		})
 	}
 	slices.SortFunc(out, func(a, b Link) int { return strings.Compare(a.Name, b.Name) })
 	return out, nil
 }
 
-func announceable(a *netlink.LinkAttrs) bool {
-	const need, refuse = unix.IFF_UP | unix.IFF_RUNNING, unix.IFF_LOOPBACK | unix.IFF_NOARP | unix.IFF_SLAVE
-	return a.RawFlags&need == need && a.RawFlags&refuse == 0 && len(a.HardwareAddr) == len(MAC{})
+// announceable says whether a link can announce; kinds are those of all links by index.
+func announceable(a *netlink.LinkAttrs, kinds map[int]string) bool {
+	const refuse = unix.IFF_LOOPBACK | unix.IFF_NOARP | unix.IFF_SLAVE
+	return usable(a.RawFlags) && a.RawFlags&refuse == 0 && len(a.HardwareAddr) == len(MAC{}) &&
+		(a.MasterIndex == 0 || kinds[a.MasterIndex] == kindVRF)
+}
+
+const kindVRF = "vrf"
+
+// usable says whether frames pass a link.
+func usable(flags uint32) bool {
+	const need = unix.IFF_UP | unix.IFF_RUNNING
+	return flags&need == need
+}
+
+// noteLapse counts what an update says about a link.
+func (k *Kernel) noteLapse(u *netlink.LinkUpdate) {
+	a := u.Attrs()
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	switch {
+	case u.Header.Type == unix.RTM_DELLINK && u.Family == unix.AF_UNSPEC:
+		delete(k.lapses, a.Index) // An index is not used again.
+	case !usable(a.RawFlags) || a.MasterIndex != 0 && (a.Slave == nil || a.Slave.SlaveType() != kindVRF):
+		k.lapses[a.Index]++
+	}
+}
+
+// noteAllLapses counts what nobody told of.
+func (k *Kernel) noteAllLapses() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.allLapses++
 }
 
 func comparePrefixes(a, b netip.Prefix) int {
@@ -156,8 +209,12 @@ func (k *Kernel) Watch(ctx context.Context, notify func()) error {
 		case <-ctx.Done():
 			return nil
 		case err := <-failed:
+			k.noteAllLapses()
 			return fmt.Errorf("watch netlink: %w", err)
-		case _, ok = <-links:
+		case u, open := <-links:
+			if ok = open; ok {
+				k.noteLapse(&u)
+			}
 		case _, ok = <-addrs:
 		case r, open := <-routes:
 			if open && !isDefault(&r.Route) {

@@ -145,7 +145,7 @@ func (a *Announcer) announces(link string, addr netip.Addr) bool {
 func (a *Announcer) Run(ctx context.Context) error {
 	r := runner{
 		a: a, told: map[plan.Announcement]told{}, burst: a.protocol.Burst(), conns: map[string]*responder{},
-		broken: make(chan *responder), retryAt: map[string]time.Time{}, later: jobs{less: byDue},
+		broken: make(chan *responder), resting: map[string]rest{}, later: jobs{less: byDue},
 	}
 	defer r.closeAll()
 	timer := time.NewTimer(time.Hour)
@@ -184,7 +184,7 @@ type runner struct {
 	// burst is the protocol's.
 	burst   []time.Duration
 	conns   map[string]*responder
-	retryAt map[string]time.Time
+	resting map[string]rest
 	broken  chan *responder
 	// later are the jobs that are not due; those that are lie in their link's outbox.
 	later jobs
@@ -202,16 +202,16 @@ func (r *runner) next(now time.Time) time.Duration {
 			d = min(d, at.Sub(now))
 		}
 	}
-	for _, at := range r.retryAt {
-		d = min(d, at.Sub(now))
+	for _, rest := range r.resting {
+		d = min(d, rest.until.Sub(now))
 	}
 	return max(d, 0)
 }
 
 // mayRetry says whether a link has rested for long enough.
 func (r *runner) mayRetry(now time.Time) bool {
-	for _, at := range r.retryAt {
-		if !now.Before(at) {
+	for _, rest := range r.resting {
+		if !now.Before(rest.until) {
 			return true
 		}
 	}
@@ -233,23 +233,34 @@ func (r *runner) reconcile(ctx context.Context, now time.Time) {
 		}
 	}
 	for name, c := range r.conns {
-		if l, ok := want[name]; !ok || l.Index != c.link.Index || l.MAC != c.link.MAC {
+		if l, ok := want[name]; !ok || changed(l, c.link) {
 			r.end(c)
 		}
 	}
+	maps.DeleteFunc(r.resting, func(name string, rest rest) bool {
+		l, ok := want[name]
+		return !ok || changed(l, rest.link)
+	})
 	for name, l := range want {
-		if _, ok := r.conns[name]; !ok && !now.Before(r.retryAt[name]) {
+		if _, ok := r.conns[name]; !ok && !now.Before(r.resting[name].until) {
 			r.start(ctx, l, now)
-		}
-	}
-	for name := range r.retryAt {
-		if _, ok := want[name]; !ok {
-			delete(r.retryAt, name)
 		}
 	}
 	r.a.forgetFailed(known)
 	r.listen(ctx, now)
 	r.startBursts(now)
+}
+
+// changed says that a link is not what a connection was opened on, or lapsed meanwhile, so
+// that the kernel may have left the connection's groups, and neighbours have forgotten.
+func changed(a, b kernel.Link) bool {
+	return a.Index != b.Index || a.MAC != b.MAC || a.Lapses != b.Lapses
+}
+
+// rest is until when a link is left alone, unless it changes.
+type rest struct {
+	until time.Time
+	link  kernel.Link
 }
 
 // listening is what a connection listens for.
@@ -292,7 +303,7 @@ func (l listening) addrs() map[string][]netip.Addr {
 
 // rest leaves a link alone for a while.
 func (r *runner) rest(ctx context.Context, l kernel.Link, cause error, now time.Time) {
-	r.retryAt[l.Name] = now.Add(reopenDelay)
+	r.resting[l.Name] = rest{now.Add(reopenDelay), l}
 	if r.a.setFailed(l.Name, true) {
 		klog.FromContext(ctx).Error(cause, "Cannot announce on link", "interface", l.Name, "protocol", r.a.protocol.Name())
 	}
@@ -304,7 +315,7 @@ func (r *runner) start(ctx context.Context, l kernel.Link, now time.Time) {
 		r.rest(ctx, l, err, now)
 		return
 	}
-	delete(r.retryAt, l.Name)
+	delete(r.resting, l.Name)
 	r.a.setFailed(l.Name, false)
 	c := &responder{
 		a: r.a, link: l, conn: conn, outbox: newOutbox(now), done: make(chan struct{}), questions: make(chan Frame, maxQuestions),
@@ -337,7 +348,7 @@ func (r *runner) drop(ctx context.Context, c *responder) {
 	}
 	klog.FromContext(ctx).Info("Lost the connection to a link", "interface", c.link.Name, "protocol", r.a.protocol.Name())
 	r.end(c)
-	r.retryAt[c.link.Name] = time.Now().Add(reopenDelay)
+	r.resting[c.link.Name] = rest{time.Now().Add(reopenDelay), c.link}
 }
 
 // forget makes a link's addresses new again: its address or its neighbours changed.
