@@ -25,10 +25,11 @@ const (
 )
 
 // Bounds of the grace of a restart: the kernel keeps lifetimes in seconds and lets them
-// end late, and nobody should wait for longer for an agent that does not come back.
+// end late; and an address that is released while the agent is away may be given to
+// another Service after 100 s.
 const (
 	minRestartGrace = 5 * time.Second
-	maxRestartGrace = 10 * time.Minute
+	maxRestartGrace = 90 * time.Second
 )
 
 // minAnnounceInterval leaves room for ten thousand addresses under the bound on frames.
@@ -101,7 +102,7 @@ func (o *Options) AddFlags(fs *pflag.FlagSet) {
 	fs.StringVar(&o.MetricsAddress, "metrics-address", o.MetricsAddress, "address of /metrics over HTTPS; empty serves none")
 	fs.StringVar(&o.DaemonSetName, "daemonset-name", o.DaemonSetName, "DaemonSet that this agent is part of, in the namespace $POD_NAMESPACE")
 	fs.DurationVar(&o.RestartGrace, "restart-grace", o.RestartGrace,
-		"how long the node's kernel answers while the agent restarts, 5s to 10m; 0 hands over at every stop")
+		"how long the node's kernel answers while the agent restarts, 5s to 90s; 0 hands over at every stop")
 	fs.StringVar(&o.Profile, "profile", o.Profile, "how quickly a silent node counts as dead: fast, default or wan")
 	fs.DurationVar(&o.AnnounceInterval, "announce-interval", o.AnnounceInterval,
 		"how often neighbours are told again of each address, at least 10s; 0 is never")

@@ -37,6 +37,7 @@ func TestOptions(t *testing.T) {
 			errs: []string{"--node-ip", "--gossip-port: 0", "--gossip-key-file", "--health-address: 0.0.0.0 is not a loopback", "--metrics-address", "--exclude-interfaces", "--announce-interval: 1s is neither", "--daemonset-name", "--restart-grace: 1s is neither", `--profile: "x" is none`},
 		},
 		"always leave": {env: env("NODE_NAME", "n"), args: []string{"--restart-grace=0"}},
+		"too patient":  {env: env("NODE_NAME", "n"), args: []string{"--restart-grace=2m"}, errs: []string{"--restart-grace: 2m0s is neither"}},
 		"fast":         {env: env("NODE_NAME", "n"), args: []string{"--profile=fast"}},
 		"no repeats":   {env: env("NODE_NAME", "n"), args: []string{"--announce-interval=0"}},
 		"no metrics":   {env: env("NODE_NAME", "n"), args: []string{"--metrics-address="}},
