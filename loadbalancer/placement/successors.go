@@ -19,6 +19,8 @@ const MaxSuccessors = 8
 // left out excluded, unselected and unreachable nodes.
 type Candidate struct {
 	Node loadbalancer.NodeName
+	// ID is the caller's number of the node, the index into what [Proposal].Heirs returns.
+	ID int
 	// Seed is [Seed] of the name, which the caller keeps: to compute it for every node
 	// and group would cost more than all the rest.
 	Seed uint64
@@ -42,9 +44,9 @@ type Proposal struct {
 	Current []loadbalancer.NodeName
 	// Candidates ascending by name.
 	Candidates []Candidate
-	// Heirs is the number of other groups that have these two nodes as their first and
-	// second successor; nil for a caller that does not count.
-	Heirs func(first, second loadbalancer.NodeName) int
+	// Heirs returns, by the second's ID, the number of other groups that have the first and
+	// a second node as their first two successors; nil for a caller that does not count.
+	Heirs func(first loadbalancer.NodeName) []int
 }
 
 // Seed is what of a node's rank is the same for all groups.
@@ -106,12 +108,13 @@ func (p *Proposal) heir(seed uint64, first loadbalancer.NodeName) loadbalancer.N
 	if top == nil {
 		return ""
 	}
-	heirs := p.Heirs
-	if heirs == nil {
-		heirs = func(_, _ loadbalancer.NodeName) int { return 0 }
+	inherits := func(*Candidate) int { return 0 }
+	if p.Heirs != nil {
+		counts := p.Heirs(first)
+		inherits = func(c *Candidate) int { return counts[c.ID] }
 	}
-	least := p.least(seed, first, top, func(c *Candidate) int { return heirs(first, c.Node) })
-	if c := p.sticky(first, top); c != nil && heirs(first, c.Node) <= heirs(first, least.Node) {
+	least := p.least(seed, first, top, inherits)
+	if c := p.sticky(first, top); c != nil && inherits(c) <= inherits(least) {
 		return c.Node
 	}
 	return least.Node

@@ -110,7 +110,7 @@ func drawCandidates(t *rapid.T, least int) []placement.Candidate {
 	out := make([]placement.Candidate, 0, len(nodes))
 	for _, n := range nodes {
 		out = append(out, placement.Candidate{
-			Node: nodeName(n), Seed: placement.Seed(nodeName(n)), Load: rapid.IntRange(0, 3).Draw(t, "load"),
+			Node: nodeName(n), ID: n, Seed: placement.Seed(nodeName(n)), Load: rapid.IntRange(0, 3).Draw(t, "load"),
 			NotReady: rapid.IntRange(0, 9).Draw(t, "notReady") == 0, Cordoned: rapid.IntRange(0, 9).Draw(t, "cordoned") == 0,
 			Weight: rapid.SampledFrom([]int{0, 0, 0, 5}).Draw(t, "weight"),
 		})
@@ -139,11 +139,7 @@ func TestSuccessorsAreOrderedAndStable(t *testing.T) {
 			p.Owner = nodeName(rapid.IntRange(0, 30).Draw(t, "owner"))
 		}
 		burden := rapid.SliceOfN(rapid.IntRange(0, 2), 31, 31).Draw(t, "heirs")
-		p.Heirs = func(_, second loadbalancer.NodeName) int {
-			n := 0
-			_, _ = fmt.Sscanf(string(second), "node-%d", &n)
-			return burden[n]
-		}
+		p.Heirs = func(loadbalancer.NodeName) []int { return burden }
 		got := placement.Successors(p)
 		p.Current = got
 		if diff := gocmp.Diff(got, placement.Successors(p)); diff != "" {
@@ -242,11 +238,17 @@ func (b *books) propose(group loadbalancer.Group, owner loadbalancer.NodeName, n
 	b.add(old, -1)
 	cands := candidates(nodes...)
 	for i := range cands {
-		cands[i].Load = b.load[cands[i].Node]
+		cands[i].ID, cands[i].Load = i, b.load[cands[i].Node]
 	}
 	list := placement.Successors(placement.Proposal{
 		Group: group, Owner: owner, Current: old, Candidates: cands,
-		Heirs: func(first, second loadbalancer.NodeName) int { return b.heirs[[2]loadbalancer.NodeName{first, second}] },
+		Heirs: func(first loadbalancer.NodeName) []int {
+			counts := make([]int, len(nodes))
+			for i, second := range nodes {
+				counts[i] = b.heirs[[2]loadbalancer.NodeName{first, second}]
+			}
+			return counts
+		},
 	})
 	b.lists[group] = list
 	b.add(list, 1)

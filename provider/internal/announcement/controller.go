@@ -96,8 +96,11 @@ type Controller struct {
 
 	mu sync.Mutex
 	// The fields below are guarded by mu.
-	ledger   *ledger
-	scratch  []placement.Candidate // reused from one group to the next
+	ledger  *ledger
+	scratch []placement.Candidate // reused from one group to the next
+	// ids are the ledger's numbers of the nodes of the world numbered.
+	ids      []int
+	numbered *world
 	failures map[loadbalancer.ServiceKey]failure
 	// settled are the Services that allocation has found in order since the process
 	// started; before, what an earlier process said of them stands.

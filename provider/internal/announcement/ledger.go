@@ -27,8 +27,14 @@ func headOf(names []loadbalancer.NodeName) head {
 // same idle node. It is not safe for concurrent use.
 type ledger struct {
 	heads map[loadbalancer.Group]head
-	load  map[loadbalancer.NodeName]int
-	heirs map[loadbalancer.NodeName]map[loadbalancer.NodeName]int
+	// ids number the nodes that were ever heard of: to look counts up by name would be most
+	// of the work when each group's list is made anew.
+	ids  map[loadbalancer.NodeName]int
+	load []int // by id
+	// heirs are, by the id of the first, the counts by the id of the second.
+	heirs []map[int]int
+	// row is one of heirs, spread out by id.
+	row []int
 	// unseen are groups whose bound claim is not in the cache yet, with the end of their
 	// reservation.
 	unseen map[loadbalancer.Group]time.Time
@@ -37,10 +43,20 @@ type ledger struct {
 func newLedger() *ledger {
 	return &ledger{
 		heads:  map[loadbalancer.Group]head{},
-		load:   map[loadbalancer.NodeName]int{},
-		heirs:  map[loadbalancer.NodeName]map[loadbalancer.NodeName]int{},
+		ids:    map[loadbalancer.NodeName]int{},
 		unseen: map[loadbalancer.Group]time.Time{},
 	}
+}
+
+// id numbers a node.
+func (l *ledger) id(name loadbalancer.NodeName) int {
+	id, ok := l.ids[name]
+	if !ok {
+		id = len(l.ids)
+		l.ids[name] = id
+		l.load, l.heirs = append(l.load, 0), append(l.heirs, nil)
+	}
+	return id
 }
 
 func (l *ledger) set(group loadbalancer.Group, h head) {
@@ -52,27 +68,21 @@ func (l *ledger) set(group loadbalancer.Group, h head) {
 	l.heads[group] = h
 }
 
-// count keeps no zeros: nodes come and go.
 func (l *ledger) count(h head, n int) {
 	if h[0] == "" {
 		return
 	}
-	if l.load[h[0]] += n; l.load[h[0]] == 0 {
-		delete(l.load, h[0])
-	}
+	first := l.id(h[0])
+	l.load[first] += n
 	if h[1] == "" {
 		return
 	}
-	heirs := l.heirs[h[0]]
-	if heirs == nil {
-		heirs = map[loadbalancer.NodeName]int{}
-		l.heirs[h[0]] = heirs
+	if l.heirs[first] == nil {
+		l.heirs[first] = map[int]int{}
 	}
-	if heirs[h[1]] += n; heirs[h[1]] == 0 {
-		delete(heirs, h[1])
-	}
-	if len(heirs) == 0 {
-		delete(l.heirs, h[0])
+	second := l.id(h[1])
+	if l.heirs[first][second] += n; l.heirs[first][second] == 0 {
+		delete(l.heirs[first], second)
 	}
 }
 
@@ -118,24 +128,21 @@ func (l *ledger) reserve(group loadbalancer.Group, names []loadbalancer.NodeName
 	}
 }
 
-// loadWithout is a node's load without one group's share.
-func (l *ledger) loadWithout(node loadbalancer.NodeName, group loadbalancer.Group) int {
-	n := l.load[node]
-	if node != "" && l.heads[group][0] == node {
-		n--
-	}
-	return n
-}
-
-// heirsWithout counts, without one group, those that go from one node to another should
-// the first die.
-func (l *ledger) heirsWithout(group loadbalancer.Group) func(first, second loadbalancer.NodeName) int {
+// heirsWithout counts, by id and without one group, those that go from one node to another
+// should the first die. The result is good until the next call.
+func (l *ledger) heirsWithout(group loadbalancer.Group) func(first loadbalancer.NodeName) []int {
 	own := l.heads[group]
-	return func(first, second loadbalancer.NodeName) int {
-		n := l.heirs[first][second]
-		if own == (head{first, second}) {
-			n--
+	return func(first loadbalancer.NodeName) []int {
+		clear(l.row)
+		for len(l.row) < len(l.ids) {
+			l.row = append(l.row, 0)
 		}
-		return n
+		for second, n := range l.heirs[l.id(first)] {
+			l.row[second] = n
+		}
+		if own[0] == first && own[1] != "" {
+			l.row[l.id(own[1])]--
+		}
+		return l.row
 	}
 }

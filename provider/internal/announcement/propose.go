@@ -79,14 +79,22 @@ func (c *Controller) successors(group loadbalancer.Group, w *world, wishes []wis
 	preferences := preferencesOf(targets)
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	ids := c.idsOf(w)
 	candidates := c.scratch[:0]
+	own := c.ledger.heads[group][0]
 	for i := range w.nodes {
-		if n := &w.nodes[i]; len(targets) > 0 && n.verdict(targets) == "" {
-			candidates = append(candidates, placement.Candidate{
-				Node: n.name, Seed: n.seed, NotReady: !n.facts.Ready, Cordoned: n.facts.Cordoned,
-				Weight: weightOf(n, preferences), Load: c.ledger.loadWithout(n.name, group),
-			})
+		n := &w.nodes[i]
+		if len(targets) == 0 || n.verdict(targets) != "" {
+			continue
 		}
+		candidate := placement.Candidate{
+			Node: n.name, ID: ids[i], Seed: n.seed, NotReady: !n.facts.Ready, Cordoned: n.facts.Cordoned,
+			Weight: weightOf(n, preferences), Load: c.ledger.load[ids[i]],
+		}
+		if n.name == own {
+			candidate.Load-- // this group's
+		}
+		candidates = append(candidates, candidate)
 	}
 	c.scratch = candidates
 	owner, current, seen := c.present(group)
@@ -101,6 +109,17 @@ func (c *Controller) successors(group loadbalancer.Group, w *world, wishes []wis
 		out = append(out, string(n))
 	}
 	return out
+}
+
+// idsOf returns the ledger's numbers of a world's nodes. Locked by the caller.
+func (c *Controller) idsOf(w *world) []int {
+	if c.numbered != w {
+		c.numbered, c.ids = w, c.ids[:0]
+		for i := range w.nodes {
+			c.ids = append(c.ids, c.ledger.id(w.nodes[i].name))
+		}
+	}
+	return c.ids
 }
 
 // preferencesOf returns the advertisements that give nodes a weight, each once.
