@@ -111,14 +111,13 @@ func (s scene) proposed(t *rapid.T) []loadbalancer.NodeName {
 		}
 		wishes = append(wishes, one)
 	}
-	targets := reachable(w.nodes, targetsOf(wishes))
+	var cache ableCache
+	cache.of(w, []target{{addr: netip.MustParseAddr("10.0.0.7"), wishes: [][]*advertisement{wishes[0].ads}}}) // must not matter
 	var free, cordoned []loadbalancer.NodeName
-	for _, n := range w.nodes {
-		switch {
-		case len(targets) == 0 || n.verdict(targets) != "":
-		case n.facts.Cordoned:
+	for _, i := range cache.of(w, targetsOf(wishes)) {
+		if n := &w.nodes[i]; n.facts.Cordoned {
 			cordoned = append(cordoned, n.name)
-		default:
+		} else {
 			free = append(free, n.name)
 		}
 	}

@@ -101,6 +101,7 @@ type Controller struct {
 	// ids are the ledger's numbers of the nodes of the world numbered.
 	ids      []int
 	numbered *world
+	able     ableCache
 	failures map[loadbalancer.ServiceKey]failure
 	// settled are the Services that allocation has found in order since the process
 	// started; before, what an earlier process said of them stands.

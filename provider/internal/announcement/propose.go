@@ -75,18 +75,15 @@ func groupOf(addrs []v1alpha1.LoadBalancerAddress) loadbalancer.Group {
 // every address of the group as every Service wants it. While a proposal is only about
 // to join a group that exists, the group's head stays what it is.
 func (c *Controller) successors(group loadbalancer.Group, w *world, wishes []wish, settled bool) []string {
-	targets := reachable(w.nodes, targetsOf(wishes))
+	targets := targetsOf(wishes)
 	preferences := preferencesOf(targets)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	ids := c.idsOf(w)
 	candidates := c.scratch[:0]
 	own := c.ledger.heads[group][0]
-	for i := range w.nodes {
+	for _, i := range c.able.of(w, targets) {
 		n := &w.nodes[i]
-		if len(targets) == 0 || n.verdict(targets) != "" {
-			continue
-		}
 		candidate := placement.Candidate{
 			Node: n.name, ID: ids[i], Seed: n.seed, NotReady: !n.facts.Ready, Cordoned: n.facts.Cordoned,
 			Weight: weightOf(n, preferences), Load: c.ledger.load[ids[i]],
