@@ -11,6 +11,10 @@ import (
 
 	"github.com/fairlead-lb/fairlead/loadbalancer"
 	"github.com/fairlead-lb/fairlead/loadbalancer/api/v1alpha1"
+	"github.com/fairlead-lb/fairlead/loadbalancer/placement"
+	"github.com/fairlead-lb/fairlead/loadbalancer/plan"
+	"github.com/fairlead-lb/fairlead/nodeagent/internal/announce/arp"
+	"github.com/fairlead-lb/fairlead/nodeagent/internal/announce/ndp"
 	"github.com/fairlead-lb/fairlead/nodeagent/internal/kernel"
 )
 
@@ -260,4 +264,51 @@ func TestRestartUnheard(t *testing.T) {
 			s.t.Errorf("after %s the kernel still answers for %d addresses", unheard, left)
 		}
 	})
+}
+
+// The kernel goes on while it is not known whose the address is, and while the agent would
+// take it over but may not.
+func TestKernelGoesOn(t *testing.T) {
+	t.Parallel()
+	verdict := func(node loadbalancer.NodeName, epoch uint64, action placement.Action) plan.GroupState {
+		return plan.GroupState{Verdict: placement.Verdict{Owner: loadbalancer.Ownership{Node: node, Epoch: epoch}, Action: action}}
+	}
+	mine, others, nobodys := loadbalancer.Ownership{Node: "b", Epoch: 3}, loadbalancer.Ownership{Node: "c", Epoch: 4}, loadbalancer.Ownership{}
+	tests := map[string]struct {
+		held      *holding
+		persisted loadbalancer.Ownership
+		verdict   plan.GroupState
+		settled   bool
+		want      bool
+	}{
+		"listening":                     {nil, mine, verdict("b", 0, placement.Wait), false, true},
+		"in the minority":               {nil, mine, verdict("b", 0, placement.Wait), true, true},
+		"not eligible yet, listening":   {nil, mine, verdict("", 0, placement.Wait), false, true},
+		"not eligible":                  {nil, mine, verdict("", 0, placement.Wait), true, false},
+		"never written, listening":      {nil, nobodys, verdict("c", 0, placement.Wait), false, true},
+		"claimed by another, listening": {nil, mine, verdict("c", 4, placement.Wait), false, false},
+		"another's in the API":          {nil, others, verdict("c", 0, placement.Wait), false, false},
+		"another's":                     {nil, mine, verdict("c", 0, placement.Wait), true, false},
+		"silent in a group of ours":     {nil, mine, verdict("b", 4, placement.Keep), true, false},
+		"held, socket not open":         {&holding{interfaces: []string{"eth0"}}, mine, verdict("b", 4, placement.Keep), true, true},
+		"held on another link":          {&holding{interfaces: []string{"eth1"}}, mine, verdict("b", 4, placement.Keep), true, false},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			hear := func(string, netip.Addr, kernel.MAC) {}
+			addr := netip.MustParseAddr(vip)
+			l := loop{held: holdings{}, a: &Agent{
+				o:   Options{NodeName: "b"},
+				arp: arp.New(nil, nil, 0, func() {}, hear), ndp: ndp.New(nil, nil, 0, func() {}, hear),
+			}}
+			if tt.held != nil {
+				l.held[addr] = tt.held
+			}
+			c := loadbalancer.Claim{Addr: addr, Persisted: tt.persisted}
+			if got := l.kernelAnswers(kernel.Kept{Link: "eth0", Addr: addr}, c, tt.verdict, tt.settled); got != tt.want {
+				t.Errorf("kernelAnswers = %t, want %t", got, tt.want)
+			}
+		})
+	}
 }
