@@ -50,6 +50,7 @@ func ForAddress(s *cluster.State, a netip.Addr) AddressReport {
 		r.State, r.Summary = claimWords(c, h)
 	} else {
 		r.State, r.Summary = b.unclaimed(a)
+		r.Notes = append(r.Notes, b.conflicts(a)...)
 	}
 	for _, p := range b.sortedPools() {
 		if fault := b.set.Fault(p.Name); fault != nil && listed(p.Spec.Addresses, a) {

@@ -9,7 +9,6 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/fairlead-lb/fairlead/cmd/kubectl-fairlead/internal/cluster"
@@ -61,6 +60,8 @@ type Holding struct {
 	Owner          string   `json:"owner,omitempty"`
 	Successors     []string `json:"successors,omitempty"`
 	Advertisements []string `json:"advertisements,omitempty"`
+	// Conflicts are hosts outside the cluster that have it too, as nodes hear them.
+	Conflicts []string `json:"conflicts,omitempty"`
 }
 
 // Condition is a condition of a record or of a pool.
@@ -177,6 +178,9 @@ func (b *book) holding(c *v1alpha1.IPClaim) Holding {
 	for _, n := range c.Spec.Successors {
 		h.Successors = append(h.Successors, b.nodeWords(n))
 	}
+	if a, err := v1alpha1.ParseClaimName(c.Name); err == nil {
+		h.Conflicts = b.conflicts(a)
+	}
 	return h
 }
 
@@ -196,27 +200,6 @@ func portWords(ports []v1alpha1.Port) string {
 		out[i] = fmt.Sprintf("%d/%s", p.Port, p.Protocol)
 	}
 	return " (" + strings.Join(out, ", ") + ")"
-}
-
-// nodeWords says whether a node's agent could take over.
-func (b *book) nodeWords(name string) string {
-	for i := range b.state.Agents {
-		if b.state.Agents[i].Name != name {
-			continue
-		}
-		ready := meta.FindStatusCondition(b.state.Agents[i].Status.Conditions, v1alpha1.ConditionReady)
-		if ready != nil && ready.Status == metav1.ConditionTrue {
-			return name
-		}
-		if ready != nil {
-			return fmt.Sprintf("%s (not ready: %s)", name, ready.Reason)
-		}
-		return name + " (not ready)"
-	}
-	if b.state.Agents == nil {
-		return name
-	}
-	return name + " (no agent)"
 }
 
 func conditions(in []metav1.Condition) []Condition {

@@ -76,6 +76,7 @@ func (p *page) holding(h *Holding) {
 		}
 		p.value("announced by", owner)
 	}
+	p.list("conflict", h.Conflicts)
 	p.value("successors", strings.Join(h.Successors, ", "))
 	p.value("advertised by", strings.Join(h.Advertisements, ", "))
 }
