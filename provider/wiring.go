@@ -83,7 +83,9 @@ func (w *wiring) makeControllers() error {
 	if err != nil {
 		return err
 	}
-	gk, err := gossipkey.New(gossipkey.Options{Client: w.kube, Namespace: w.namespace, Recorder: w.events})
+	gk, err := gossipkey.New(gossipkey.Options{
+		Client: w.kube, Namespace: w.namespace, Recorder: w.events, Agents: w.agents, Nodes: w.nodes,
+	})
 	if err != nil {
 		return err
 	}

@@ -2,11 +2,12 @@
 
 // Package gossipkey makes the key that node agents encrypt their gossip with.
 //
-// It owns the creation of the Secret "fairlead-gossip" and nothing of it afterwards: a
-// Secret that exists is never overwritten, because an administrator may have made it
-// and agents may be using it. One that is deleted under a running controller comes back
-// with the same keys, else agents that read it at different moments would stop hearing
-// each other. It never reads another Secret.
+// It owns the creation of the Secret "fairlead-gossip", and changes one that exists only
+// when asked to, by the annotation [AnnotationRotate]: an administrator may have made it
+// and agents may be using it. Then it replaces the key step by step, so that agents which
+// have read the Secret at different moments never stop hearing each other. For the same
+// reason one that is deleted under a running controller comes back with the same keys. It
+// never reads another Secret.
 //
 // The provider constructs one [Controller] per process; the leader runs it.
 package gossipkey
@@ -51,8 +52,17 @@ type Options struct {
 	Namespace string
 	// Recorder emits events on the Secret.
 	Recorder record.EventRecorder
+	// Agents (NodeAgents) and Nodes say who has to have read a new key. Whoever made them
+	// runs them.
+	Agents, Nodes Informer
 	// Rand gives the key; nil means crypto/rand.
 	Rand io.Reader
+}
+
+// Informer is what the controller needs of an informer that it does not own.
+type Informer interface {
+	GetStore() cache.Store
+	HasSynced() bool
 }
 
 // Controller is made with New.
@@ -60,19 +70,27 @@ type Controller struct {
 	opts     Options
 	informer cache.SharedIndexInformer
 	queue    *worker.Queue[string]
-	// last is the data of the Secret when it was last seen, nil before; only the
-	// worker touches it.
-	last map[string][]byte
-	// told is the last complaint about the Secret's content; only the worker touches it.
+
+	// Only the worker touches what follows.
+
+	// last is the Secret when it was last seen with usable keys, nil before.
+	last *corev1.Secret
+	// told is the last complaint about the Secret's content.
 	told string
+	// since is how long a step of a rotation has been waited with, zero while none is;
+	// complained says that an event told.
+	since      time.Time
+	complained bool
+	// refused is the rotation that an event said cannot be.
+	refused string
 }
 
 // New checks the options. The controller has its own informer over the one Secret:
 //
-//	gossipkey.New(gossipkey.Options{Client: kube, Namespace: podNamespace, Recorder: recorder})
+//	gossipkey.New(gossipkey.Options{Client: kube, Namespace: podNamespace, Recorder: recorder, Agents: agents, Nodes: nodes})
 func New(opts Options) (*Controller, error) {
-	if opts.Client == nil || opts.Namespace == "" || opts.Recorder == nil {
-		return nil, errors.New("gossip key controller: client, namespace or recorder is missing")
+	if opts.Client == nil || opts.Namespace == "" || opts.Recorder == nil || opts.Agents == nil || opts.Nodes == nil {
+		return nil, errors.New("gossip key controller: client, namespace, recorder or informer is missing")
 	}
 	if opts.Rand == nil {
 		opts.Rand = rand.Reader
@@ -101,7 +119,7 @@ func (c *Controller) Run(ctx context.Context) error {
 	defer wg.Wait()
 	wg.Go(func() { c.informer.RunWithContext(ctx) })
 	c.queue.Add(SecretName) // no event tells that it is missing
-	c.queue.Run(ctx, 1, []cache.InformerSynced{c.informer.HasSynced}, c.sync)
+	c.queue.Run(ctx, 1, []cache.InformerSynced{c.informer.HasSynced, c.opts.Agents.HasSynced, c.opts.Nodes.HasSynced}, c.sync)
 	return nil
 }
 
@@ -111,34 +129,40 @@ func (c *Controller) sync(ctx context.Context, _ string) (time.Duration, error) 
 		return 0, fmt.Errorf("look up Secret: %w", err)
 	}
 	if secret, ok := obj.(*corev1.Secret); found && ok {
-		c.check(ctx, secret)
+		if keys, ok := c.check(ctx, secret); ok {
+			return c.rotate(ctx, secret, keys)
+		}
 		return 0, nil
 	}
 	return 0, c.create(ctx)
 }
 
-// check looks at the content of an existing Secret and complains once if agents will
-// not be able to use it.
-func (c *Controller) check(ctx context.Context, secret *corev1.Secret) {
+// check reads the keys of an existing Secret and complains once if agents will not be
+// able to use it.
+func (c *Controller) check(ctx context.Context, secret *corev1.Secret) ([][]byte, bool) {
 	keys, err := ParseKeys(secret.Data[DataKey])
 	if err == nil {
-		c.last, c.told = secret.Data, ""
+		c.last, c.told = secret, ""
 		klog.FromContext(ctx).V(2).Info("Gossip key is present", "secret", klog.KObj(secret), "keys", len(keys))
-		return
+		return keys, true
 	}
 	if c.told == err.Error() {
-		return
+		return nil, false
 	}
 	c.told = err.Error()
 	klog.FromContext(ctx).Info("Gossip key is unusable", "secret", klog.KObj(secret), "cause", err.Error())
 	c.opts.Recorder.Eventf(secret, corev1.EventTypeWarning, reason.NoGossipKey.String(),
 		"node agents cannot use this Secret: %v; put base64 of %d random bytes into %q, or delete the Secret to get a new one",
 		err, KeySize, DataKey)
+	return nil, false
 }
 
 func (c *Controller) create(ctx context.Context) error {
-	data := c.last
-	if data == nil {
+	var data map[string][]byte
+	var annotations map[string]string
+	if c.last != nil {
+		data, annotations = c.last.Data, rotation(c.last)
+	} else {
 		key := make([]byte, KeySize)
 		if _, err := io.ReadFull(c.opts.Rand, key); err != nil {
 			return fmt.Errorf("read random bytes: %w", err)
@@ -148,7 +172,8 @@ func (c *Controller) create(ctx context.Context) error {
 	secret := &corev1.Secret{
 		ObjectMeta: metav1.ObjectMeta{
 			Name: SecretName, Namespace: c.opts.Namespace,
-			Labels: map[string]string{"app.kubernetes.io/part-of": "fairlead"},
+			Labels:      map[string]string{"app.kubernetes.io/part-of": "fairlead"},
+			Annotations: annotations,
 		},
 		Type: corev1.SecretTypeOpaque,
 		Data: data,

@@ -27,7 +27,9 @@ const namespace = "fairlead-system"
 func run(t *testing.T, client *fake.Clientset, during func(recorder *record.FakeRecorder)) {
 	t.Helper()
 	recorder := record.NewFakeRecorder(16)
-	c, err := gossipkey.New(gossipkey.Options{Client: client, Namespace: namespace, Recorder: recorder})
+	c, err := gossipkey.New(gossipkey.Options{
+		Client: client, Namespace: namespace, Recorder: recorder, Agents: newStore(), Nodes: newStore(),
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
