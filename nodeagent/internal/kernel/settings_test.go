@@ -53,7 +53,7 @@ func TestARPSettings(t *testing.T) {
 func TestLocalIPv4(t *testing.T) {
 	k := open(t)
 	netns.AddVeth(t, "i0", "192.0.2.1/24", "i1", "192.0.2.1/24")
-	netns.AddAddr(t, "lo", "192.0.2.200/32")
+	defer netns.AddAddr(t, "lo", "192.0.2.200/32")()
 	got, err := k.LocalIPv4()
 	if err != nil {
 		t.Fatal(err)
@@ -70,7 +70,7 @@ func TestLocalIPv4(t *testing.T) {
 func TestSettingsSilenceTheKernel(t *testing.T) {
 	k := open(t)
 	netns.AddVeth(t, "q0", "192.0.2.1/24", "q1", "")
-	netns.AddAddr(t, "lo", "192.0.2.200/32")
+	defer netns.AddAddr(t, "lo", "192.0.2.200/32")()
 	client := netns.NewOther(t)
 	client.Take("q1")
 	client.Run("ip", "link", "set", "lo", "up")
