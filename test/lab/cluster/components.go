@@ -51,8 +51,8 @@ func controlPlane(p paths, plan *Plan) []host.Process {
 			"--service-account-private-key-file=" + p.key("sa.key"), "--root-ca-file=" + p.key("ca.crt"),
 			"--cluster-signing-cert-file=" + p.key("ca.crt"), "--cluster-signing-key-file=" + p.key("ca.key"),
 			"--cloud-provider=external", "--allocate-node-cidrs=true",
-			"--cluster-cidr=" + plan.podCIDRs(), "--node-cidr-mask-size-ipv4=24", "--node-cidr-mask-size-ipv6=64",
-			"--service-cluster-ip-range=" + serviceCIDRs,
+			// Its masks are the defaults, /24 and /64; the flags differ between single and dual stack.
+			"--cluster-cidr=" + plan.podCIDRs(), "--service-cluster-ip-range=" + serviceCIDRs,
 		}},
 		{Name: "scheduler", After: []string{ready}, Argv: []string{
 			p.tool("kube-scheduler"), "--kubeconfig=" + p.key("scheduler.kubeconfig"),

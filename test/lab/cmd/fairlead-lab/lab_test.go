@@ -54,11 +54,11 @@ func eventually(t *testing.T, what string, limit time.Duration, f func() bool) {
 	}
 }
 
-const pod = `{"apiVersion":"v1","kind":"Pod","metadata":{"name":"web"},"spec":{"nodeName":"worker",
+const pod = `{"apiVersion":"v1","kind":"Pod","metadata":{"name":"web","labels":{"app":"web"}},"spec":{"nodeName":"worker",
 "tolerations":[{"operator":"Exists"}],"containers":[{"name":"c","image":"traefik/whoami"}]}}`
 
-// TestLab is the whole life of a lab: up, traffic, power cut, return, crash of
-// a second up beside it, down. Run as root with -tags e2e; the binaries must be
+// TestLab is the whole life of a lab: up, traffic, faults, power cut, return,
+// crash of a second up beside it, down. Run as root with -tags e2e; the binaries must be
 // built already (fairlead-lab build) or the test takes long.
 func TestLab(t *testing.T) {
 	bin := filepath.Join(t.TempDir(), "fairlead-lab")
@@ -88,6 +88,7 @@ func TestLab(t *testing.T) {
 		return err == nil && strings.Contains(out, "Hostname: web\n")
 	}
 	eventually(t, "the pod answers", 10*time.Second, answers)
+	faults(t, l)
 	t.Run("power cut and return", func(t *testing.T) {
 		if out := l.must(t, "kill", "worker"); !strings.HasPrefix(out, "cut at ") {
 			t.Errorf("kill printed %q", out)
