@@ -34,10 +34,10 @@ const (
 )
 
 // Keep makes the kernel answer for addresses on links, for a time in whole seconds, and
-// then fall silent by itself, up to 1.25 s late (addrconf batches its timers). It is
-// deprecated from the start and, of IPv4, of link scope: the node itself takes it for no
-// source address. There is no duplicate address detection: the node has the address
-// already. An address of ours that is there already gets the new lifetime; one that
+// then fall silent by itself, up to 1.25 s late (addrconf batches its timers). The node
+// itself uses none of them as source: of IPv6 they are deprecated from the start, of IPv4
+// they come last of their scope, behind the node's own. There is no duplicate address
+// detection: the node has the address already. An address of ours that is there already gets the new lifetime; one that
 // somebody else put there is an error. Where not all can be added, none is.
 // It needs CAP_NET_ADMIN.
 func (k *Kernel) Keep(list []Kept, lifetime time.Duration) error {
@@ -128,7 +128,6 @@ func request(what, flags int, a key, lifetime time.Duration) error {
 	msg := nl.NewIfAddrmsg(unix.AF_INET6)
 	if a.addr.Is4() {
 		msg = nl.NewIfAddrmsg(unix.AF_INET)
-		msg.Scope = unix.RT_SCOPE_LINK
 	}
 	msg.Index = uint32(a.index)            //nolint:gosec // an index
 	msg.Prefixlen = uint8(a.addr.BitLen()) //nolint:gosec // 32 or 128

@@ -6,6 +6,7 @@ package kernel_test
 
 import (
 	"encoding/binary"
+	"net"
 	"net/netip"
 	"slices"
 	"testing"
@@ -56,6 +57,10 @@ func TestKeep(t *testing.T) {
 	if diff := cmp.Diff(routes, routesAfter); diff != "" {
 		t.Errorf("addresses on the default routes (-before +after):\n%s", diff)
 	}
+	// Programs that take the first address of a link find the node's.
+	if list := listed(t, "ke0"); list[0] != "192.0.2.1/24" {
+		t.Errorf("ke0 has %v", list)
+	}
 	if err := k.Keep(both("ke0"), time.Minute); err != nil {
 		t.Errorf("keep again: %v", err)
 	}
@@ -67,6 +72,24 @@ func TestKeep(t *testing.T) {
 	if got := kept(t, k); len(got) > 0 {
 		t.Errorf("after the drop: %v", got)
 	}
+}
+
+// listed are all addresses of a link in the kernel's order.
+func listed(t *testing.T, name string) []string {
+	t.Helper()
+	link, err := net.InterfaceByName(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	addrs, err := link.Addrs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out []string
+	for _, a := range addrs {
+		out = append(out, a.String())
+	}
+	return out
 }
 
 func hosts(t *testing.T, k *kernel.Kernel, name string) (own, routes []string) {
