@@ -56,6 +56,11 @@ func TestBadInputPage(t *testing.T) {
 		}
 		row(&b, r.input, seen, fault.Reason.String(), fault.Message)
 	}
+	b.WriteString(advertisementHead)
+	for _, r := range advertisementRows() {
+		why, message := announcement.Assess(&v1alpha1.L2Advertisement{Spec: r.spec}, func(name string) bool { return name == "my-ippool" })
+		row(&b, r.input, why.String(), message)
+	}
 	b.WriteString(serviceHead)
 	for _, r := range serviceRows() {
 		event := eventOf(t, r)
@@ -119,6 +124,32 @@ The rest, and what comes from metallb.io pools, is told by the pool's condition 
 | Input | Where | Reason | Message |
 |---|---|---|---|
 `
+
+const advertisementHead = `
+## L2Advertisement
+
+The API server refuses a weight of ` + "`preferredNodeSelectors`" + ` that is not 1 to 100. The condition Ready tells the rest. The pool is ` + "`my-ippool`" + `.
+
+| Input | Reason | Message |
+|---|---|---|
+`
+
+type advertisementRow struct {
+	input string
+	spec  v1alpha1.L2AdvertisementSpec
+}
+
+func advertisementRows() []advertisementRow {
+	bad := metav1.LabelSelector{MatchExpressions: []metav1.LabelSelectorRequirement{{Key: "rack", Operator: "Near"}}}
+	return []advertisementRow{
+		{"nodeSelectors: [{matchExpressions: [{key: rack, operator: Near}]}]", v1alpha1.L2AdvertisementSpec{NodeSelectors: []metav1.LabelSelector{bad}}},
+		{
+			"preferredNodeSelectors: [{weight: 5, preference: {matchExpressions: [{key: rack, operator: Near}]}}]",
+			v1alpha1.L2AdvertisementSpec{PreferredNodeSelectors: []v1alpha1.PreferredNodeSelector{{Weight: 5, Preference: bad}}},
+		},
+		{"ipAddressPools: [my-ippool, mine]", v1alpha1.L2AdvertisementSpec{IPAddressPools: []string{"my-ippool", "mine"}}},
+	}
+}
 
 const serviceHead = `
 ## Service

@@ -48,6 +48,12 @@ func (c *Controller) syncAdvertisement(ctx context.Context, name string) error {
 	return nil
 }
 
+// Assess says why an advertisement is not in use as written, and in words; Valid when it is.
+func Assess(ad *v1alpha1.L2Advertisement, poolExists func(string) bool) (why reason.Reason, message string) {
+	a := assessAdvertisement(ad, poolExists)
+	return a.reason, a.message
+}
+
 // assessAdvertisement says whether an advertisement is in use as written.
 func assessAdvertisement(ad *v1alpha1.L2Advertisement, poolExists func(string) bool) answer {
 	if _, err := convert.L2Advertisement(ad); err != nil {
