@@ -123,19 +123,6 @@ func (l *Lab) Resume(ctx context.Context, component string) error {
 	return err
 }
 
-// Status is the lab's own status, as JSON.
-func (l *Lab) Status(ctx context.Context) (map[string]any, error) {
-	res, err := l.lab(ctx, nil, "status", "-o", "json")
-	if err != nil {
-		return nil, err
-	}
-	var out map[string]any
-	if err := json.Unmarshal([]byte(res.Stdout), &out); err != nil {
-		return nil, fmt.Errorf("read the lab's status: %w", err)
-	}
-	return out, nil
-}
-
 // Get decodes what `kubectl get ARGS -o json` prints.
 func Get[T any](ctx context.Context, l *Lab, args ...string) (T, error) {
 	var out T

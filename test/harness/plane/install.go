@@ -167,12 +167,6 @@ func (p *Plane) StartController(ctx context.Context, o ControllerOptions) (*Proc
 	return proc, nil
 }
 
-// ShippedArgs returns the arguments of the controller in the shipped Deployment.
-func (p *Plane) ShippedArgs() ([]string, error) {
-	s, err := readShipped(filepath.Join(p.o.Root, "deploy", "kustomize", "base", "controller.yaml"))
-	return s.args, err
-}
-
 func readShipped(path string) (shipped, error) {
 	b, err := os.ReadFile(path) //nolint:gosec // a file of this repository
 	if err != nil {

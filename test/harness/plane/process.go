@@ -94,9 +94,6 @@ func StartProcess(ctx context.Context, o Program) (*Process, error) {
 // PID of the process.
 func (p *Process) PID() int { return p.pid }
 
-// LogFile holds what the process printed.
-func (p *Process) LogFile() string { return p.log }
-
 // Err returns nil while the process runs or if it was asked to end, else how it ended,
 // with the end of its log.
 func (p *Process) Err() error {
