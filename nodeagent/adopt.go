@@ -28,6 +28,8 @@ const (
 	// flushTime is how long the word of a restart has to reach the peers, and the last
 	// status the API server.
 	flushTime = 250 * time.Millisecond
+	// takeBackEvery is how often to look whether the kernel's answers are still needed.
+	takeBackEvery = 300 * time.Millisecond
 	// dropAtOnce is how many addresses are taken from the kernel in one round: it takes
 	// up to 0.1 ms for each.
 	dropAtOnce = 500

@@ -128,6 +128,9 @@ func (l *loop) beat(now time.Time) bool {
 	if held && !now.Before(l.holdUntil) || mute && !now.Before(l.muteUntil) {
 		return true
 	}
+	if len(l.kept) > 0 && now.Sub(l.lastPlan) >= takeBackEvery {
+		return true
+	}
 	return l.living.due(now) || l.held.overdue(now) || now.Sub(l.lastPlan) >= resync
 }
 
