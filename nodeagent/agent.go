@@ -85,6 +85,7 @@ type Agent struct {
 	objects           objects
 	arp, ndp          *l2.Announcer
 	probes            *probes
+	fence             fence
 	timing            member.Timing
 	pulse             *pulse.Watcher
 	owners            *status.Owners
@@ -106,14 +107,15 @@ func newAgent(o Options, version string, d deps) (*Agent, error) {
 		return nil, fmt.Errorf("register metrics: %w", err)
 	}
 	a := &Agent{
-		o: o, d: d, version: version, boot: uint64(time.Now().UnixNano()), exclude: exclude,
+		fence: fence{start: time.Now()},
+		o:     o, d: d, version: version, boot: uint64(time.Now().UnixNano()), exclude: exclude,
 		dirty: make(chan struct{}, 1), linksDirty: make(chan struct{}, 1), metrics: m,
 	}
 	if a.objects, err = d.newObjects(func() { mark(a.dirty) }); err != nil {
 		return nil, err
 	}
-	a.arp = arp.New(d.openARP, m.ARP(), o.AnnounceInterval, func() { mark(a.dirty) }, a.hear)
-	a.ndp = ndp.New(d.openNDP, m.NDP(), o.AnnounceInterval, func() { mark(a.dirty) }, a.hear)
+	a.arp = arp.New(a.fence.around(d.openARP), m.ARP(), o.AnnounceInterval, func() { mark(a.dirty) }, a.hear)
+	a.ndp = ndp.New(a.fence.around(d.openNDP), m.NDP(), o.AnnounceInterval, func() { mark(a.dirty) }, a.hear)
 	a.arp.HearProbes(a.hearProbe)
 	a.ndp.HearProbes(a.hearProbe)
 	a.probes = newProbes(a.probe, func() { mark(a.dirty) })

@@ -125,6 +125,7 @@ func (l *loop) beat(now time.Time) bool {
 		l.stalled(now, now.Sub(l.lastBeat))
 	}
 	l.lastBeat = now
+	l.a.fence.extend(now)
 	if held && !now.Before(l.holdUntil) || mute && !now.Before(l.muteUntil) {
 		return true
 	}
