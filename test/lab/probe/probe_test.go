@@ -149,7 +149,10 @@ func TestHeldConnections(t *testing.T) {
 		}
 		mu.Unlock()
 		if die {
-			panic(http.ErrAbortHandler) // net/http's way to cut a connection
+			if conn, _, err := http.NewResponseController(w).Hijack(); err != nil || conn.Close() != nil {
+				t.Errorf("cut the connection: %v", err)
+			}
+			return
 		}
 		fmt.Fprintln(w, "Hostname: pod1")
 	}))

@@ -26,6 +26,9 @@ type target struct {
 	address string
 	// once asks the server to close the connection after its answer, again does not.
 	once, again []byte
+	// readers are reused: at a thousand connections a second their buffers would
+	// be most of what the collector has to do.
+	readers sync.Pool
 }
 
 func newTarget(raw string) (*target, error) {
@@ -101,12 +104,6 @@ func address(remote string) string {
 	return ap.Addr().Unmap().String()
 }
 
-// readers are reused: at a thousand connections a second their buffers would be
-// most of what the collector has to do.
-//
-//nolint:gochecknoglobals // a pool is of use only where everybody shares it
-var readers = sync.Pool{New: func() any { return bufio.NewReader(nil) }}
-
 // attempt is one request on a connection of its own.
 type attempt struct {
 	start, end time.Time
@@ -125,13 +122,13 @@ func try(ctx context.Context, o options) attempt {
 	deadline := a.start.Add(o.timeout)
 	conn, err := (&net.Dialer{Deadline: deadline}).DialContext(ctx, "tcp", o.target.address)
 	if err == nil {
-		r, ok := readers.Get().(*bufio.Reader)
+		r, ok := o.target.readers.Get().(*bufio.Reader)
 		if !ok {
 			r = bufio.NewReader(nil)
 		}
 		r.Reset(conn)
 		a.answer, err = ask(conn, r, o.target.once, deadline)
-		readers.Put(r)
+		o.target.readers.Put(r)
 		if tcp, ok := conn.(*net.TCPConn); ok {
 			err = errors.Join(err, tcp.SetLinger(0))
 		}

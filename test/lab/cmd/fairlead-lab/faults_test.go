@@ -46,13 +46,13 @@ func faults(t *testing.T, l *lab) {
 	})
 	t.Run("agent", func(t *testing.T) { agentFaults(t, l) })
 	t.Run("burn", func(t *testing.T) {
-		l.must(t, "burn", "worker", "--loops", "2", "--for", "1s")
-		if out := l.must(t, "exec", "worker", "--", "ps", "-eo", "args"); !strings.Contains(out, "fairlead-lab spin 2 1s") {
+		l.must(t, "burn", "worker", "--loops", "2", "--for", "5s")
+		if out := l.must(t, "exec", "worker", "--", "ps", "-eo", "args"); !strings.Contains(out, "fairlead-lab spin 2 5s") {
 			t.Errorf("nothing burns:\n%s", out)
 		}
 		eventually(t, "the fire is out", 20*time.Second, func() bool {
 			out, err := l.run(t, "exec", "worker", "--", "ps", "-eo", "args")
-			return err == nil && !strings.Contains(out, "spin 2 1s")
+			return err == nil && !strings.Contains(out, "spin 2 5s")
 		})
 	})
 }
@@ -81,6 +81,7 @@ func urls() []string {
 }
 
 func bothFamilies(t *testing.T, l *lab) {
+	t.Helper()
 	for _, url := range urls() {
 		eventually(t, url+" answers", 30*time.Second, func() bool { return l.reaches(t, "mypc", url) })
 	}
@@ -95,6 +96,7 @@ func bothFamilies(t *testing.T, l *lab) {
 }
 
 func peersCut(t *testing.T, l *lab) {
+	t.Helper()
 	if out := l.must(t, "partition", "--from", "peers", "worker"); !strings.HasPrefix(out, "cut at ") {
 		t.Errorf("partition printed %q", out)
 	}
@@ -135,6 +137,7 @@ func peersCut(t *testing.T, l *lab) {
 }
 
 func agentFaults(t *testing.T, l *lab) {
+	t.Helper()
 	state := func() string {
 		out := l.must(t, "exec", "worker", "--", "ps", "-eo", "pid=,stat=,args=")
 		for line := range strings.Lines(out) {
