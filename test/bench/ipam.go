@@ -19,6 +19,9 @@ import (
 
 // allocation measures the allocator alone and Services from apply to status.
 func allocation(ctx context.Context, lab *harness.Lab, o *options) error {
+	if o.sizes == "" {
+		o.sizes = "1000,2000,5000,10000"
+	}
 	sizes, err := parseSizes(o.sizes)
 	if err != nil {
 		return err

@@ -15,6 +15,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"slices"
+	"strings"
 	"syscall"
 	"time"
 
@@ -49,6 +50,7 @@ type options struct {
 	bench    string
 	runs     int
 	sizes    string
+	profiles string
 	part     string
 	services int
 	stateDir string
@@ -56,19 +58,23 @@ type options struct {
 	out      string
 }
 
+// benchmarks by name.
+func benchmarks() []string { return append([]string{"failover", "ipam", "l2-all"}, layer2Names()...) }
+
 func parse() (*options, error) {
 	o := &options{}
-	flag.StringVar(&o.bench, "bench", "failover", "which benchmark: failover or ipam")
-	flag.IntVar(&o.runs, "runs", 20, "failover: how many power cuts")
-	flag.StringVar(&o.sizes, "sizes", "1000,2000,5000,10000", "ipam: numbers of Services to reach, one after another")
+	flag.StringVar(&o.bench, "bench", "failover", "which benchmark: "+strings.Join(benchmarks(), ", "))
+	flag.IntVar(&o.runs, "runs", 30, "failover, l2-failover, l2-gossip: how many deaths (with many addresses or nodes fewer)")
+	flag.StringVar(&o.profiles, "profiles", "default,fast", "failover, l2-*: profiles of the agents, one after another")
+	flag.StringVar(&o.sizes, "sizes", "", "ipam: numbers of Services to reach, one after another; l2-*: numbers of addresses or nodes (default: those of the reports)")
 	flag.StringVar(&o.part, "part", "all", "ipam: micro (the allocator alone), rollout (a control plane without nodes), all (both) or lab (with nodes and agents)")
 	flag.IntVar(&o.services, "services", 200, "ipam: how many Services with -part lab")
 	flag.StringVar(&o.stateDir, "state-dir", "", "the lab's state directory (default: a fresh one)")
 	flag.BoolVar(&o.reuse, "reuse", false, "use the cluster that runs at --state-dir and leave it running")
 	flag.StringVar(&o.out, "out", "", "directory of the result file (default: docs/results)")
 	flag.Parse()
-	if o.bench != "failover" && o.bench != "ipam" {
-		return nil, fmt.Errorf("unknown benchmark %q; there are: failover, ipam", o.bench)
+	if !slices.Contains(benchmarks(), o.bench) {
+		return nil, fmt.Errorf("unknown benchmark %q; there are: %s", o.bench, strings.Join(benchmarks(), ", "))
 	}
 	if !slices.Contains([]string{"all", "micro", "rollout", "lab"}, o.part) {
 		return nil, fmt.Errorf("unknown part %q; there are: all, micro, rollout, lab", o.part)
@@ -96,6 +102,9 @@ func run(ctx context.Context) error {
 	}
 	if o.out == "" {
 		o.out = filepath.Join(lab.Root(), "docs", "results")
+	}
+	if strings.HasPrefix(o.bench, "l2-") {
+		return onRig(ctx, lab, o)
 	}
 	if o.bench == "ipam" { // on a control plane of its own, without nodes
 		return allocation(ctx, lab, o)

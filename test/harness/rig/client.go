@@ -124,6 +124,17 @@ func (c *Client) Inject(frame []byte) error {
 	return nil
 }
 
+// Flood sends frames as they are, again and again, so many in a second, until ctx ends. It
+// returns how many it sent.
+func (c *Client) Flood(ctx context.Context, perSecond int, frames [][]byte) (sent int, err error) {
+	err = c.pace(ctx, perSecond, time.Second, func(int) (bool, error) {
+		err := c.Inject(frames[sent%len(frames)])
+		sent++
+		return true, err
+	})
+	return sent, err
+}
+
 // AskUntil asks for every address by broadcast, each every interval and evenly spread, until
 // each was answered in a way that accept likes (nil: any), and returns the first such answer
 // by address. At the end of ctx it returns what there is, without an error.

@@ -32,7 +32,7 @@ metadata: {name: rig}
 apiVersion: fairlead.dev/v1alpha1
 kind: IPAddressPool
 metadata: {name: rig}
-spec: {addresses: [10.30.64.0/18, "fd00:30::1:0/112"]}
+spec: {addresses: [10.30.64.0/18, "fd00:30::1:0/112"], serviceAllocation: {namespaces: [rig]}}
 ---
 apiVersion: fairlead.dev/v1alpha1
 kind: L2Advertisement
@@ -76,6 +76,8 @@ type ServiceOptions struct {
 	DualStack bool
 	// Local sets externalTrafficPolicy: Local; see [Rig.SetEndpoints].
 	Local bool
+	// Posting, if set, is called before each is posted, by several goroutines.
+	Posting func(name string)
 }
 
 // ServiceName of a number.
@@ -104,6 +106,9 @@ func (r *Rig) CreateServices(ctx context.Context, o ServiceOptions) error {
 		}
 		if o.Local {
 			s.Spec.ExternalTrafficPolicy = corev1.ServiceExternalTrafficPolicyLocal
+		}
+		if o.Posting != nil {
+			o.Posting(s.Name)
 		}
 		if _, err := r.Kube().CoreV1().Services(Namespace).Create(ctx, s, metav1.CreateOptions{}); err != nil {
 			return fmt.Errorf("create %s: %w", s.Name, err)
