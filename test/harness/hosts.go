@@ -43,7 +43,8 @@ func (l *Lab) MACTable(ctx context.Context, nodes []string) (map[string]string, 
 }
 
 // Traces looks for what Fairlead could have left on a node: links, nftables tables and
-// addresses that begin with prefix (as "172.20.255."). It returns nil when there is nothing.
+// addresses that begin with prefix (as "172.20.255." or "fd00:172:20::255:"). It returns
+// nil when there is nothing.
 func (l *Lab) Traces(ctx context.Context, node, prefix string) error {
 	res, err := l.Exec(ctx, node, "sh", "-c", "ip -o link; ip -o addr; ip rule; nft list tables")
 	if err != nil {
@@ -51,7 +52,7 @@ func (l *Lab) Traces(ctx context.Context, node, prefix string) error {
 	}
 	var found []error
 	for line := range strings.Lines(res.Stdout) {
-		if strings.Contains(line, "fairlead") || strings.Contains(line, " inet "+prefix) {
+		if strings.Contains(line, "fairlead") || strings.Contains(line, " inet "+prefix) || strings.Contains(line, " inet6 "+prefix) {
 			found = append(found, fmt.Errorf("left on %s: %s", node, strings.TrimSpace(line)))
 		}
 	}
