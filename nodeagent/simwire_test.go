@@ -5,6 +5,7 @@ package nodeagent
 import (
 	"context"
 	"net/netip"
+	"slices"
 	"sync"
 	"testing/synctest"
 
@@ -45,7 +46,7 @@ func (w *simWire) WriteFrame(b []byte, _ kernel.MAC) error {
 		return nil
 	}
 	select {
-	case w.out <- b:
+	case w.out <- slices.Clone(b):
 	default:
 	}
 	return nil

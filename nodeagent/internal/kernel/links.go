@@ -23,6 +23,9 @@ type MAC [6]byte
 // String returns the lower-case, colon-separated form.
 func (m MAC) String() string { return net.HardwareAddr(m[:]).String() }
 
+// IsGroup says whether it is the address of several hosts, which none has as its own.
+func (m MAC) IsGroup() bool { return m[0]&1 != 0 }
+
 // Link is an Ethernet-like link that is up and speaks ARP.
 type Link struct {
 	Name  string

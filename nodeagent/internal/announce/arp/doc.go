@@ -7,7 +7,6 @@
 package arp
 
 import (
-	"fmt"
 	"net/netip"
 	"time"
 
@@ -40,10 +39,11 @@ func (protocol) Burst() []time.Duration {
 }
 
 // Parse takes requests and replies. Both tell who has the sender's address; an
-// announcement (sender and target are one) asks for nothing.
+// announcement (sender and target are one) asks for nothing. Whoever calls itself a group
+// wants the answer sent to all, which nobody is entitled to.
 func (protocol) Parse(b []byte) (l2.Packet, bool) {
-	p, err := parse(b)
-	if err != nil {
+	p, ok := parse(b)
+	if !ok || p.sender.IsGroup() {
 		return l2.Packet{}, false
 	}
 	out := l2.Packet{From: p.sender, Sender: p.senderIP}
@@ -60,38 +60,29 @@ func (protocol) Parse(b []byte) (l2.Packet, bool) {
 }
 
 // Reply also answers a probe (RFC 5227 §2.1.1), whose sender has no address yet.
-func (protocol) Reply(p l2.Packet, own kernel.MAC) (l2.Frame, error) {
-	return frame(packet{sender: own, senderIP: p.Asks, target: p.From, targetIP: p.Sender, frameDest: p.From})
+func (protocol) Reply(buf []byte, p l2.Packet, own kernel.MAC) l2.Frame {
+	return frame(buf, &packet{sender: own, senderIP: p.Asks, target: p.From, targetIP: p.Sender, frameDest: p.From})
 }
 
-func (protocol) Announcement(a netip.Addr, own kernel.MAC) ([]l2.Frame, error) {
-	var out []l2.Frame
-	for _, p := range gratuitous(a, own) {
-		f, err := frame(p)
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, f)
+func (protocol) Announcement(a netip.Addr, own kernel.MAC) []l2.Frame {
+	packets := gratuitous(a, own)
+	out := make([]l2.Frame, 0, len(packets))
+	for i := range packets {
+		out = append(out, frame(nil, &packets[i]))
 	}
-	return out, nil
+	return out
 }
 
 // Question is a request (RFC 826), or with no source a probe (RFC 5227 §2.1.1).
-func (protocol) Question(target, source netip.Addr, own, to kernel.MAC) (l2.Frame, error) {
-	p := packet{request: true, sender: own, senderIP: source, targetIP: target, frameDest: to}
+func (protocol) Question(target, source netip.Addr, own, to kernel.MAC) l2.Frame {
+	p := &packet{request: true, sender: own, senderIP: source, targetIP: target, frameDest: to}
 	if !source.Is4() {
 		p.senderIP = netip.IPv4Unspecified()
 	}
 	if to == (kernel.MAC{}) {
 		p.frameDest = broadcast()
 	}
-	return frame(p)
+	return frame(nil, p)
 }
 
-func frame(p packet) (l2.Frame, error) {
-	b, err := marshal(p)
-	if err != nil {
-		return l2.Frame{}, fmt.Errorf("encode ARP frame: %w", err)
-	}
-	return l2.Frame{Bytes: b, To: p.frameDest}, nil
-}
+func frame(buf []byte, p *packet) l2.Frame { return l2.Frame{Bytes: marshal(buf, p), To: p.frameDest} }

@@ -28,7 +28,10 @@ type sent struct {
 	to kernel.MAC
 }
 
-var errClosed = errors.New("closed")
+var (
+	errClosed = errors.New("closed")
+	errNoARP  = errors.New("no ARP packet")
+)
 
 func newWire() *wire { return &wire{in: make(chan []byte), closed: make(chan struct{})} }
 
@@ -42,9 +45,9 @@ func (w *wire) ReadFrame(b []byte) (int, error) {
 }
 
 func (w *wire) WriteFrame(b []byte, to kernel.MAC) error {
-	p, err := parse(b)
-	if err != nil {
-		return err
+	p, ok := parse(b)
+	if !ok {
+		return errNoARP
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -3,13 +3,8 @@
 package arp
 
 import (
-	"errors"
-	"fmt"
-	"net"
+	"encoding/binary"
 	"net/netip"
-
-	"github.com/mdlayher/arp"
-	"github.com/mdlayher/ethernet"
 
 	"github.com/fairlead-lb/fairlead/nodeagent/internal/kernel"
 )
@@ -26,61 +21,59 @@ type packet struct {
 
 func broadcast() kernel.MAC { return kernel.MAC{0xff, 0xff, 0xff, 0xff, 0xff, 0xff} }
 
-var errNotARP = errors.New("not an ARP request or reply for IPv4")
+const (
+	etherLen     = 14
+	packetLen    = 28
+	frameLen     = 60 // the shortest frame that Ethernet takes, without its checksum
+	etherTypeARP = 0x0806
 
-// parse decodes a frame that may hold anything.
-func parse(b []byte) (packet, error) {
-	var f ethernet.Frame
-	if err := f.UnmarshalBinary(b); err != nil {
-		return packet{}, fmt.Errorf("parse Ethernet frame: %w", err)
+	// fixed are hardware type Ethernet, protocol IPv4, and the lengths of their addresses.
+	fixed       = 0x0001_0800_0604_0000
+	fixedMask   = 0xffff_ffff_ffff_0000
+	opRequest   = 1
+	opReply     = 2
+	etherTypeAt = 12
+)
+
+// parse decodes a frame that may hold anything; false says that it is no request and no
+// reply for IPv4 over Ethernet. It does not allocate: most frames are for others. That it
+// understands what the library does is for the tests to show.
+func parse(b []byte) (packet, bool) {
+	if len(b) < etherLen+packetLen || binary.BigEndian.Uint16(b[etherTypeAt:]) != etherTypeARP {
+		return packet{}, false
 	}
-	if f.EtherType != ethernet.EtherTypeARP {
-		return packet{}, errNotARP
-	}
-	// The library trusts the length fields of the packet; check them first.
-	const fixed = 8
-	if len(f.Payload) < fixed+2*(6+4) || f.Payload[4] != 6 || f.Payload[5] != 4 {
-		return packet{}, errNotARP
-	}
-	var p arp.Packet
-	if err := p.UnmarshalBinary(f.Payload); err != nil {
-		return packet{}, fmt.Errorf("parse ARP packet: %w", err)
-	}
-	isRequest := p.Operation == arp.OperationRequest
-	if !isRequest && p.Operation != arp.OperationReply {
-		return packet{}, errNotARP
+	a := b[etherLen : etherLen+packetLen]
+	head := binary.BigEndian.Uint64(a)
+	op := head &^ uint64(fixedMask)
+	if head&fixedMask != fixed || op != opRequest && op != opReply {
+		return packet{}, false
 	}
 	return packet{
-		request: isRequest,
-		sender:  kernel.MAC(p.SenderHardwareAddr), senderIP: p.SenderIP,
-		target: kernel.MAC(p.TargetHardwareAddr), targetIP: p.TargetIP,
-		frameDest: kernel.MAC(f.Destination),
-	}, nil
+		request: op == opRequest,
+		sender:  kernel.MAC(a[8:14]), senderIP: netip.AddrFrom4([4]byte(a[14:18])),
+		target: kernel.MAC(a[18:24]), targetIP: netip.AddrFrom4([4]byte(a[24:28])),
+		frameDest: kernel.MAC(b[:6]),
+	}, true
 }
 
-// marshal encodes a packet as an Ethernet frame from p.sender to p.frameDest.
-func marshal(p packet) ([]byte, error) {
-	op := arp.OperationReply
+// marshal appends a packet to buf as an Ethernet frame from p.sender to p.frameDest. Its
+// addresses must be IPv4 ones.
+func marshal(buf []byte, p *packet) []byte {
+	op := byte(opReply)
 	if p.request {
-		op = arp.OperationRequest
+		op = opRequest
 	}
-	a, err := arp.NewPacket(op, net.HardwareAddr(p.sender[:]), p.senderIP, net.HardwareAddr(p.target[:]), p.targetIP)
-	if err != nil {
-		return nil, fmt.Errorf("make ARP packet: %w", err)
-	}
-	payload, err := a.MarshalBinary()
-	if err != nil {
-		return nil, fmt.Errorf("encode ARP packet: %w", err)
-	}
-	f := ethernet.Frame{
-		Destination: net.HardwareAddr(p.frameDest[:]), Source: net.HardwareAddr(p.sender[:]),
-		EtherType: ethernet.EtherTypeARP, Payload: payload,
-	}
-	b, err := f.MarshalBinary()
-	if err != nil {
-		return nil, fmt.Errorf("encode Ethernet frame: %w", err)
-	}
-	return b, nil
+	senderIP, targetIP := p.senderIP.As4(), p.targetIP.As4()
+	start := len(buf)
+	buf = append(buf, p.frameDest[:]...)
+	buf = append(buf, p.sender[:]...)
+	buf = append(buf, etherTypeARP>>8, etherTypeARP&0xff, 0, 1, 8, 0, 6, 4, 0, op)
+	buf = append(buf, p.sender[:]...)
+	buf = append(buf, senderIP[:]...)
+	buf = append(buf, p.target[:]...)
+	buf = append(buf, targetIP[:]...)
+	var padding [frameLen - etherLen - packetLen]byte
+	return append(buf, padding[:frameLen-(len(buf)-start)]...)
 }
 
 // gratuitous returns the two forms in which neighbours learn of a new owner: an

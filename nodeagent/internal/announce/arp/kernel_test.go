@@ -47,7 +47,7 @@ func newPeer(t *testing.T, k *kernel.Kernel, name string) *peer {
 			if err != nil {
 				return
 			}
-			if f, err := parse(buf[:n]); err == nil {
+			if f, ok := parse(buf[:n]); ok {
 				p.got <- f
 			}
 		}
@@ -89,13 +89,10 @@ func (p *peer) collect(d time.Duration) []packet {
 // ask returns the addresses that answer for ip.
 func (p *peer) ask(ip string) []kernel.MAC {
 	p.t.Helper()
-	f, err := marshal(packet{
+	f := marshal(nil, &packet{
 		request: true, sender: p.link.MAC, senderIP: netip.MustParseAddr("192.0.2.9"),
 		targetIP: netip.MustParseAddr(ip), frameDest: broadcast(),
 	})
-	if err != nil {
-		p.t.Fatal(err)
-	}
 	if err := p.conn.WriteFrame(f, broadcast()); err != nil {
 		p.t.Fatal(err)
 	}

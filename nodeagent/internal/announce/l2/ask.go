@@ -41,12 +41,8 @@ func (a *Announcer) Ask(link string, target, source netip.Addr, to kernel.MAC) b
 	if c == nil {
 		return false
 	}
-	f, err := a.protocol.Question(target, source, c.link.MAC, to)
-	if err != nil {
-		return false
-	}
 	select {
-	case c.questions <- f:
+	case c.questions <- a.protocol.Question(target, source, c.link.MAC, to):
 		return true
 	default:
 		return false

@@ -28,12 +28,13 @@ type Protocol interface {
 	Uses(l kernel.Link) bool
 	// Parse reads a frame that may hold anything; false says that it is of no interest.
 	Parse(frame []byte) (Packet, bool)
-	// Reply answers a packet that asks for an address.
-	Reply(p Packet, own kernel.MAC) (Frame, error)
+	// Reply answers a packet that asks for an address. The frame is in buf, which is empty,
+	// if it has room.
+	Reply(buf []byte, p Packet, own kernel.MAC) Frame
 	// Announcement is what tells the neighbours of a new owner, every time.
-	Announcement(a netip.Addr, own kernel.MAC) ([]Frame, error)
+	Announcement(a netip.Addr, own kernel.MAC) []Frame
 	// Question asks who has target; see [Announcer.Ask].
-	Question(target, source netip.Addr, own, to kernel.MAC) (Frame, error)
+	Question(target, source netip.Addr, own, to kernel.MAC) Frame
 	// Burst is when it is sent after a take-over, ascending from 0.
 	Burst() []time.Duration
 }
@@ -63,6 +64,7 @@ type Frame struct {
 type Conn interface {
 	// ReadFrame blocks for one frame; it fails once the connection is closed.
 	ReadFrame(b []byte) (int, error)
+	// WriteFrame must not keep b.
 	WriteFrame(b []byte, to kernel.MAC) error
 	// Listen says for which addresses frames must arrive, instead of those that were
 	// given before.

@@ -27,7 +27,12 @@ type responder struct {
 	questions chan Frame
 	done      chan struct{}
 	once      sync.Once
+	// reply is where answers are written; only run uses it.
+	reply [maxReply]byte
 }
+
+// maxReply is the longest answer: an advertisement.
+const maxReply = 128
 
 // stop ends run; it may be called more than once.
 func (c *responder) stop() {
@@ -77,11 +82,8 @@ func (c *responder) handle(ctx context.Context, p Packet) {
 		return
 	}
 	c.a.count.Request()
-	reply, err := c.a.protocol.Reply(p, c.link.MAC)
-	if err == nil {
-		err = c.conn.WriteFrame(reply.Bytes, reply.To)
-	}
-	if err != nil {
+	reply := c.a.protocol.Reply(c.reply[:0], p, c.link.MAC)
+	if err := c.conn.WriteFrame(reply.Bytes, reply.To); err != nil {
 		klog.FromContext(ctx).V(2).Info("Cannot answer", "address", p.Asks, "protocol", c.a.protocol.Name(), "cause", err.Error())
 		return
 	}
@@ -90,7 +92,8 @@ func (c *responder) handle(ctx context.Context, p Packet) {
 
 // announce tells the neighbours of an address and returns the number of frames.
 func (c *responder) announce(ctx context.Context, addr netip.Addr) int {
-	frames, err := c.a.protocol.Announcement(addr, c.link.MAC)
+	var err error
+	frames := c.a.protocol.Announcement(addr, c.link.MAC)
 	for _, f := range frames {
 		if err == nil {
 			err = c.conn.WriteFrame(f.Bytes, f.To)

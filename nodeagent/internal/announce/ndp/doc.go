@@ -46,7 +46,7 @@ func (protocol) Parse(b []byte) (l2.Packet, bool) {
 		if m.hasLink {
 			out.From = m.link
 		}
-		return out, true
+		return out, !out.From.IsGroup()
 	}
 	out := l2.Packet{From: m.from, Sender: m.src, Asks: m.target}
 	if m.src.IsUnspecified() {
@@ -57,30 +57,30 @@ func (protocol) Parse(b []byte) (l2.Packet, bool) {
 			out.From = m.link
 		}
 	}
-	return out, true
+	return out, !out.From.IsGroup()
 }
 
 // Reply advertises the address asked for with the link's own address, which overrides
 // what the neighbour knew. Who has no address yet is answered by multicast (§7.2.4).
-func (protocol) Reply(p l2.Packet, own kernel.MAC) (l2.Frame, error) {
+func (protocol) Reply(buf []byte, p l2.Packet, own kernel.MAC) l2.Frame {
 	if p.Sender.IsUnspecified() {
-		return advertise(p.Asks, own), nil
+		return advertise(buf, p.Asks, own)
 	}
 	m := message{
 		advertisement: true, solicited: true, override: true,
 		from: own, to: p.From, src: p.Asks, dst: p.Sender, target: p.Asks, hasLink: true, link: own,
 	}
-	return l2.Frame{Bytes: m.marshal(), To: m.to}, nil
+	return l2.Frame{Bytes: m.marshal(buf), To: m.to}
 }
 
-func (protocol) Announcement(a netip.Addr, own kernel.MAC) ([]l2.Frame, error) {
-	return []l2.Frame{advertise(a, own)}, nil
+func (protocol) Announcement(a netip.Addr, own kernel.MAC) []l2.Frame {
+	return []l2.Frame{advertise(nil, a, own)}
 }
 
 // Question is a solicitation (RFC 4861 §7.2.2), by unicast one that checks whether a
 // neighbour is still there (§7.3.3), and with no source one of duplicate address detection
 // (RFC 4862 §5.4.2).
-func (protocol) Question(target, source netip.Addr, own, to kernel.MAC) (l2.Frame, error) {
+func (protocol) Question(target, source netip.Addr, own, to kernel.MAC) l2.Frame {
 	m := message{from: own, to: to, src: source, dst: target, target: target, hasLink: true, link: own}
 	if !source.Is6() || source.IsUnspecified() {
 		m.src, m.hasLink = netip.IPv6Unspecified(), false
@@ -92,15 +92,15 @@ func (protocol) Question(target, source netip.Addr, own, to kernel.MAC) (l2.Fram
 		group := m.dst.As16()
 		m.to = kernel.MAC{0x33, 0x33, group[12], group[13], group[14], group[15]} // RFC 2464 §7
 	}
-	return l2.Frame{Bytes: m.marshal(), To: m.to}, nil
+	return l2.Frame{Bytes: m.marshal(nil), To: m.to}
 }
 
 // advertise tells all nodes on the link who has an address.
-func advertise(a netip.Addr, own kernel.MAC) l2.Frame {
+func advertise(buf []byte, a netip.Addr, own kernel.MAC) l2.Frame {
 	m := message{
 		advertisement: true, override: true,
 		from: own, to: kernel.MAC{0x33, 0x33, 0, 0, 0, 1}, src: a, dst: netip.IPv6LinkLocalAllNodes(), target: a,
 		hasLink: true, link: own,
 	}
-	return l2.Frame{Bytes: m.marshal(), To: m.to}
+	return l2.Frame{Bytes: m.marshal(buf), To: m.to}
 }

@@ -107,13 +107,18 @@ func (m *message) valid() bool {
 	}
 }
 
-// marshal encodes the message as an Ethernet frame.
-func (m *message) marshal() []byte {
+// marshal encodes the message as an Ethernet frame in buf, or in a new array where that is
+// too short. What buf held is lost.
+func (m *message) marshal(buf []byte) []byte {
 	size := bodyLen
 	if m.hasLink {
 		size += optionLen
 	}
-	b := make([]byte, etherLen+ipLen+size)
+	if cap(buf) < etherLen+ipLen+size {
+		buf = make([]byte, etherLen+ipLen+size)
+	}
+	b := buf[:etherLen+ipLen+size]
+	clear(b)
 	copy(b, m.to[:])
 	copy(b[6:], m.from[:])
 	binary.BigEndian.PutUint16(b[12:], etherTypeIPv6)

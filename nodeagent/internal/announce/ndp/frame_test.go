@@ -6,6 +6,7 @@ package ndp
 
 import (
 	"bytes"
+	"encoding/binary"
 	"net/netip"
 	"testing"
 	"time"
@@ -47,7 +48,7 @@ func advertisement(m *message) {
 func TestCapturedSolicitation(t *testing.T) {
 	t.Parallel()
 	m := changed(func(m *message) { m.src = addr("fe80::ff:fe00:9") })
-	got := m.marshal()
+	got := m.marshal(nil)
 	want := []byte{
 		0x33, 0x33, 0xff, 0x00, 0x02, 0x00, 0x02, 0, 0, 0, 0, 0x09, 0x86, 0xdd,
 		0x60, 0, 0, 0, 0, 0x20, 0x3a, 0xff,
@@ -88,11 +89,11 @@ func TestParse(t *testing.T) {
 		},
 	}
 	for name, tt := range tests {
-		got, ok := protocol{}.Parse(tt.m.marshal())
+		got, ok := protocol{}.Parse(tt.m.marshal(nil))
 		if diff := cmp.Diff(tt.want, got, cmpAddrs()); diff != "" || !ok {
 			t.Errorf("%s (%t, -want +got):\n%s", name, ok, diff)
 		}
-		padded := append(tt.m.marshal(), 0, 0, 0, 0)
+		padded := append(tt.m.marshal(nil), 0, 0, 0, 0)
 		if _, ok := (protocol{}).Parse(padded); !ok {
 			t.Errorf("%s with padding is refused", name)
 		}
@@ -104,7 +105,7 @@ func TestParseRefuses(t *testing.T) {
 	// Where a byte is changed the checksum is made right again, unless it is the byte.
 	edit := func(at int, v byte) []byte {
 		m := solicitation()
-		b := m.marshal()
+		b := m.marshal(nil)
 		b[at] = v
 		if at != 57 {
 			ip := b[etherLen:]
@@ -116,7 +117,7 @@ func TestParseRefuses(t *testing.T) {
 	}
 	of := func(change func(m *message)) []byte {
 		m := changed(change)
-		return m.marshal()
+		return m.marshal(nil)
 	}
 	tests := map[string][]byte{
 		"nothing":                nil,
@@ -167,10 +168,7 @@ func TestReply(t *testing.T) {
 	}
 	for name, tt := range tests {
 		p.Sender = tt.sender
-		f, err := protocol{}.Reply(p, ownMAC())
-		if err != nil {
-			t.Fatal(err)
-		}
+		f := protocol{}.Reply(bytes.Repeat([]byte{0xff}, 200)[:0], p, ownMAC())
 		got, ok := parse(f.Bytes)
 		if diff := cmp.Diff(tt.want, got, cmpAddrs(), cmp.AllowUnexported(message{})); diff != "" || !ok || f.To != tt.want.to {
 			t.Errorf("%s (%t, to %s, -want +got):\n%s", name, ok, f.To, diff)
@@ -180,9 +178,9 @@ func TestReply(t *testing.T) {
 
 func TestAnnouncement(t *testing.T) {
 	t.Parallel()
-	frames, err := protocol{}.Announcement(addr("fd00::200"), ownMAC())
-	if err != nil || len(frames) != 1 {
-		t.Fatalf("%d frames, %v; want 1", len(frames), err)
+	frames := protocol{}.Announcement(addr("fd00::200"), ownMAC())
+	if len(frames) != 1 {
+		t.Fatalf("%d frames; want 1", len(frames))
 	}
 	m, ok := parse(frames[0].Bytes)
 	if !ok || !m.advertisement || m.solicited || !m.override || m.link != ownMAC() || m.target != addr("fd00::200") {
@@ -199,24 +197,68 @@ func TestAnnouncement(t *testing.T) {
 	}
 }
 
+// hostile are frames that somebody might send to do harm.
+func hostile() map[string][]byte {
+	with := func(at int, v ...byte) []byte {
+		m := solicitation()
+		b := m.marshal(nil)
+		copy(b[at:], v)
+		return b
+	}
+	signed := func(b []byte) []byte {
+		b[56], b[57] = 0, 0
+		binary.BigEndian.PutUint16(b[56:], checksum(b[etherLen:]))
+		return b
+	}
+	m := solicitation()
+	good := m.marshal(nil)
+	tagged := append(append(append([]byte{}, good[:12]...), 0x81, 0, 0, 5), good[12:]...)
+	many := append([]byte{}, good[:etherLen+ipLen+bodyLen]...)
+	for range 150 {
+		many = append(many, 14, 1, 0, 0, 0, 0, 0, 0)
+	}
+	binary.BigEndian.PutUint16(many[etherLen+4:], uint16(len(many)-etherLen-ipLen)) //nolint:gosec // short
+	return map[string][]byte{
+		"empty": {}, "header only": good[:14], "cut off": good[:60], "jumbo": append(append([]byte{}, good...), make([]byte, 9000)...),
+		"wrong checksum": with(56, 0, 0), "hop limit 254": signed(with(21, 254)), "hop limit 0": signed(with(21, 0)),
+		"option of length 0": signed(with(79, 0)), "option too long": signed(with(79, 255)), "code 1": signed(with(55, 1)),
+		"asks for a group": signed(with(62, 0xff)), "from a group": signed(with(22, 0xff)), "fragment": with(20, 44),
+		"extension header": with(20, 0), "payload longer than the frame": with(18, 0xff, 0xff), "no payload": with(18, 0, 0),
+		"its link address is a group": signed(with(80, 0x33)), "VLAN tag": tagged, "150 options": signed(many),
+	}
+}
+
+// None of them is answered, but for those that are good before what is too much of them.
+func TestHostileFrames(t *testing.T) {
+	t.Parallel()
+	fine := map[string]bool{"jumbo": true, "150 options": true}
+	for name, b := range hostile() {
+		if _, ok := (protocol{}).Parse(b); ok != fine[name] {
+			t.Errorf("%s: understood %t, want %t", name, ok, fine[name])
+		}
+	}
+}
+
 func FuzzParse(f *testing.F) {
 	for _, m := range []message{
 		solicitation(), changed(advertisement),
 		changed(func(m *message) { m.src, m.hasLink, m.link = netip.IPv6Unspecified(), false, kernel.MAC{} }),
 	} {
-		f.Add(m.marshal())
+		f.Add(m.marshal(nil))
 	}
-	f.Add([]byte{})
+	for _, b := range hostile() {
+		f.Add(b)
+	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		m, ok := parse(b)
 		if !ok {
 			return
 		}
-		again, ok := parse(m.marshal())
+		again, ok := parse(m.marshal(nil))
 		if !ok || again != m {
 			t.Errorf("round trip: %+v (%t), want %+v", again, ok, m)
 		}
-		if p, ok := (protocol{}).Parse(b); !ok || p.Asks.IsMulticast() {
+		if p, ok := (protocol{}).Parse(b); ok && (p.From.IsGroup() || p.Asks.IsMulticast()) {
 			t.Errorf("parsed as %+v (%t)", p, ok)
 		}
 	})
@@ -225,7 +267,7 @@ func FuzzParse(f *testing.F) {
 // Hostile frames must cost no memory.
 func TestParseDoesNotAllocate(t *testing.T) {
 	m := solicitation()
-	b := m.marshal()
+	b := m.marshal(nil)
 	if n := testing.AllocsPerRun(100, func() { parse(b) }); n > 0 {
 		t.Errorf("%v allocations per frame", n)
 	}
