@@ -16,6 +16,7 @@ import (
 	"github.com/fairlead-lb/fairlead/loadbalancer/reason"
 	"github.com/fairlead-lb/fairlead/nodeagent/internal/intake"
 	"github.com/fairlead-lb/fairlead/nodeagent/internal/kernel"
+	"github.com/fairlead-lb/fairlead/nodeagent/internal/member"
 	"github.com/fairlead-lb/fairlead/nodeagent/internal/status"
 )
 
@@ -146,4 +147,22 @@ func (l *loop) drop(ctx context.Context, list []kernel.Kept) {
 		return
 	}
 	klog.FromContext(ctx).V(2).Info("Took addresses back from the kernel", "addresses", len(list))
+}
+
+// awaited are the ready nodes of which this run has heard nothing yet. Their agents may be
+// away for a moment, as this one was: for as long as a crash is forgiven after the start,
+// what the API says is theirs stays theirs.
+func (l *loop) awaited(now time.Time, objs intake.Objects, view member.View) map[loadbalancer.NodeName]struct{} {
+	if now.Sub(l.started) >= crashGrace {
+		return nil
+	}
+	out := make(map[loadbalancer.NodeName]struct{})
+	for n, node := range objs.Nodes {
+		_, gone := view.Gone[n]
+		_, here := view.Members[n]
+		if n != l.a.name() && node.Ready && !node.ShuttingDown && !gone && !here {
+			out[n] = struct{}{}
+		}
+	}
+	return out
 }

@@ -149,6 +149,41 @@ func TestCrashAndReturn(t *testing.T) {
 	})
 }
 
+// An agent that starts while another restarts has never heard of it; neither has any if
+// all of them are restarted at once.
+func TestEverybodyRestarts(t *testing.T) {
+	t.Parallel()
+	simulate(t, abc(), func(s *sim) {
+		s.bind(vip, loadbalancer.Cluster, "b", "c", "a")
+		s.wait(2 * time.Second)
+		for _, n := range abc() {
+			s.sigterm(n)
+		}
+		s.start("c")
+		s.start("a")
+		s.watching("without the owner's agent", "b", 4*time.Second)
+		s.start("b")
+		s.watching("with all of them", "b", 5*time.Second)
+		s.expect("in the end", "b", "b@2")
+	})
+}
+
+// It does not wait for long.
+func TestStartWithoutTheOwner(t *testing.T) {
+	t.Parallel()
+	simulate(t, abc(), func(s *sim) {
+		s.bind(vip, loadbalancer.Cluster, "b", "c", "a")
+		s.wait(2 * time.Second)
+		for _, n := range abc() {
+			s.powerCut(n)
+		}
+		s.start("c")
+		s.start("a")
+		s.watching("then", ",c", crashGrace+200*time.Millisecond)
+		s.expect("in the end", "c", "c@2")
+	})
+}
+
 // What is left to the kernel goes at once when it is no longer this node's.
 func TestReturnToWhatOthersHave(t *testing.T) {
 	t.Parallel()

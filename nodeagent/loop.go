@@ -58,11 +58,13 @@ type loop struct {
 	moved   bool
 	// restarting is how long the peers are to wait for the agent, once it stops.
 	restarting time.Duration
-	lastBeat   time.Time
-	holdUntil  time.Time
-	muteUntil  time.Time
-	lastPlan   time.Time
-	lastLinks  time.Time
+	// started is when the first round was.
+	started   time.Time
+	lastBeat  time.Time
+	holdUntil time.Time
+	muteUntil time.Time
+	lastPlan  time.Time
+	lastLinks time.Time
 }
 
 func newLoop(a *Agent, gs gossip) *loop {
@@ -132,6 +134,9 @@ func (l *loop) beat(now time.Time) bool {
 	if len(l.kept) > 0 && now.Sub(l.lastPlan) >= takeBackEvery {
 		return true
 	}
+	if until := l.started.Add(crashGrace); l.lastPlan.Before(until) && !now.Before(until) {
+		return true
+	}
 	return l.living.due(now) || l.held.overdue(now) || now.Sub(l.lastPlan) >= resync
 }
 
@@ -139,6 +144,9 @@ func (l *loop) beat(now time.Time) bool {
 func (l *loop) round(ctx context.Context, now time.Time) {
 	l.beat(now)
 	l.lastPlan = now
+	if l.started.IsZero() {
+		l.started = now
+	}
 	l.refreshLinks(ctx, now)
 	objs, view := l.a.objects.Objects(ctx), l.gossip.View()
 	l.silence(ctx, objs.Claims)
@@ -217,7 +225,7 @@ func (l *loop) usable(k kernel.Link) (loadbalancer.Interface, bool) {
 func (l *loop) snapshot(ctx context.Context, now time.Time, objs intake.Objects, view member.View) plan.Snapshot {
 	s := plan.Snapshot{
 		Self: l.a.name(), Claims: objs.Claims, Records: objs.Records, Advertisements: objs.Advertisements,
-		Nodes: objs.Nodes, Endpoints: objs.Endpoints, Hold: now.Before(l.holdUntil),
+		Nodes: objs.Nodes, Endpoints: objs.Endpoints, Hold: now.Before(l.holdUntil), Awaited: l.awaited(now, objs, view),
 		Members: l.members(ctx, now, view),
 	}
 	minority := l.quorum.minority(now, l.living.confirmed(s.Members), s.Nodes)

@@ -197,7 +197,8 @@ func (p *planner) guard(v placement.View) reason.Reason {
 	if p.s.Guard != "" {
 		return p.s.Guard
 	}
-	if p.s.Hold && (v.Highest > 0 || v.Persisted.Node != "") {
+	_, awaited := p.s.Awaited[v.Persisted.Node]
+	if awaited || p.s.Hold && (v.Highest > 0 || v.Persisted.Node != "") {
 		return reason.Listening
 	}
 	return ""

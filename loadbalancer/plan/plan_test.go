@@ -204,6 +204,13 @@ func scenarios() map[string]func(s *plan.Snapshot) {
 		"minority":                  func(s *plan.Snapshot) { s.Guard = reason.Minority },
 		"hold-new-claim":            func(s *plan.Snapshot) { s.Hold = true },
 		"hold-dead-owner":           func(s *plan.Snapshot) { s.Hold = true; s.Highest["10.0.0.200"] = 4 },
+		"owner-awaited": func(s *plan.Snapshot) {
+			s.Claims[0].Persisted = loadbalancer.Ownership{Node: "d", Epoch: 4}
+			s.Awaited = map[loadbalancer.NodeName]struct{}{"d": {}}
+		},
+		"another-owner-awaited": func(s *plan.Snapshot) {
+			s.Awaited = map[loadbalancer.NodeName]struct{}{"d": {}}
+		},
 		"external-ip": func(s *plan.Snapshot) { // and a node's own beside it
 			second(s, "ad")
 			s.Claims[1].Addr, s.Claims[1].Name, s.Claims[1].Group = addr("10.0.0.3"), "10.0.0.3", "10.0.0.200"

@@ -51,6 +51,10 @@ type Snapshot struct {
 	// Hold is like Guard, but only for groups that had an owner: verdicts of death
 	// that this node reached while it was stalled itself are not to be trusted.
 	Hold bool
+	// Awaited are nodes of which this agent, which has just started, has heard nothing
+	// yet, and which the API server holds for ready: their agents may be restarting too.
+	// Nothing is taken over that is theirs in the API.
+	Awaited map[loadbalancer.NodeName]struct{}
 }
 
 // Announcement is one address on one interface.
