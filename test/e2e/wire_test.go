@@ -69,6 +69,9 @@ func foreignHost(s *scenario) {
 		t.Errorf("%s answers, %v; want the foreign host alone", got, err)
 	}
 
+	// It goes: nobody need do anything else.
+	take()
+
 	// Another one comes while the address is announced, and says so.
 	s.has("later", later)
 	s.owner(later)
@@ -79,8 +82,6 @@ func foreignHost(s *scenario) {
 	}
 	s.told("Service", "later", reason.DuplicateAddress, mac)
 
-	// The first one goes: nobody need do anything else.
-	take()
 	s.eventually(20*time.Second, func(ctx context.Context) error {
 		_, err := lab.Owner(ctx, held)
 		return err

@@ -85,6 +85,9 @@ func (o *Outcome) Errors() string {
 		for kind, n := range r.Errors {
 			text += fmt.Sprintf(" %s: %d;", kind, n)
 		}
+		if r.Failed > 0 {
+			text += fmt.Sprintf(" the first %.1f s after the beginning;", r.FirstFailure.Sub(o.Began).Seconds())
+		}
 	}
 	if o.Held != nil {
 		for kind, n := range o.Held.Errors {

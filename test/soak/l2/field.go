@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/fairlead-lb/fairlead/loadbalancer/api/v1alpha1"
@@ -215,11 +216,17 @@ func (f *Field) Focus(ctx context.Context, node string) error {
 	return nil
 }
 
-// Whole waits until every node is Ready and each agent sees all others.
+// Whole waits until every node is Ready, each agent sees all others, and says so itself:
+// what the API shows may be from before an outage.
 func (f *Field) Whole(ctx context.Context) error {
-	nodes := len(harness.FairleadNodes())
+	nodes := harness.FairleadNodes()
 	_, err := harness.Eventually(ctx, wholeTimeout, func(ctx context.Context) error {
-		return errors.Join(f.lab.NodesReady(ctx, nodes), f.lab.AgentsReady(ctx, nodes))
+		problems := []error{f.lab.NodesReady(ctx, len(nodes)), f.lab.AgentsReady(ctx, len(nodes))}
+		for _, n := range nodes {
+			_, err := f.lab.Exec(ctx, n, "curl", "-sf", "-m", "2", "-o", "/dev/null", "http://127.0.0.1:7957/readyz")
+			problems = append(problems, err)
+		}
+		return errors.Join(problems...)
 	})
 	return err
 }
@@ -230,28 +237,33 @@ func (f *Field) OneAnswer(ctx context.Context, timeout time.Duration) error {
 	if len(f.Six) > 0 {
 		addresses = append([]string{f.Six[0]}, addresses...)
 	}
-	for _, a := range addresses {
-		_, err := harness.Eventually(ctx, timeout, func(ctx context.Context) error {
-			mac, err := f.lab.OneMAC(ctx, client, a)
-			if err != nil {
-				return err
-			}
-			ip, err := netip.ParseAddr(a)
-			if err != nil {
-				return err
-			}
-			owner, err := f.lab.Owner(ctx, v1alpha1.ClaimName(ip))
-			if err == nil && f.macs[mac] != owner {
-				err = fmt.Errorf("%s (%s) answers for %s, its claim names %s", mac, f.macs[mac], a, owner)
-			}
-			return err
+	errs := make([]error, len(addresses))
+	var wg sync.WaitGroup
+	for i, a := range addresses {
+		wg.Go(func() {
+			_, errs[i] = harness.Eventually(ctx, timeout, func(ctx context.Context) error { return f.oneAnswer(ctx, a) })
 		})
-		if err != nil {
-			return err
-		}
 	}
-	return nil
+	wg.Wait()
+	return errors.Join(errs...)
 }
 
-// sample is at most eight of the addresses: asking one takes a second.
+// oneAnswer returns nil if one MAC answers for an address, that of its claim's owner.
+func (f *Field) oneAnswer(ctx context.Context, address string) error {
+	mac, err := f.lab.OneMAC(ctx, client, address)
+	if err != nil {
+		return err
+	}
+	ip, err := netip.ParseAddr(address)
+	if err != nil {
+		return err
+	}
+	owner, err := f.lab.Owner(ctx, v1alpha1.ClaimName(ip))
+	if err == nil && f.macs[mac] != owner {
+		err = fmt.Errorf("%s (%s) answers for %s, its claim names %s", mac, f.macs[mac], address, owner)
+	}
+	return err
+}
+
+// sample is at most eight of the addresses: each is asked for by processes of its own.
 func (f *Field) sample() []string { return f.Addresses[:min(8, len(f.Addresses))] }
