@@ -21,7 +21,8 @@ const (
 	crashGrace = 5 * time.Second
 	// patience bounds crashGrace where it starts anew because this agent stalled itself.
 	patience = 3 * crashGrace
-	// resume is how long an agent that is back has to claim what it had.
+	// resume is how long an agent that is back has to claim what it had, and how long
+	// nodes that come together again have to find each other.
 	resume = 2 * time.Second
 )
 
@@ -38,6 +39,11 @@ type living struct {
 	given map[loadbalancer.NodeName]time.Time
 	// dead are members whose kernels do not answer.
 	dead map[loadbalancer.NodeName]struct{}
+	// unknown are members that have told nothing yet, and since when.
+	unknown map[loadbalancer.NodeName]time.Time
+	// minority is the guard's last word, apart until when it has an effect after its end.
+	minority bool
+	apart    time.Time
 }
 
 type lastSeen struct {
@@ -64,7 +70,7 @@ func newLiving() *living {
 	return &living{
 		last: make(map[loadbalancer.NodeName]lastSeen), absent: make(map[loadbalancer.NodeName]*absent),
 		back: make(map[loadbalancer.NodeName]returned), given: make(map[loadbalancer.NodeName]time.Time),
-		dead: make(map[loadbalancer.NodeName]struct{}),
+		dead: make(map[loadbalancer.NodeName]struct{}), unknown: make(map[loadbalancer.NodeName]time.Time),
 	}
 }
 
@@ -191,6 +197,34 @@ func (l *loop) absentee(ctx context.Context, now time.Time, n loadbalancer.NodeN
 	return nil
 }
 
+// gathering says whether nodes may be on their way back into the gossip, of whose claims
+// this one cannot know: it saw too few of them a moment ago, or some have told nothing
+// yet. When a partition heals, its members come one after the other.
+func (v *living) gathering(now time.Time, minority bool, members map[loadbalancer.NodeName]plan.Member) bool {
+	if v.minority && !minority {
+		v.apart = now.Add(resume)
+	}
+	if !now.Before(v.apart) {
+		v.apart = time.Time{}
+	}
+	v.minority = minority
+	maps.DeleteFunc(v.unknown, func(n loadbalancer.NodeName, _ time.Time) bool {
+		m, member := members[n]
+		return !member || m.Known
+	})
+	gathering := now.Before(v.apart)
+	for n, m := range members {
+		if m.Known {
+			continue
+		}
+		if _, seen := v.unknown[n]; !seen {
+			v.unknown[n] = now
+		}
+		gathering = gathering || now.Sub(v.unknown[n]) < resume
+	}
+	return gathering
+}
+
 // forget drops what is over.
 func (v *living) forget(now time.Time, view member.View) {
 	maps.DeleteFunc(v.back, func(n loadbalancer.NodeName, b returned) bool {
@@ -219,7 +253,12 @@ func (v *living) due(now time.Time) bool {
 			return true
 		}
 	}
-	return false
+	for _, since := range v.unknown {
+		if d := now.Sub(since); d >= resume && d < 2*resume {
+			return true
+		}
+	}
+	return !v.apart.IsZero() && !now.Before(v.apart)
 }
 
 // confirmed are the members of whose life there is a sign: what the gossip lost a moment

@@ -261,6 +261,27 @@ func TestPartitionOneAgainstThree(t *testing.T) {
 	}
 }
 
+// A node that was cut off finds the others one after the other. It takes nothing over
+// from those whom it has not found yet.
+func TestPartitionHealsOneByOne(t *testing.T) {
+	t.Parallel()
+	owned(t, abcd(), func(s *sim) {
+		s.freeze("c")
+		s.cutOff([]loadbalancer.NodeName{"c"}, []loadbalancer.NodeName{"a", "b", "d"})
+		s.wait(20 * time.Second)
+		s.expect("during", "b", "b@1")
+		s.partKernels(abcd())
+		s.part(s.deafTo, [][]loadbalancer.NodeName{abcd()})
+		s.part(s.lostBy, [][]loadbalancer.NodeName{{"a", "c"}, {"b", "d"}})
+		s.wait(500 * time.Millisecond)
+		s.part(s.lostBy, [][]loadbalancer.NodeName{abcd()})
+		s.one("after", "b")
+		s.thaw("c")
+		s.wait(10 * time.Second)
+		s.expect("later", "b", "b@1")
+	})
+}
+
 // An owner that is cut off from its peers but not from the API server learns there that
 // another took over.
 func TestPartitionOfTheOwnerFromItsPeersOnly(t *testing.T) {

@@ -229,6 +229,7 @@ func (l *loop) snapshot(ctx context.Context, now time.Time, objs intake.Objects,
 		Members: l.members(ctx, now, view),
 	}
 	minority := l.quorum.minority(now, l.living.confirmed(s.Members), s.Nodes)
+	s.Hold = s.Hold || l.living.gathering(now, minority, view.Members)
 	switch {
 	case !view.Up:
 		s.Guard = reason.NoGossipKey
