@@ -7,13 +7,9 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
-
 	"github.com/fairlead-lb/fairlead/loadbalancer"
 	"github.com/fairlead-lb/fairlead/loadbalancer/api/v1alpha1"
 )
-
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 const vip = "10.0.0.200"
 
