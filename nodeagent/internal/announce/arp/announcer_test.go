@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -188,7 +189,7 @@ func TestTakeOverSendsOneBurst(t *testing.T) {
 			b.a.Apply([]kernel.Link{eth0()}, on("eth0", "192.0.2.200", 3))
 		}
 		at, requests, replies := burstOf(b, start)
-		if diff := cmp.Diff(protocol{}.Burst(), at); diff != "" || requests != 5 || replies != 5 {
+		if diff := cmp.Diff(slices.Compact(protocol{}.Burst()), at); diff != "" || requests != 5 || replies != 5 {
 			b.t.Errorf("%d requests and %d replies; times (-want +got):\n%s", requests, replies, diff)
 		}
 		b.a.Apply([]kernel.Link{eth0()}, on("eth0", "192.0.2.200", 4))
@@ -239,7 +240,7 @@ func TestAnnouncementsAreRepeated(t *testing.T) {
 func TestUnsolicitedFramesAreBounded(t *testing.T) {
 	t.Parallel()
 	run(t, func(b *bench) {
-		const addrs, rate, burst = 10_000, 4000, 200
+		const addrs, rate, burst = 10_000, 4000, 500
 		want := map[plan.Announcement]uint64{}
 		for i := range addrs {
 			want[plan.Announcement{Interface: "eth0", Addr: netip.AddrFrom4([4]byte{10, 0, byte(i / 250), byte(i % 250)})}] = 1
@@ -253,14 +254,14 @@ func TestUnsolicitedFramesAreBounded(t *testing.T) {
 		}
 		told := map[netip.Addr]int{}
 		for i, s := range got {
-			if told[s.p.senderIP]++; told[s.p.senderIP] == 3 && len(told) < addrs {
+			if told[s.p.senderIP]++; told[s.p.senderIP] == 2 && len(told) < addrs {
 				b.t.Fatalf("%s is told twice when only %d are told", s.p.senderIP, len(told))
 			}
 			if allowed := burst + 2 + int(s.at.Sub(start).Seconds()*rate); i+1 > allowed {
 				b.t.Fatalf("%d frames after %s, allowed %d", i+1, s.at.Sub(start), allowed)
 			}
 		}
-		if took := got[2*addrs-1].at.Sub(start); took > 5*time.Second {
+		if took := got[addrs-1].at.Sub(start); took > 2500*time.Millisecond {
 			b.t.Errorf("all were told after %s", took)
 		}
 	})

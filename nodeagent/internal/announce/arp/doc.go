@@ -31,10 +31,11 @@ func (protocol) Uses(kernel.Link) bool { return true }
 
 // Burst is when gratuitous frames go out after a take-over. The first is what moves the
 // traffic; the later ones are for neighbours that lost it or that ignore changes within
-// a second of the last one (Linux' locktime).
+// a second of the last one (Linux' locktime). The two forms are two steps at first: when a
+// thousand addresses move, each is told of in one form before any is in the other.
 func (protocol) Burst() []time.Duration {
 	return []time.Duration{
-		0, 100 * time.Millisecond, 300 * time.Millisecond, 1100 * time.Millisecond, 2200 * time.Millisecond,
+		0, 0, 100 * time.Millisecond, 300 * time.Millisecond, 1100 * time.Millisecond, 2200 * time.Millisecond,
 	}
 }
 
@@ -64,8 +65,12 @@ func (protocol) Reply(buf []byte, p l2.Packet, own kernel.MAC) l2.Frame {
 	return frame(buf, &packet{sender: own, senderIP: p.Asks, target: p.From, targetIP: p.Sender, frameDest: p.From})
 }
 
-func (protocol) Announcement(a netip.Addr, own kernel.MAC) []l2.Frame {
+// Announcement is one form at each of the first two steps, and both at all others.
+func (protocol) Announcement(a netip.Addr, own kernel.MAC, step int) []l2.Frame {
 	packets := gratuitous(a, own)
+	if step < len(packets) {
+		return []l2.Frame{frame(nil, &packets[step])}
+	}
 	out := make([]l2.Frame, 0, len(packets))
 	for i := range packets {
 		out = append(out, frame(nil, &packets[i]))

@@ -385,7 +385,11 @@ func (r *runner) sendDue(ctx context.Context, now time.Time) {
 			if !r.a.announces(j.key.Interface, j.key.Addr) || r.told[j.key].run != j.run {
 				continue
 			}
-			c.outbox.tokens -= float64(c.announce(ctx, j.key.Addr))
+			step := j.step
+			if j.once {
+				step = len(r.burst)
+			}
+			c.outbox.tokens -= float64(c.announce(ctx, j.key.Addr, step))
 			if j.nextStep(r.burst, r.a.repeat) {
 				r.later.add(j)
 			}

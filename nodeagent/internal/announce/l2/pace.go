@@ -16,7 +16,7 @@ const (
 	// thousand addresses that move must not look like a storm. At 64 bytes it is 2 Mbit/s.
 	maxRate = 4000
 	// maxBurst is how many frames may go at once after a rest.
-	maxBurst = 200
+	maxBurst = 500
 	// batch is how many frames are waited for while the rate is the limit.
 	batch = 50
 )

@@ -31,11 +31,13 @@ type Protocol interface {
 	// Reply answers a packet that asks for an address. The frame is in buf, which is empty,
 	// if it has room.
 	Reply(buf []byte, p Packet, own kernel.MAC) Frame
-	// Announcement is what tells the neighbours of a new owner, every time.
-	Announcement(a netip.Addr, own kernel.MAC) []Frame
+	// Announcement is what tells the neighbours of a new owner, at a step of Burst, and from
+	// len(Burst()) on at any later time.
+	Announcement(a netip.Addr, own kernel.MAC, step int) []Frame
 	// Question asks who has target; see [Announcer.Ask].
 	Question(target, source netip.Addr, own, to kernel.MAC) Frame
-	// Burst is when it is sent after a take-over, ascending from 0.
+	// Burst is when it is sent after a take-over, ascending from 0. While the rate is the
+	// limit, a step of all addresses goes before the next one of any.
 	Burst() []time.Duration
 }
 

@@ -91,9 +91,9 @@ func (c *responder) handle(ctx context.Context, p Packet) {
 }
 
 // announce tells the neighbours of an address and returns the number of frames.
-func (c *responder) announce(ctx context.Context, addr netip.Addr) int {
+func (c *responder) announce(ctx context.Context, addr netip.Addr, step int) int {
 	var err error
-	frames := c.a.protocol.Announcement(addr, c.link.MAC)
+	frames := c.a.protocol.Announcement(addr, c.link.MAC, step)
 	for _, f := range frames {
 		if err == nil {
 			err = c.conn.WriteFrame(f.Bytes, f.To)

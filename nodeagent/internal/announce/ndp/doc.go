@@ -73,7 +73,7 @@ func (protocol) Reply(buf []byte, p l2.Packet, own kernel.MAC) l2.Frame {
 	return l2.Frame{Bytes: m.marshal(buf), To: m.to}
 }
 
-func (protocol) Announcement(a netip.Addr, own kernel.MAC) []l2.Frame {
+func (protocol) Announcement(a netip.Addr, own kernel.MAC, _ int) []l2.Frame {
 	return []l2.Frame{advertise(nil, a, own)}
 }
 

@@ -178,7 +178,7 @@ func TestReply(t *testing.T) {
 
 func TestAnnouncement(t *testing.T) {
 	t.Parallel()
-	frames := protocol{}.Announcement(addr("fd00::200"), ownMAC())
+	frames := protocol{}.Announcement(addr("fd00::200"), ownMAC(), 0)
 	if len(frames) != 1 {
 		t.Fatalf("%d frames; want 1", len(frames))
 	}
