@@ -23,11 +23,11 @@ const (
 // planned shows what costs no request: an agent that restarts, a node that is emptied; and
 // what Fairlead does not do: answer for an address that another host has.
 func (d *demo) planned(ctx context.Context) {
-	d.t.Heading("Restart, drain, and an address that somebody else has")
+	d.t.Heading("An address that somebody else has, a restart, a drain")
+	d.t.Step(ctx, "A Service gets an address that another host uses: it is not announced, and says why", d.duplicate)
 	d.t.Step(ctx, "The agent that announces svc1 is replaced: no request fails and the address stays", d.restart)
 	d.t.Step(ctx, "The node that announces svc1 is cordoned, as kubectl drain begins: the address moves, no request fails", d.cordon)
-	d.t.Step(ctx, "A Service gets an address that another host uses: it is not announced, and says why", d.duplicate)
-	d.t.Step(ctx, "The other host gives the address up: the Service is announced", d.singular)
+	d.t.Step(ctx, "The Service whose address the other host gave up meanwhile is announced", d.singular)
 }
 
 // stream sends requests to svc1 while event happens, and returns what became of them.
@@ -64,7 +64,7 @@ func (d *demo) restart(ctx context.Context) (harness.Observation, error) {
 	if err != nil {
 		return o, err
 	}
-	report, err := d.stream(ctx, 8*time.Second, func(ctx context.Context) error {
+	report, err := d.stream(ctx, 6*time.Second, func(ctx context.Context) error {
 		if _, err := d.typed(ctx, "delete", "pod", "-n", harness.Namespace, pod, "--wait=false"); err != nil {
 			return err
 		}
@@ -78,7 +78,7 @@ func (d *demo) restart(ctx context.Context) (harness.Observation, error) {
 		}); err != nil {
 			return err
 		}
-		_, err := d.onHost(ctx, node, 2, "ip", "-4", "addr", "show", "to", address)
+		_, err := d.onHost(ctx, node, 0, "ip", "-4", "addr", "show", "to", address)
 		return err
 	})
 	if err != nil {
@@ -127,7 +127,7 @@ func (d *demo) cordon(ctx context.Context) (harness.Observation, error) {
 		return o, err
 	}
 	var took time.Duration
-	report, err := d.stream(ctx, 4*time.Second, func(ctx context.Context) error {
+	report, err := d.stream(ctx, 3*time.Second, func(ctx context.Context) error {
 		if _, err := d.typed(ctx, "cordon", node); err != nil {
 			return err
 		}
@@ -195,17 +195,16 @@ func (d *demo) duplicate(ctx context.Context) (harness.Observation, error) {
 	}
 	o.Observed += ", and " + mac
 	o.Held = true
-	return o, nil
+	d.t.Note("The agent asks again every ten seconds. The other host gives the address up:")
+	_, err = d.onHost(ctx, "mypc2", 0, "ip", "addr", "del", twinAddress+"/32", "dev", "eth0")
+	return o, err
 }
 
-// singular takes the address from the other host; the agent asks again within 10 s.
+// singular waits until the agent has asked for the address again, and removes the Service.
 func (d *demo) singular(ctx context.Context) (harness.Observation, error) {
-	o := harness.Observation{Expected: "a node announces " + twinAddress + " within 10 s"}
-	if _, err := d.onHost(ctx, "mypc2", 0, "ip", "addr", "del", twinAddress+"/32", "dev", "eth0"); err != nil {
-		return o, err
-	}
+	o := harness.Observation{Expected: "a node announces " + twinAddress + ", without a further command"}
 	owner := ""
-	took, err := harness.Eventually(ctx, 15*time.Second, func(ctx context.Context) (err error) {
+	_, err := harness.Eventually(ctx, 15*time.Second, func(ctx context.Context) (err error) {
 		owner, err = d.lab.Owner(ctx, twinAddress)
 		return err
 	})
@@ -216,8 +215,11 @@ func (d *demo) singular(ctx context.Context) (harness.Observation, error) {
 	if err != nil {
 		return o, err
 	}
-	o.Observed = fmt.Sprintf("%s announces it after %.1f s", d.macs[mac], took.Seconds())
+	o.Observed = d.macs[mac] + " announces it"
 	o.Held = d.macs[mac] == owner
+	if err := d.explain(ctx, "twin"); err != nil {
+		return o, err
+	}
 	if _, err := d.typed(ctx, "delete", "service", "twin", "--timeout=30s"); err != nil {
 		return o, err
 	}
