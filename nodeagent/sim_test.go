@@ -46,6 +46,7 @@ type sim struct {
 	apart   map[loadbalancer.NodeName]int // the parts of a LAN that fell apart
 	deafTo  map[loadbalancer.NodeName]int // the parts of the gossip
 	lostBy  map[loadbalancer.NodeName]int // the same, once the agents know
+	latency time.Duration                 // of the gossip's news
 }
 
 const detection = 700 * time.Millisecond

@@ -25,6 +25,7 @@ type simPeer struct {
 // View is the node as the agent's gossip: instant, but for those that are cut off.
 func (n *simNode) View() member.View {
 	n.run4ever()
+	time.Sleep(n.s.latency) //nolint:forbidigo // a bubble's clock
 	v := member.View{
 		Up: true, Settled: true, Members: map[loadbalancer.NodeName]plan.Member{},
 		Runs: map[loadbalancer.NodeName]member.Run{}, Gone: map[loadbalancer.NodeName]member.Gone{},

@@ -157,8 +157,29 @@ func (v *View) decideElected(own, top loadbalancer.Ownership) Verdict {
 	if own.Node == "" && v.Guard != "" {
 		return Verdict{Owner: loadbalancer.Ownership{Node: v.Self}, Action: Wait, Reason: v.Guard}
 	}
+	if v.behind(top) {
+		out := Verdict{Owner: loadbalancer.Ownership{Node: v.Self}, Action: Wait, Reason: reason.NotOwner}
+		if own.Node != "" {
+			out.Action = Yield
+		}
+		return out
+	}
 	next := 1 + max(v.Highest, top.Epoch, v.Persisted.Epoch)
 	return Verdict{Owner: loadbalancer.Ownership{Node: v.Self, Epoch: next}, Action: TakeOver}
+}
+
+// behind says that another live node has the group under an epoch of which this node's
+// copy of the API is more than one step short. It may not announce for this node, but
+// does: the two do not know the same, and who is behind may be the one that is wrong. If
+// each outbid the other, they would go on for ever. So it is left alone until the API
+// tells of it; only one of the two can have its last claim there. A node that leaves says
+// so itself.
+func (v *View) behind(top loadbalancer.Ownership) bool {
+	if top.Node == "" || top.Node == v.Self || v.Persisted.Epoch+1 >= top.Epoch {
+		return false
+	}
+	why, _ := v.Nodes.Why(top.Node)
+	return why != reason.Leaving
 }
 
 // outrankedInAPI says that the API holds a higher epoch of a node that surely does not

@@ -137,6 +137,17 @@ func six(s *plan.Snapshot) {
 	record(*s, func(r *loadbalancer.Record) { r.Addrs = append(r.Addrs, addr("fd00::200")) })
 }
 
+// told lets the API know what members claim.
+func told(s *plan.Snapshot) {
+	for i, c := range s.Claims {
+		for n, m := range s.Members {
+			if o := (loadbalancer.Ownership{Node: n, Epoch: m.Claims[c.Name]}); o.Epoch > 0 && o.Beats(s.Claims[i].Persisted) {
+				s.Claims[i].Persisted = o
+			}
+		}
+	}
+}
+
 // scenarios change the base. The golden file of each holds every node's plan.
 func scenarios() map[string]func(s *plan.Snapshot) {
 	return map[string]func(s *plan.Snapshot){
@@ -196,8 +207,13 @@ func scenarios() map[string]func(s *plan.Snapshot) {
 				member(*s, n, func(m *plan.Member) { m.Interfaces[0].NoIPv6 = true })
 			}
 		},
-		"local":                     func(s *plan.Snapshot) { local(*s, true, "c") },
-		"local-endpoint-moved":      func(s *plan.Snapshot) { claims(*s, "a", 3); local(*s, true, "c") },
+		"local":                func(s *plan.Snapshot) { local(*s, true, "c") },
+		"local-endpoint-moved": func(s *plan.Snapshot) { claims(*s, "a", 3); told(s); local(*s, true, "c") },
+		"local-endpoint-moved-for-one-node-only": func(s *plan.Snapshot) {
+			claims(*s, "a", 3)
+			s.Claims[0].Persisted = loadbalancer.Ownership{Node: "c", Epoch: 1}
+			local(*s, true, "c")
+		},
 		"local-no-endpoints":        func(s *plan.Snapshot) { local(*s, false) },
 		"local-no-endpoints-keeps":  func(s *plan.Snapshot) { claims(*s, "c", 3); local(*s, false) },
 		"local-endpoint-of-no-node": func(s *plan.Snapshot) { local(*s, true) },
@@ -302,7 +318,7 @@ func scenarios() map[string]func(s *plan.Snapshot) {
 			member(*s, "c", func(m *plan.Member) { m.Claims["10.0.0.100"] = 5 })
 			merge(s)
 		},
-		"cordoned-owner":              func(s *plan.Snapshot) { claims(*s, "a", 3); cordon(*s, "a") },
+		"cordoned-owner":              func(s *plan.Snapshot) { claims(*s, "a", 3); told(s); cordon(*s, "a") },
 		"cordoned-owner-was-relieved": func(s *plan.Snapshot) { claims(*s, "a", 3); claims(*s, "b", 4); cordon(*s, "a") },
 		"cordoned-all":                func(s *plan.Snapshot) { claims(*s, "c", 3); cordon(*s, "a", "b", "c") },
 		"cordoned-all-that-may": func(s *plan.Snapshot) { // c has no interface for it
@@ -319,7 +335,7 @@ func scenarios() map[string]func(s *plan.Snapshot) {
 		},
 		"cordoned-and-new":        func(s *plan.Snapshot) { cordon(*s, "b") },
 		"uncordoned-gets-nothing": func(s *plan.Snapshot) { claims(*s, "c", 4) }, // which has it from b
-		"cordoned-local-drained":  func(s *plan.Snapshot) { claims(*s, "a", 3); local(*s, true, "b"); cordon(*s, "a") },
+		"cordoned-local-drained":  func(s *plan.Snapshot) { claims(*s, "a", 3); told(s); local(*s, true, "b"); cordon(*s, "a") },
 		"cordoned-local-pods-stay": func(s *plan.Snapshot) { // no other node has one
 			claims(*s, "a", 3)
 			local(*s, true, "a")
@@ -331,16 +347,19 @@ func scenarios() map[string]func(s *plan.Snapshot) {
 			merge(s)
 			member(*s, "b", func(m *plan.Member) { m.Claims["10.0.0.100"], m.Claims["10.0.0.200"] = 3, 3 })
 			cordon(*s, "b")
+			told(s)
 		},
 		"cordoned-dual-stack": func(s *plan.Snapshot) {
 			ipv6(s)
 			six(s)
 			member(*s, "b", func(m *plan.Member) { m.Claims["10.0.0.200"], m.Claims["fd00-200"] = 3, 3 })
 			cordon(*s, "b")
+			told(s)
 		},
 		"shutting-down": func(s *plan.Snapshot) {
 			claims(*s, "b", 3)
 			node(*s, "b", func(n *loadbalancer.Node) { n.Ready, n.ShuttingDown = false, true })
+			told(s)
 		},
 		"shutting-down-all": func(s *plan.Snapshot) {
 			claims(*s, "b", 3)

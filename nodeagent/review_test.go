@@ -1,0 +1,29 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package nodeagent
+
+import (
+	"testing"
+	"time"
+
+	"github.com/fairlead-lb/fairlead/loadbalancer"
+)
+
+// A node that the API server has lost goes by what it heard last. Two nodes that hold each
+// other for unable must not outbid each other for ever; it ends with the one that knows.
+func TestTwoViewsDoNotOutbidEachOther(t *testing.T) {
+	t.Parallel()
+	simulate(t, abc(), func(s *sim) {
+		s.latency = 10 * time.Millisecond
+		s.serve("b")
+		s.bind(vip, loadbalancer.Local, "b", "c", "a")
+		s.wait(2 * time.Second)
+		s.expect("before", "b", "b@1")
+		s.freeze("b")
+		s.serve("c")
+		s.wait(100 * time.Millisecond)
+		s.expect("when the endpoint has moved", "c", "c@4")
+		s.watching("afterwards", "c", 30*time.Second)
+		s.expect("in the end", "c", "c@4")
+	})
+}
