@@ -55,7 +55,7 @@ func TestForeignHolder(t *testing.T) {
 			simulate(t, abc(), func(s *sim) {
 				s.takes(addr, stranger())
 				s.bind(addr, loadbalancer.Cluster, "b", "c", "a")
-				name := string(s.claims.List()[0].Name)
+				name := s.claims.List()[0].Name
 				s.wait(1500 * time.Millisecond)
 				want := addr + " on eth0: 02:00:00:00:09:09 announced=false"
 				if got := s.conflicts("b"); got != want {

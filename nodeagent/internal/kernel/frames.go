@@ -57,11 +57,11 @@ func openFrames(l Link, etherType int, instructions []bpf.Instruction) (*frames,
 	}
 	f := &frames{conn: conn, raw: raw}
 	f.readOnce = func(fd uintptr) bool {
-		f.read, f.readErr = unix.Read(int(fd), f.in) //nolint:gosec // a descriptor
+		f.read, f.readErr = unix.Read(int(fd), f.in)
 		return !again(f.readErr)
 	}
 	f.writeOnce = func(fd uintptr) bool {
-		_, f.writeErr = unix.Write(int(fd), f.out) //nolint:gosec // a descriptor
+		_, f.writeErr = unix.Write(int(fd), f.out)
 		return !again(f.writeErr)
 	}
 	return f, nil
@@ -75,8 +75,8 @@ func again(err error) bool { return errors.Is(err, unix.EAGAIN) }
 func setReceiveBuffer(raw syscall.RawConn) error {
 	var failed error
 	err := raw.Control(func(fd uintptr) {
-		if unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, receiveBuffer) != nil { //nolint:gosec // a descriptor
-			failed = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, receiveBuffer) //nolint:gosec // a descriptor
+		if unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, receiveBuffer) != nil {
+			failed = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, receiveBuffer)
 		}
 	})
 	if err = errors.Join(err, failed); err != nil {

@@ -119,7 +119,7 @@ func (k *Kernel) SetARP(s ARPSettings) error {
 	return nil
 }
 
-// LocalIPv4 lists the IPv4 addresses of all links, also of those that cannot announce, by
+// LocalIPv4 lists the IPv4 addresses of all links but link-local ones, also of those that cannot announce, by
 // address; where several links have one, all are there.
 func (k *Kernel) LocalIPv4() (map[netip.Addr][]string, error) {
 	addrs, err := retry(func() ([]netlink.Addr, error) { return k.h.AddrList(nil, netlink.FAMILY_V4) })
@@ -136,11 +136,8 @@ func (k *Kernel) LocalIPv4() (map[netip.Addr][]string, error) {
 	}
 	out := make(map[netip.Addr][]string, len(addrs))
 	for i := range addrs {
-		if addrs[i].IPNet == nil {
-			continue
-		}
-		if a, ok := netip.AddrFromSlice(addrs[i].IP); ok {
-			out[a.Unmap()] = append(out[a.Unmap()], names[addrs[i].LinkIndex])
+		if p, ok := prefixOf(&addrs[i]); ok {
+			out[p.Addr()] = append(out[p.Addr()], names[addrs[i].LinkIndex])
 		}
 	}
 	return out, nil
