@@ -99,7 +99,7 @@ test-unit: ## Unit tests, with the race detector where it is cheap. No root, no 
 
 .PHONY: test-kernel
 test-kernel: ## Tests on real network namespaces (root).
-	$(GOTEST) -tags kernel -count=1 ./nodeagent/... ./test/netns/...
+	$(GOTEST) -tags kernel -count=1 ./nodeagent/... ./test/netns/... ./test/lab/cluster/...
 
 .PHONY: test-e2e
 test-e2e: ## Each behaviour once, on a lab cluster (root).
