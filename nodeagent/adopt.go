@@ -17,6 +17,7 @@ import (
 	"github.com/fairlead-lb/fairlead/nodeagent/internal/intake"
 	"github.com/fairlead-lb/fairlead/nodeagent/internal/kernel"
 	"github.com/fairlead-lb/fairlead/nodeagent/internal/member"
+	"github.com/fairlead-lb/fairlead/nodeagent/internal/pulse"
 	"github.com/fairlead-lb/fairlead/nodeagent/internal/status"
 )
 
@@ -149,20 +150,57 @@ func (l *loop) drop(ctx context.Context, list []kernel.Kept) {
 	klog.FromContext(ctx).V(2).Info("Took addresses back from the kernel", "addresses", len(list))
 }
 
-// awaited are the ready nodes of which this run has heard nothing yet. Their agents may be
-// away for a moment, as this one was: for as long as a crash is forgiven after the start,
-// what the API says is theirs stays theirs.
-func (l *loop) awaited(now time.Time, objs intake.Objects, view member.View) map[loadbalancer.NodeName]struct{} {
-	if now.Sub(l.started) >= crashGrace {
+// await notes which nodes have groups in the API, are ready there, and have not been heard
+// of by this run, which has just started. Their agents may be away for a moment, as this
+// one was: what is theirs stays theirs while their kernels answer, for as long as they may
+// answer for its addresses too; or as long as a crash is forgiven, if nobody can ask them.
+func (l *loop) await(now time.Time, objs intake.Objects, view member.View) map[loadbalancer.NodeName]struct{} {
+	clear(l.awaited)
+	l.awaitDue = time.Time{}
+	soon, late := l.started.Add(crashGrace), l.started.Add(max(l.a.o.RestartGrace, crashGrace))
+	if !now.Before(late) {
 		return nil
 	}
 	out := make(map[loadbalancer.NodeName]struct{})
-	for n, node := range objs.Nodes {
+	for _, c := range objs.Claims {
+		n := c.Persisted.Node
+		if _, done := l.awaited[n]; done {
+			continue
+		}
+		node := objs.Nodes[n]
 		_, gone := view.Gone[n]
-		_, here := view.Members[n]
-		if n != l.a.name() && node.Ready && !node.ShuttingDown && !gone && !here {
+		if n == l.a.name() || !node.Ready || node.ShuttingDown || gone || view.Members[n].Known {
+			continue
+		}
+		until := soon
+		switch l.a.pulse.State(n) {
+		case pulse.Dead:
+			until = now
+		case pulse.Alive:
+			until = late
+		case pulse.Unknown, pulse.Silent:
+		}
+		l.awaited[n] = hostOf(node)
+		if now.Before(until) {
 			out[n] = struct{}{}
+			if l.awaitDue.IsZero() || until.Before(l.awaitDue) {
+				l.awaitDue = until
+			}
 		}
 	}
 	return out
+}
+
+// hostOf is what is known of a node of which only the API tells.
+func hostOf(node loadbalancer.Node) plan.Member {
+	var i loadbalancer.Interface
+	for _, a := range node.InternalIPs {
+		i.Prefixes = append(i.Prefixes, netip.PrefixFrom(a, a.BitLen()))
+	}
+	return plan.Member{Interfaces: []loadbalancer.Interface{i}}
+}
+
+// awaitOver says whether a node has been awaited for long enough.
+func (l *loop) awaitOver(now time.Time) bool {
+	return !l.awaitDue.IsZero() && !now.Before(l.awaitDue)
 }

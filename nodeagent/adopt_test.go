@@ -161,15 +161,15 @@ func TestEverybodyRestarts(t *testing.T) {
 		}
 		s.start("c")
 		s.start("a")
-		s.watching("without the owner's agent", "b", 4*time.Second)
+		s.watching("without the owner's agent", "b", 15*time.Second)
 		s.start("b")
 		s.watching("with all of them", "b", 5*time.Second)
 		s.expect("in the end", "b", "b@2")
 	})
 }
 
-// It does not wait for long.
-func TestStartWithoutTheOwner(t *testing.T) {
+// Where the owner's kernel is silent too it does not wait.
+func TestStartBesideADeadOwner(t *testing.T) {
 	t.Parallel()
 	simulate(t, abc(), func(s *sim) {
 		s.bind(vip, loadbalancer.Cluster, "b", "c", "a")
@@ -179,7 +179,24 @@ func TestStartWithoutTheOwner(t *testing.T) {
 		}
 		s.start("c")
 		s.start("a")
-		s.watching("then", ",c", crashGrace+200*time.Millisecond)
+		s.watching("then", ",c", time.Second)
+		s.expect("in the end", "c", "c@2")
+	})
+}
+
+// An agent that is away for longer than a restart takes is not coming back.
+func TestStartWithoutTheOwnersAgent(t *testing.T) {
+	t.Parallel()
+	simulate(t, abc(), func(s *sim) {
+		s.bind(vip, loadbalancer.Cluster, "b", "c", "a")
+		s.wait(2 * time.Second)
+		for _, n := range abc() {
+			s.sigterm(n)
+		}
+		s.wait(time.Second)
+		s.start("c")
+		s.start("a")
+		s.watching("then", "b,,c", 31*time.Second)
 		s.expect("in the end", "c", "c@2")
 	})
 }

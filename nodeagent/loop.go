@@ -58,7 +58,10 @@ type loop struct {
 	moved   bool
 	// restarting is how long the peers are to wait for the agent, once it stops.
 	restarting time.Duration
-	// started is when the first round was.
+	// started is when the first round was; awaited are nodes that this run has not heard
+	// of since, awaitDue is when one of them has been awaited for long enough.
+	awaited   map[loadbalancer.NodeName]plan.Member
+	awaitDue  time.Time
 	started   time.Time
 	lastBeat  time.Time
 	holdUntil time.Time
@@ -69,7 +72,7 @@ type loop struct {
 
 func newLoop(a *Agent, gs gossip) *loop {
 	return &loop{
-		a: a, gossip: gs, quorum: newQuorum(), living: newLiving(), rivals: make(rivals),
+		a: a, gossip: gs, quorum: newQuorum(), living: newLiving(), rivals: make(rivals), awaited: make(map[loadbalancer.NodeName]plan.Member),
 		held: make(holdings), highest: make(map[loadbalancer.Group]uint64), macs: make(macs),
 	}
 }
@@ -122,7 +125,7 @@ func (l *loop) wait(ctx context.Context, ticker *time.Ticker) {
 // of death are held for the time that the detector needs to reach a new one.
 func (l *loop) beat(now time.Time) bool {
 	l.a.health.beat.Store(now.UnixNano())
-	held, mute := now.Before(l.holdUntil), now.Before(l.muteUntil)
+	held, mute := l.lastBeat.Before(l.holdUntil), l.lastBeat.Before(l.muteUntil)
 	if !l.lastBeat.IsZero() && now.Sub(l.lastBeat) > tick+l.a.timing.ProbeInterval {
 		l.stalled(now, now.Sub(l.lastBeat))
 	}
@@ -134,10 +137,7 @@ func (l *loop) beat(now time.Time) bool {
 	if len(l.kept) > 0 && now.Sub(l.lastPlan) >= takeBackEvery {
 		return true
 	}
-	if until := l.started.Add(crashGrace); l.lastPlan.Before(until) && !now.Before(until) {
-		return true
-	}
-	return l.living.due(now) || l.held.overdue(now) || now.Sub(l.lastPlan) >= resync
+	return l.awaitOver(now) || l.living.due(now) || l.held.overdue(now) || now.Sub(l.lastPlan) >= resync
 }
 
 // round plans and applies once.
@@ -225,7 +225,7 @@ func (l *loop) usable(k kernel.Link) (loadbalancer.Interface, bool) {
 func (l *loop) snapshot(ctx context.Context, now time.Time, objs intake.Objects, view member.View) plan.Snapshot {
 	s := plan.Snapshot{
 		Self: l.a.name(), Claims: objs.Claims, Records: objs.Records, Advertisements: objs.Advertisements,
-		Nodes: objs.Nodes, Endpoints: objs.Endpoints, Hold: now.Before(l.holdUntil), Awaited: l.awaited(now, objs, view),
+		Nodes: objs.Nodes, Endpoints: objs.Endpoints, Hold: now.Before(l.holdUntil), Awaited: l.await(now, objs, view),
 		Members: l.members(ctx, now, view),
 	}
 	minority := l.quorum.minority(now, l.living.confirmed(s.Members), s.Nodes)

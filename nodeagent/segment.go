@@ -52,6 +52,9 @@ func (l *loop) watch(view member.View, state plan.NodeState) {
 	for n, a := range l.living.absent {
 		add(n, a.member, a.run, true)
 	}
+	for n, m := range l.awaited {
+		add(n, m, member.Run{}, true)
+	}
 	slices.SortFunc(targets, compareTargets)
 	l.a.pulse.Watch(targets, l.witnesses(view, targets))
 }
