@@ -174,6 +174,7 @@ func (l *loop) absentee(ctx context.Context, now time.Time, n loadbalancer.NodeN
 		a.until = g.At.Add(crashGrace)
 	}
 	_, shared := l.segment(n, a.member, nil)
+	shared = shared && l.a.timing.PulseMisses > 0
 	state := l.a.pulse.State(n)
 	a.confirmed = state == pulse.Alive || a.announced && !shared
 	cause := ""
@@ -187,7 +188,7 @@ func (l *loop) absentee(ctx context.Context, now time.Time, n loadbalancer.NodeN
 	case state == pulse.Dead:
 		cause = "its kernel does not answer"
 	case !shared && !a.announced:
-		cause = "it has no link in common with this node, so that its kernel cannot be asked"
+		cause = "its kernel cannot be asked"
 	default:
 		return a
 	}

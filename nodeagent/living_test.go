@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/fairlead-lb/fairlead/loadbalancer"
-	"github.com/fairlead-lb/fairlead/nodeagent/internal/member"
 )
 
 // owned starts a cluster in which b announces the address and c is the heir.
@@ -190,6 +189,19 @@ func TestFrozenAgent(t *testing.T) {
 	})
 }
 
+// An agent that was frozen for so long that it falls silent, but not given up, goes on.
+func TestFrozenAgentThatIsNotGivenUp(t *testing.T) {
+	t.Parallel()
+	owned(t, abc(), func(s *sim) {
+		s.sigstop("b")
+		s.wait(fenceAfter + 500*time.Millisecond)
+		s.expect("while it is frozen", "", "b@1")
+		s.sigcont("b")
+		s.wait(hush + 2*tick)
+		s.expect("when it goes on", "b", "b@1")
+	})
+}
+
 // A lost question or answer now and then is no death, and neither is a gossip that flaps.
 func TestGossipFlaps(t *testing.T) {
 	t.Parallel()
@@ -357,11 +369,29 @@ func TestPulseAloneIsCut(t *testing.T) {
 	})
 }
 
+// In the profile for wide networks nobody asks kernels: the gossip alone counts, and what
+// an agent says before it restarts.
 func TestWithoutPulse(t *testing.T) {
 	t.Parallel()
-	l := &loop{living: newLiving(), gossip: &simNode{}}
-	l.a = &Agent{timing: member.ProfileWAN.Timing()}
-	if l.a.timing.PulseMisses != 0 {
-		t.Fatal("the profile for wide networks has a pulse")
-	}
+	simulate(t, nil, func(s *sim) {
+		s.profile = "wan"
+		for _, n := range abc() {
+			s.start(n)
+		}
+		s.bind(vip, loadbalancer.Cluster, "b", "c", "a")
+		s.wait(2 * time.Second)
+		s.sigterm("b")
+		if got := s.watch(vip, 20*time.Second); got != "b" {
+			t.Errorf("%q answer during the restart", got)
+		}
+		s.start("b")
+		s.wait(5 * time.Second)
+		s.expect("after the restart", "b", "b@2")
+		s.off("b")
+		s.wait(5 * time.Second)
+		s.expect("while the gossip does not know", "", "b@2")
+		s.setCut("b", true)
+		s.wait(10 * time.Millisecond)
+		s.expect("when it does", "c", "c@3")
+	})
 }

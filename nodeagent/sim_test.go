@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -35,18 +36,21 @@ type sim struct {
 	claims *statustest.Claims
 	agents *statustest.NodeAgents
 
-	mu      sync.Mutex
-	records map[loadbalancer.ServiceUID]loadbalancer.Record
-	serving map[loadbalancer.NodeName]struct{}
-	nodes   map[loadbalancer.NodeName]*simNode
-	cut     map[loadbalancer.NodeName]bool // members that the others hold for dead
-	kept    map[loadbalancer.NodeName]*simKernel
-	deaf    loadbalancer.NodeName         // set before its start: it may not open packet sockets
-	foreign map[netip.Addr]kernel.MAC     // hosts on the LAN that are no nodes
-	apart   map[loadbalancer.NodeName]int // the parts of a LAN that fell apart
-	deafTo  map[loadbalancer.NodeName]int // the parts of the gossip
-	lostBy  map[loadbalancer.NodeName]int // the same, once the agents know
-	latency time.Duration                 // of the gossip's news
+	mu        sync.Mutex
+	records   map[loadbalancer.ServiceUID]loadbalancer.Record
+	serving   map[loadbalancer.NodeName]struct{}
+	nodes     map[loadbalancer.NodeName]*simNode
+	cut       map[loadbalancer.NodeName]bool // members that the others hold for dead
+	kept      map[loadbalancer.NodeName]*simKernel
+	deaf      loadbalancer.NodeName                       // set before its start: it may not open packet sockets
+	foreign   map[netip.Addr]kernel.MAC                   // hosts on the LAN that are no nodes
+	profile   string                                      // set before nodes start: how they detect
+	apart     map[loadbalancer.NodeName]int               // the parts of a LAN that fell apart
+	deafTo    map[loadbalancer.NodeName]int               // the parts of the gossip
+	lostBy    map[loadbalancer.NodeName]int               // the same, once the agents know
+	latency   time.Duration                               // of the gossip's news
+	marks     map[loadbalancer.NodeName]loadbalancer.Node // what the API says of nodes
+	published atomic.Int64                                // news in the gossip
 }
 
 const detection = 700 * time.Millisecond
@@ -81,7 +85,7 @@ func simulate(t *testing.T, names []loadbalancer.NodeName, script func(s *sim)) 
 			t: t, claims: statustest.NewClaims(), agents: statustest.NewNodeAgents(),
 			records: map[loadbalancer.ServiceUID]loadbalancer.Record{},
 			nodes:   map[loadbalancer.NodeName]*simNode{}, cut: map[loadbalancer.NodeName]bool{}, kept: map[loadbalancer.NodeName]*simKernel{},
-			serving: map[loadbalancer.NodeName]struct{}{}, foreign: map[netip.Addr]kernel.MAC{},
+			serving: map[loadbalancer.NodeName]struct{}{}, marks: map[loadbalancer.NodeName]loadbalancer.Node{}, foreign: map[netip.Addr]kernel.MAC{},
 			apart: map[loadbalancer.NodeName]int{}, deafTo: map[loadbalancer.NodeName]int{}, lostBy: map[loadbalancer.NodeName]int{},
 		}
 		s.claims.OnChange(s.markAll)
@@ -119,6 +123,9 @@ func (s *sim) start(name loadbalancer.NodeName) {
 	n.set(func() { n.dead = false })
 	n.links = []kernel.Link{{Name: "eth0", Index: 2, MAC: kernel.MAC{2, 0, 0, 0, 0, name[0]}, IPv6: true, Prefixes: []netip.Prefix{netip.PrefixFrom(own, 24), own6(name)}}}
 	o := Defaults(env("NODE_NAME", string(name)))
+	if s.profile != "" {
+		o.Profile = s.profile
+	}
 	a, err := newAgent(o, "v0", deps{
 		kernel: n, cluster: n, claims: s.claims, agents: s.agents, registry: prometheus.NewRegistry(),
 		openARP:    func(kernel.Link) (l2.Conn, error) { return n.open(false) },
@@ -367,7 +374,9 @@ func (n *simNode) Objects(context.Context) intake.Objects {
 	}
 	for name, other := range n.s.nodes {
 		other.mu.Lock()
-		out.Nodes[name] = loadbalancer.Node{Name: name, Ready: true, InternalIPs: []netip.Addr{other.ip}}
+		m := n.s.marks[name]
+		m.Name, m.Ready, m.InternalIPs = name, true, []netip.Addr{other.ip}
+		out.Nodes[name] = m
 		other.mu.Unlock()
 	}
 	return out
@@ -382,6 +391,7 @@ func (n *simNode) Publish(st member.State) {
 	n.state, n.told = st, true
 	n.mu.Unlock()
 	if changed {
+		n.s.published.Add(1)
 		n.s.markAll()
 	}
 }
