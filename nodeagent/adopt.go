@@ -4,6 +4,7 @@ package nodeagent
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 	"slices"
 	"time"
@@ -38,22 +39,23 @@ const (
 )
 
 // restart leaves what is announced to the kernel and tells the peers that the agent will be
-// back. An error means that nothing was left to it: the agent has to hand over instead.
+// back. An error means that the agent has to hand over instead.
 // The addresses come first: who is told of the restart counts on them. An agent that is
 // killed at any point in between looks like one that crashed.
-func (l *loop) restart(ctx context.Context, online bool) error {
+func (l *loop) restart(work context.Context, online bool) error {
 	for _, a := range l.held.addrs() {
 		if h := l.held[a]; !h.withdrawing.IsZero() && !h.patient {
-			l.release(ctx, a, reason.Restarting)
+			l.release(work, a, reason.Restarting)
 		}
 	}
 	l.apply()
-	if err := l.a.d.kernel.Keep(l.held.keep(), l.lifetime()); err != nil {
+	list := l.held.keep()
+	if err := l.a.d.kernel.Keep(list, l.lifetime()); err != nil {
 		return err //nolint:wrapcheck // says what failed
 	}
 	l.restarting = l.a.o.RestartGrace
 	l.apply()
-	ctx, cancel := context.WithTimeout(ctx, flushTime)
+	ctx, cancel := context.WithTimeout(work, flushTime)
 	defer cancel()
 	if online {
 		l.a.report.SetHealth(l.healthOf(l.gossip.View(), ""))
@@ -62,8 +64,15 @@ func (l *loop) restart(ctx context.Context, online bool) error {
 		}
 	}
 	<-ctx.Done()
+	if l.a.objects.Objects(work).Nodes[l.a.name()].ShuttingDown {
+		l.restarting, l.kept = 0, list
+		return errClosing
+	}
 	return nil
 }
+
+// errClosing says that the kubelet told the agent to stop before it told the API server why.
+var errClosing = errors.New("the node is shutting down")
 
 // lifetime is for how long the kernel is to answer. An agent whose node lost the address
 // that it gossips from cannot tell its peers that it will be back: they are to take over

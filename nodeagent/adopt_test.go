@@ -135,6 +135,28 @@ func TestRestartWithoutCapability(t *testing.T) {
 	})
 }
 
+// The kubelet says why only after it said stop.
+func TestShutdownThatIsKnownLate(t *testing.T) {
+	t.Parallel()
+	simulate(t, abc(), func(s *sim) {
+		s.bind(vip, loadbalancer.Cluster, "b", "c", "a")
+		s.wait(2 * time.Second)
+		s.nodes["b"].cancel()
+		s.wait(100 * time.Millisecond)
+		s.mu.Lock()
+		s.marks["b"] = loadbalancer.Node{ShuttingDown: true}
+		s.mu.Unlock()
+		if got := s.watch(vip, time.Second); got != "b,bc,c" && got != "b,c" {
+			s.t.Errorf("while it stops %q answered", got)
+		}
+		s.sigterm("b")
+		s.expect("after the stop", "c", "c@2")
+		if left := s.keptOn("b"); left > 0 {
+			s.t.Errorf("the kernel still answers for %d addresses", left)
+		}
+	})
+}
+
 // A crash leaves nothing to the kernel; whoever is back soon has its addresses again.
 func TestCrashAndReturn(t *testing.T) {
 	t.Parallel()

@@ -332,7 +332,10 @@ func (l *loop) stop(work context.Context, ticker *time.Ticker) {
 			return
 		}
 		cause = causeNoAddresses
-		logger.Error(err, "Cannot leave the addresses to the kernel")
+		if errors.Is(err, errClosing) {
+			cause = causeShutdown
+		}
+		logger.Info("Not restarting", "cause", err.Error())
 	}
 	logger.Info("Leaving", "addresses", len(l.held), "cause", cause)
 	l.leave(work, ticker)
