@@ -43,9 +43,21 @@ type Intake struct {
 
 	mu       sync.Mutex
 	problems map[string]string // guarded by mu: what was reported, by object
+
+	converting sync.Mutex
+	// guarded by converting
+	knownClaims  memo[*v1alpha1.IPClaim, claim]
+	knownRecords memo[*v1alpha1.LoadBalancer, loadbalancer.Record]
 }
 
-// Objects are the copies as domain values. See plan.Snapshot for the fields.
+// claim is a converted claim; ok is false when it cannot be understood.
+type claim struct {
+	loadbalancer.Claim
+	ok bool
+}
+
+// Objects are the copies as domain values. See plan.Snapshot for the fields. Slices and maps
+// within claims and records are shared with later Objects and must not be changed.
 type Objects struct {
 	Claims         []loadbalancer.Claim
 	Records        map[loadbalancer.ServiceUID]loadbalancer.Record
@@ -66,8 +78,12 @@ func New(c Clients, notify func()) (*Intake, error) {
 		problems: make(map[string]string),
 	}
 	handler := cache.ResourceEventHandlerFuncs{
-		AddFunc:    func(any) { notify() },
-		UpdateFunc: func(_, _ any) { notify() },
+		AddFunc: func(any) { notify() },
+		UpdateFunc: func(before, after any) {
+			if !onlyStatus(before, after) {
+				notify()
+			}
+		},
 		DeleteFunc: func(any) { notify() },
 	}
 	for _, inf := range i.informers() {
@@ -115,6 +131,23 @@ func serviceOf(obj any) ([]string, error) {
 		return []string{s.Namespace + "/" + name}, nil
 	}
 	return nil, nil
+}
+
+// onlyStatus says whether an update is of a status that no plan depends on: the controller
+// writes those of records and advertisements, several for each new Service. The API
+// server raises the generation with every other change of them but that of metadata,
+// which is not read.
+func onlyStatus(before, after any) bool {
+	switch after := after.(type) {
+	case *v1alpha1.LoadBalancer:
+		before, ok := before.(*v1alpha1.LoadBalancer)
+		return ok && before.UID == after.UID && before.Generation == after.Generation
+	case *v1alpha1.L2Advertisement:
+		before, ok := before.(*v1alpha1.L2Advertisement)
+		return ok && before.UID == after.UID && before.Generation == after.Generation
+	default:
+		return false
+	}
 }
 
 // matters says whether a plan depends on an EndpointSlice, which change all the time: it
@@ -194,27 +227,33 @@ func (i *Intake) NodeUID(name loadbalancer.NodeName) types.UID {
 
 // Objects converts all copies. What cannot be understood is logged once and left out.
 func (i *Intake) Objects(ctx context.Context) Objects {
+	i.converting.Lock()
+	defer i.converting.Unlock()
 	out := Objects{
-		Records:        make(map[loadbalancer.ServiceUID]loadbalancer.Record),
+		Claims:         make([]loadbalancer.Claim, 0, len(i.knownClaims.known)),
+		Records:        make(map[loadbalancer.ServiceUID]loadbalancer.Record, len(i.knownRecords.known)),
 		Advertisements: make(map[string]loadbalancer.Advertisement),
 		Nodes:          make(map[loadbalancer.NodeName]loadbalancer.Node),
 		Endpoints:      make(map[loadbalancer.ServiceKey]loadbalancer.Endpoints),
 	}
+	n := 0
 	for c := range each[*v1alpha1.IPClaim](i.claims) {
-		claim, err := convert.Claim(c)
-		i.report(ctx, "IPClaim "+c.Name, err)
-		if err == nil {
-			out.Claims = append(out.Claims, claim)
+		n++
+		if known := i.knownClaims.get(c, func(c *v1alpha1.IPClaim) claim { return i.claim(ctx, c) }); known.ok {
+			out.Claims = append(out.Claims, known.Claim)
 		}
 	}
+	i.knownClaims.end(n)
+	n = 0
 	for lb := range each[*v1alpha1.LoadBalancer](i.records) {
-		r, err := convert.Record(lb)
-		i.report(ctx, "LoadBalancer "+lb.Namespace+"/"+lb.Name, err)
+		n++
+		r := i.knownRecords.get(lb, func(lb *v1alpha1.LoadBalancer) loadbalancer.Record { return i.record(ctx, lb) })
 		out.Records[r.UID] = r
 		if r.Policy == loadbalancer.Local {
 			out.Endpoints[r.Service] = i.endpoints(r.Service)
 		}
 	}
+	i.knownRecords.end(n)
 	var labels []convert.NodeLabels
 	for n := range each[*corev1.Node](i.nodes) {
 		node := convert.Node(n)
@@ -228,6 +267,18 @@ func (i *Intake) Objects(ctx context.Context) Objects {
 			out.Advertisements[ad.Name] = ad
 		}
 	}
+	return out
+}
+
+func (i *Intake) claim(ctx context.Context, c *v1alpha1.IPClaim) claim {
+	out, err := convert.Claim(c)
+	i.report(ctx, "IPClaim "+c.Name, err)
+	return claim{out, err == nil}
+}
+
+func (i *Intake) record(ctx context.Context, lb *v1alpha1.LoadBalancer) loadbalancer.Record {
+	out, err := convert.Record(lb)
+	i.report(ctx, "LoadBalancer "+lb.Namespace+"/"+lb.Name, err)
 	return out
 }
 

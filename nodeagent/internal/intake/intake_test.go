@@ -10,6 +10,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	corev1client "k8s.io/client-go/kubernetes/typed/core/v1"
 	discoveryv1client "k8s.io/client-go/kubernetes/typed/discovery/v1"
 	"k8s.io/client-go/rest"
@@ -21,7 +22,7 @@ import (
 )
 
 // copies makes an intake that is never run; its stores are filled by hand.
-func copies(t *testing.T) *Intake {
+func copies(t testing.TB) *Intake {
 	t.Helper()
 	cfg := &rest.Config{Host: "http://127.0.0.1:1"}
 	fl, err := client.New(cfg)
@@ -43,7 +44,7 @@ func copies(t *testing.T) *Intake {
 	return i
 }
 
-func put(t *testing.T, inf cache.SharedIndexInformer, obj any) {
+func put(t testing.TB, inf cache.SharedIndexInformer, obj any) {
 	t.Helper()
 	if err := inf.GetIndexer().Add(obj); err != nil {
 		t.Fatal(err)
@@ -108,5 +109,87 @@ func TestObjects(t *testing.T) {
 	}
 	if len(got.Nodes["n1"].InternalIPs) != 1 || i.NodeUID("n1") != "u1" || i.NodeUID("n2") != "" {
 		t.Errorf("nodes %+v", got.Nodes)
+	}
+}
+
+// A round of 1,000 Services, as after every change.
+func BenchmarkObjects(b *testing.B) {
+	i := copies(b)
+	for n := range 1000 {
+		a := netip.AddrFrom4([4]byte{192, 0, 2 + byte(n/250), byte(n % 250)}).String()
+		put(b, i.claims, &v1alpha1.IPClaim{
+			ObjectMeta: metav1.ObjectMeta{Name: a},
+			Spec: v1alpha1.IPClaimSpec{
+				Address: a, Group: a, Phase: v1alpha1.ClaimBound, Successors: []string{"a", "b", "c"},
+				Services: []v1alpha1.ServiceReference{{Namespace: "d", Name: a, UID: types.UID(a)}},
+			},
+		})
+		lb := record(a, v1alpha1.TrafficPolicyCluster)
+		lb.Spec.ServiceUID = types.UID(a)
+		lb.Spec.Addresses = []v1alpha1.LoadBalancerAddress{{Address: a, Claim: a}}
+		put(b, i.records, lb)
+	}
+	for b.Loop() {
+		i.Objects(b.Context())
+	}
+}
+
+// Objects are converted once, follow every change, and are forgotten when they are gone.
+func TestObjectsAreConvertedOnce(t *testing.T) {
+	t.Parallel()
+	i := copies(t)
+	c := &v1alpha1.IPClaim{
+		ObjectMeta: metav1.ObjectMeta{Name: "192.0.2.1"},
+		Spec:       v1alpha1.IPClaimSpec{Address: "192.0.2.1", Group: "192.0.2.1", Phase: v1alpha1.ClaimBound},
+	}
+	put(t, i.claims, c)
+	lb := record("svc", v1alpha1.TrafficPolicyCluster)
+	put(t, i.records, lb)
+	for range 3 {
+		if got := i.Objects(t.Context()); len(got.Claims) != 1 || got.Claims[0].Releasing || len(got.Records) != 1 {
+			t.Fatalf("objects %+v", got)
+		}
+	}
+	if len(i.knownClaims.known) != 1 || len(i.knownRecords.known) != 1 {
+		t.Errorf("%d claims and %d records known, want one each", len(i.knownClaims.known), len(i.knownRecords.known))
+	}
+	changed := c.DeepCopy()
+	changed.Spec.Phase = v1alpha1.ClaimReleasing
+	put(t, i.claims, changed)
+	if got := i.Objects(t.Context()); len(got.Claims) != 1 || !got.Claims[0].Releasing {
+		t.Errorf("objects %+v, want the claim released", got)
+	}
+	if err := i.records.GetIndexer().Delete(lb); err != nil {
+		t.Fatal(err)
+	}
+	if got := i.Objects(t.Context()); len(got.Records) != 0 {
+		t.Errorf("records %+v, want none", got.Records)
+	}
+	if len(i.knownClaims.known) != 1 || len(i.knownRecords.known) != 0 {
+		t.Errorf("%d claims and %d records known, want one and none", len(i.knownClaims.known), len(i.knownRecords.known))
+	}
+}
+
+// The controller's status of a record wakes no agent; every other change does.
+func TestStatusOfRecordsDoesNotMatter(t *testing.T) {
+	t.Parallel()
+	before := record("svc", v1alpha1.TrafficPolicyCluster)
+	before.UID, before.Generation = "u", 1
+	status := before.DeepCopy()
+	status.Status.Owner = &v1alpha1.Owner{Node: "n"}
+	spec := before.DeepCopy()
+	spec.Generation++
+	anew := before.DeepCopy()
+	anew.UID = "v"
+	for name, tt := range map[string]struct {
+		after any
+		want  bool
+	}{
+		"status": {status, true}, "spec": {spec, false}, "another of its name": {anew, false},
+		"claim": {&v1alpha1.IPClaim{}, false},
+	} {
+		if got := onlyStatus(before, tt.after); got != tt.want {
+			t.Errorf("%s: only status %t, want %t", name, got, tt.want)
+		}
 	}
 }
