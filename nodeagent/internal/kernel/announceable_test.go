@@ -56,10 +56,14 @@ func TestLapses(t *testing.T) {
 		u.Header.Type, u.Family = kind, family
 		k.noteLapse(u)
 	}
-	for _, a := range []netlink.LinkAttrs{
-		{Index: 7, RawFlags: up}, {Index: 8, RawFlags: unix.IFF_UP}, {Index: 8, RawFlags: up},
-		{Index: 9, RawFlags: up, MasterIndex: 3}, {Index: 10, RawFlags: up, MasterIndex: 3, Slave: vrfPort{}},
-	} {
+	attrs := []netlink.LinkAttrs{
+		{Index: 7, RawFlags: up},
+		{Index: 8, RawFlags: unix.IFF_UP},
+		{Index: 8, RawFlags: up},
+		{Index: 9, RawFlags: up, MasterIndex: 3},
+		{Index: 10, RawFlags: up, MasterIndex: 3, Slave: vrfPort{}},
+	}
+	for _, a := range attrs {
 		update(unix.RTM_NEWLINK, unix.AF_UNSPEC, a)
 	}
 	if len(k.lapses) != 2 || k.lapses[8] != 1 || k.lapses[9] != 1 {

@@ -47,7 +47,12 @@ func TestAsk(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- a.Run(ctx) }()
-	t.Cleanup(func() { cancel(); <-done })
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("Run: %v", err)
+		}
+	})
 	own, target := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.9")
 	if a.Ask("lb0", target, own, kernel.MAC{}) {
 		t.Error("a question went out on a link that is not open")

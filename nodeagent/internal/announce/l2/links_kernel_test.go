@@ -148,7 +148,7 @@ func (b *bed) ip(args ...string) {
 	b.t.Helper()
 	ctx, cancel := context.WithTimeout(b.t.Context(), 20*time.Second)
 	defer cancel()
-	if out, err := exec.CommandContext(ctx, "ip", args...).CombinedOutput(); err != nil { //nolint:gosec // a test's own command
+	if out, err := exec.CommandContext(ctx, "ip", args...).CombinedOutput(); err != nil {
 		b.t.Fatalf("ip %s: %v\n%s", strings.Join(args, " "), err, out)
 	}
 }
@@ -178,7 +178,7 @@ func (b *bed) mac(name string) string {
 
 // answered says who answers the client for both addresses: link addresses, in order.
 func (b *bed) answered() string {
-	out, _ := b.client.Try("arping", "-b", "-c", "1", "-w", "1", "-I", "host0", vip4) //nolint:errcheck // the output tells
+	out, _ := b.client.Try("arping", "-b", "-c", "1", "-w", "1", "-I", "host0", vip4)
 	macs, seen := "4", map[string]bool{}
 	for line := range strings.Lines(out) {
 		_, rest, ok := strings.Cut(line, "reply from "+vip4+" [")
@@ -187,7 +187,7 @@ func (b *bed) answered() string {
 			macs += " " + mac
 		}
 	}
-	out, _ = b.client.Try("ndisc6", "-m", "-r", "1", "-w", "500", vip6, "host0") //nolint:errcheck // the output tells
+	out, _ = b.client.Try("ndisc6", "-m", "-r", "1", "-w", "500", vip6, "host0")
 	macs += ", 6"
 	for line := range strings.Lines(out) {
 		if _, mac, ok := strings.Cut(line, "Target link-layer address: "); ok {

@@ -47,7 +47,7 @@ func ndpFrame(mac kernel.MAC, source, target string) []byte {
 	for sum>>16 != 0 {
 		sum = sum&0xffff + sum>>16
 	}
-	binary.BigEndian.PutUint16(b[56:], ^uint16(sum)) //nolint:gosec // folded
+	binary.BigEndian.PutUint16(b[56:], ^uint16(sum))
 	return b
 }
 
@@ -116,11 +116,11 @@ func TestStorm(t *testing.T) {
 	runtime.GC()
 	runtime.ReadMemStats(&after)
 	t.Logf("answers in calm: %s; in a storm of %d frames in %s: %s; heap %d KiB more, %d allocations",
-		calm, total, stormTime, stormy, (int64(after.HeapAlloc)-int64(before.HeapAlloc))>>10, after.Mallocs-before.Mallocs) //nolint:gosec // small
-	if grown := int64(after.HeapAlloc) - int64(before.HeapAlloc); grown > 1<<20 { //nolint:gosec // small
+		calm, total, stormTime, stormy, (int64(after.HeapAlloc)-int64(before.HeapAlloc))>>10, after.Mallocs-before.Mallocs)
+	if grown := int64(after.HeapAlloc) - int64(before.HeapAlloc); grown > 1<<20 {
 		t.Errorf("the heap grew by %d bytes", grown)
 	}
-	if n := after.Mallocs - before.Mallocs; n > uint64(total)/10 { //nolint:gosec // positive
+	if n := after.Mallocs - before.Mallocs; n > uint64(total)/10 {
 		t.Errorf("%d allocations for %d frames", n, total)
 	}
 	// On an idle machine the median is a fraction of a millisecond; a busy one gets more.
