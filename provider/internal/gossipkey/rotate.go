@@ -16,10 +16,12 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/klog/v2"
 
 	"github.com/fairlead-lb/fairlead/loadbalancer/api/v1alpha1"
+	"github.com/fairlead-lb/fairlead/loadbalancer/reason"
 )
 
 const (
@@ -41,6 +43,9 @@ const (
 	// waitingTooLong is when an event says for whom a rotation waits: a kubelet brings a
 	// Secret's new content within about a minute.
 	waitingTooLong = 3 * time.Minute
+	// lostForGood is how long a node has not been ready before nobody waits for its agent:
+	// longer than outages and reboots take.
+	lostForGood = 10 * time.Minute
 )
 
 // The events of a rotation.
@@ -121,13 +126,15 @@ func (c *Controller) start(ctx context.Context, secret *corev1.Secret, keys [][]
 	return lookAgain, nil
 }
 
-// missing are the nodes whose agents do not satisfy ok, ascending. Agents of nodes that
-// are gone or not ready are not waited for: they read the Secret when they are back.
+// missing are the nodes whose agents do not satisfy ok, ascending. Agents that left, and
+// those of nodes that are gone or have not been ready for long, are not waited for: they
+// read the Secret when they are back.
 func (c *Controller) missing(ok func(keyIDs []string) bool) []string {
 	var out []string
+	now := time.Now()
 	for _, obj := range c.opts.Agents.GetStore().List() {
 		agent, is := obj.(*v1alpha1.NodeAgent)
-		if is && c.ready(agent.Name) && !ok(agent.Status.Gossip.KeyIDs) {
+		if is && !left(agent) && c.counts(agent.Name, now) && !ok(agent.Status.Gossip.KeyIDs) {
 			out = append(out, agent.Name)
 		}
 	}
@@ -135,12 +142,27 @@ func (c *Controller) missing(ok func(keyIDs []string) bool) []string {
 	return out
 }
 
-func (c *Controller) ready(node string) bool {
+// left reports whether an agent said that it leaves for good.
+func left(agent *v1alpha1.NodeAgent) bool {
+	ready := meta.FindStatusCondition(agent.Status.Conditions, v1alpha1.ConditionReady)
+	return ready != nil && ready.Status == metav1.ConditionFalse && ready.Reason == reason.Leaving.String()
+}
+
+// counts reports whether a node's agent is to be waited for. One that is not ready counts
+// for a while: its agent may go on without its kubelet, and after an outage of the API
+// server no node is ready, for a moment.
+func (c *Controller) counts(node string, now time.Time) bool {
 	obj, found, err := c.opts.Nodes.GetStore().GetByKey(node)
 	n, is := obj.(*corev1.Node)
-	return err == nil && found && is && slices.ContainsFunc(n.Status.Conditions, func(cond corev1.NodeCondition) bool {
-		return cond.Type == corev1.NodeReady && cond.Status == corev1.ConditionTrue
-	})
+	if err != nil || !found || !is {
+		return false
+	}
+	i := slices.IndexFunc(n.Status.Conditions, func(cond corev1.NodeCondition) bool { return cond.Type == corev1.NodeReady })
+	if i < 0 {
+		return now.Sub(n.CreationTimestamp.Time) < lostForGood
+	}
+	ready := &n.Status.Conditions[i]
+	return ready.Status == corev1.ConditionTrue || now.Sub(ready.LastTransitionTime.Time) < lostForGood
 }
 
 // waiting says once for whom a rotation waits, when that takes long.
@@ -156,8 +178,8 @@ func (c *Controller) waiting(ctx context.Context, secret *corev1.Secret, missing
 	c.complained = true
 	shown := strings.Join(missing[:min(len(missing), 5)], ", ")
 	c.opts.Recorder.Eventf(secret, corev1.EventTypeWarning, eventWaiting,
-		"the node agents of %d nodes (%s) have not read the new key yet; the former key stays in use until they have, or their nodes are not ready",
-		len(missing), shown)
+		"the node agents of %d nodes (%s) have not read the new key yet; the former key stays in use until they have, or their nodes have not been ready for %s, or their NodeAgents are deleted",
+		len(missing), shown, lostForGood)
 }
 
 // update writes keys and the two annotations, if the Secret is still as it was read.
