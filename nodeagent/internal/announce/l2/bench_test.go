@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net/netip"
 	"runtime"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -31,7 +32,7 @@ func (quiet) Conflict()   {}
 type tape struct {
 	frames  chan []byte
 	done    chan struct{}
-	replies int
+	replies atomic.Int64
 	closed  chan struct{}
 	seen    int
 }
@@ -53,7 +54,7 @@ func (c *tape) ReadFrame(b []byte) (int, error) {
 	}
 }
 
-func (c *tape) WriteFrame([]byte, kernel.MAC) error { c.replies++; return nil }
+func (c *tape) WriteFrame([]byte, kernel.MAC) error { c.replies.Add(1); return nil }
 func (c *tape) Listen([]netip.Addr) error           { return nil }
 func (c *tape) Close() error                        { close(c.closed); return nil }
 
@@ -165,8 +166,8 @@ func BenchmarkReply(b *testing.B) {
 				for b.Loop() {
 					c.play(f)
 				}
-				if c.replies < b.N {
-					b.Errorf("%d answers to %d requests", c.replies, b.N)
+				if c.replies.Load() < int64(b.N) {
+					b.Errorf("%d answers to %d requests", c.replies.Load(), b.N)
 				}
 			})
 		}
