@@ -12,9 +12,14 @@ import (
 
 // peer is what was heard of another node.
 type peer struct {
-	boot   uint64
-	facts  facts
-	claims map[loadbalancer.Group]claim
+	boot uint64
+	// former is the run before, if its number was higher: what is still under way of it is
+	// not to be taken for a later one.
+	former uint64
+	// rejoined says that the node became a member anew after its run had begun to tell.
+	rejoined bool
+	facts    facts
+	claims   map[loadbalancer.Group]claim
 	// asOf is the newest full message: entries up to it are known, also those that
 	// it did not list because they were given up.
 	asOf uint64
@@ -24,13 +29,21 @@ type peer struct {
 
 // merge takes over what is newer in m and says whether anything changed. It may be
 // applied in any order and any number of times with the same outcome.
+//
+// A run counts as later by its number, or by its being the one that a node which became a
+// member anew tells everything of: the clock that numbers runs goes back when a machine
+// that has none of its own loses power.
 func (p *peer) merge(m message) bool {
-	if m.Boot < p.boot {
+	if m.Boot == p.former || m.Boot < p.boot && !(m.Full && p.rejoined) {
 		return false
 	}
 	changed := false
-	if m.Boot > p.boot {
-		*p = peer{boot: m.Boot, claims: make(map[loadbalancer.Group]claim)}
+	if m.Boot != p.boot {
+		next := peer{boot: m.Boot, claims: make(map[loadbalancer.Group]claim)}
+		if m.Boot < p.boot {
+			next.former = p.boot
+		}
+		*p = next
 		changed = true
 	}
 	if m.Facts != nil && m.Facts.Seq > p.facts.Seq {

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"net/netip"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
@@ -82,6 +83,37 @@ func TestPeersConverge(t *testing.T) {
 			t.Fatalf("after %d messages (-want +got):\n%s", len(msgs), diff)
 		}
 	})
+}
+
+// A machine without a clock of its own comes back from a power cut with an earlier time.
+func TestRunOfAnEarlierClock(t *testing.T) {
+	t.Parallel()
+	say := func(o *own, epoch uint64) message {
+		m, _ := o.update(State{Claims: map[loadbalancer.Group]uint64{"g": epoch}})
+		return m
+	}
+	first, second := newOwn(9), newOwn(5)
+	p := newPeer()
+	p.merge(say(first, 1))
+	straggler := say(first, 2)
+	say(second, 3)
+	if p.merge(second.full()); p.live()["g"] != 1 {
+		t.Error("a message of an earlier run counts although the node was never away")
+	}
+	l := &Layer{joins: map[loadbalancer.NodeName]uint64{}, gone: map[loadbalancer.NodeName]time.Time{}, peers: map[loadbalancer.NodeName]*peer{"a": p}}
+	l.joinedLocked("a")
+	p.merge(second.full())
+	p.merge(straggler)
+	p.merge(first.full())
+	if got := p.live()["g"]; got != 3 {
+		t.Errorf("after the return the epoch is %d, want 3", got)
+	}
+	if p.merge(say(second, 4)); p.live()["g"] != 4 {
+		t.Error("what it says later does not count")
+	}
+	if p.merge(say(newOwn(10), 7)); p.live()["g"] != 7 {
+		t.Error("a later run does not count")
+	}
 }
 
 func TestUpdateWithoutChangeSaysNothing(t *testing.T) {

@@ -74,6 +74,9 @@ func (l *Layer) runLocked(n loadbalancer.NodeName) Run {
 func (l *Layer) joinedLocked(n loadbalancer.NodeName) {
 	l.joins[n]++
 	delete(l.gone, n)
+	if p := l.peers[n]; p != nil {
+		p.rejoined = true
+	}
 }
 
 // goneLocked notes that a node is no member any longer; l.mu is held. What it told is
