@@ -138,11 +138,38 @@ func (l *loop) agentStatus(announced, members int, keyIDs []string) v1alpha1.Nod
 		if !ok {
 			continue
 		}
-		i := v1alpha1.NodeInterface{Name: k.Name, MAC: k.MAC.String()}
-		for _, p := range usable.Prefixes {
-			i.Prefixes = append(i.Prefixes, p.String())
-		}
-		s.Interfaces = append(s.Interfaces, i)
+		s.Interfaces = append(s.Interfaces, v1alpha1.NodeInterface{Name: k.Name, MAC: k.MAC.String(), Prefixes: shownPrefixes(usable.Prefixes)})
 	}
+	s.Interfaces = s.Interfaces[:min(len(s.Interfaces), maxInterfaces)]
 	return s
+}
+
+// maxInterfaces and maxPrefixes are what NodeAgent.status.interfaces holds: the API server
+// refuses all of a status for one address too many.
+const (
+	maxInterfaces = 256
+	maxPrefixes   = 64
+)
+
+// shownPrefixes are an interface's addresses; where there are too many, those first by
+// which a subnet is known.
+func shownPrefixes(prefixes []netip.Prefix) []string {
+	if len(prefixes) > maxPrefixes {
+		known := make(map[netip.Prefix]struct{})
+		var subnets, others []netip.Prefix
+		for _, p := range prefixes {
+			if _, again := known[p.Masked()]; again || p.IsSingleIP() {
+				others = append(others, p)
+				continue
+			}
+			known[p.Masked()] = struct{}{}
+			subnets = append(subnets, p)
+		}
+		prefixes = slices.Concat(subnets, others)[:maxPrefixes]
+	}
+	var out []string
+	for _, p := range prefixes {
+		out = append(out, p.String())
+	}
+	return out
 }

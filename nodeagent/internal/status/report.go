@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"reflect"
+	"regexp"
 	"slices"
 	"sync"
 	"time"
@@ -53,12 +54,14 @@ type Report struct {
 	// those of an earlier one are among them.
 	settings []v1alpha1.KernelSetting // guarded by mu
 	loaded   bool                     // guarded by mu
+	// unknown are the fields that the API server was found not to know.
+	unknown map[string]struct{} // guarded by mu
 }
 
 // NewReport makes a writer for a node. nodeUID is the Node's UID, empty while unknown;
 // the object is owned by its Node and goes with it.
 func NewReport(node string, agents NodeAgents, nodeUID func() types.UID) *Report {
-	return &Report{node: node, agents: agents, nodeUID: nodeUID, wake: make(chan struct{}, 1)}
+	return &Report{node: node, agents: agents, nodeUID: nodeUID, wake: make(chan struct{}, 1), unknown: make(map[string]struct{})}
 }
 
 // Set says what the object should hold; conditions in s are ignored in favour of h, and
@@ -231,11 +234,60 @@ func (r *Report) applyObject(ctx context.Context) error {
 	return nil
 }
 
+// applyStatus writes a status. Where the CRD is of an earlier version, the API server
+// refuses all of a status for a field that it does not know; the rest is written then.
 func (r *Report) applyStatus(ctx context.Context, s v1alpha1.NodeAgentStatus) error {
-	if err := r.patch(ctx, map[string]any{"metadata": map[string]any{"name": r.node}, "status": s}, "status"); err != nil {
-		return fmt.Errorf("apply NodeAgent status: %w", err)
+	fields, err := fieldsOf(s)
+	if err != nil {
+		return err
 	}
-	return nil
+	for {
+		err := r.patch(ctx, map[string]any{"metadata": map[string]any{"name": r.node}, "status": fields}, "status")
+		if err == nil {
+			return nil
+		}
+		if !r.dropUnknown(ctx, fields, err) {
+			return fmt.Errorf("apply NodeAgent status: %w", err)
+		}
+	}
+}
+
+func fieldsOf(s v1alpha1.NodeAgentStatus) (map[string]json.RawMessage, error) {
+	data, err := json.Marshal(s)
+	if err != nil {
+		return nil, fmt.Errorf("encode: %w", err)
+	}
+	var fields map[string]json.RawMessage
+	if err := json.Unmarshal(data, &fields); err != nil {
+		return nil, fmt.Errorf("decode: %w", err)
+	}
+	return fields, nil
+}
+
+// undeclared is how the API server tells of a field of a server-side apply that the schema
+// does not have. It is a plain error of the server without a reason.
+var undeclared = regexp.MustCompile(`\.status\.(\w+): field not declared in schema`)
+
+// dropUnknown takes the fields out for which the API server refused a status; false when
+// there is none.
+func (r *Report) dropUnknown(ctx context.Context, fields map[string]json.RawMessage, refused error) bool {
+	dropped := false
+	for _, m := range undeclared.FindAllStringSubmatch(refused.Error(), -1) {
+		name := m[1]
+		if _, there := fields[name]; !there {
+			continue
+		}
+		delete(fields, name)
+		dropped = true
+		r.mu.Lock()
+		_, told := r.unknown[name]
+		r.unknown[name] = struct{}{}
+		r.mu.Unlock()
+		if !told {
+			klog.FromContext(ctx).Error(refused, "The CRD of NodeAgents is of an earlier version; its status goes without a field until the CRDs are applied", "field", name)
+		}
+	}
+	return dropped
 }
 
 func (r *Report) patch(ctx context.Context, obj map[string]any, sub ...string) error {
