@@ -86,7 +86,7 @@ func player(tb testing.TB, six bool, n int) *tape {
 		want[plan.Announcement{Interface: "eth1", Addr: addr}] = 1
 	}
 	a.SetNodes(map[kernel.MAC]struct{}{link.MAC: {}})
-	ctx, cancel := context.WithCancel(context.Background()) //nolint:usetesting // a benchmark's context ends before its clean-up
+	ctx, cancel := context.WithCancel(tb.Context())
 	stopped := make(chan error)
 	go func() { stopped <- a.Run(ctx) }()
 	a.Apply([]kernel.Link{link}, want)
@@ -108,7 +108,8 @@ func announced(six bool) netip.Addr {
 }
 
 // question is a frame by which a client asks for an address.
-func question(addr netip.Addr) []byte {
+func question(tb testing.TB, addr netip.Addr) []byte {
+	tb.Helper()
 	peer := kernel.MAC{2, 0, 0, 0, 0, 9}
 	asked := make(chan []byte, 1)
 	c := &scribe{tape: newTape(), wrote: asked}
@@ -119,7 +120,7 @@ func question(addr netip.Addr) []byte {
 	if addr.Is6() {
 		a, source = ndp.New(open, quiet{}, 0, func() {}, heard), netip.MustParseAddr("fd00::9")
 	}
-	ctx, cancel := context.WithCancel(context.Background()) //nolint:usetesting // a helper of benchmarks
+	ctx, cancel := context.WithCancel(tb.Context())
 	stopped := make(chan error)
 	go func() { stopped <- a.Run(ctx) }()
 	a.Apply([]kernel.Link{{Name: "eth0", Index: 2, MAC: peer, IPv6: true}}, nil)
@@ -129,7 +130,9 @@ func question(addr netip.Addr) []byte {
 	}
 	f := <-asked
 	cancel()
-	<-stopped
+	if err := <-stopped; err != nil {
+		tb.Error(err)
+	}
 	return f
 }
 
@@ -161,7 +164,7 @@ func BenchmarkReply(b *testing.B) {
 		for _, n := range []int{1, 1000, 10000} {
 			b.Run(fmt.Sprintf("%s/%d", family(six), n), func(b *testing.B) {
 				c := player(b, six, n)
-				f := question(announced(six))
+				f := question(b, announced(six))
 				b.ReportAllocs()
 				for b.Loop() {
 					c.play(f)
@@ -179,7 +182,7 @@ func BenchmarkForeign(b *testing.B) {
 	for _, six := range []bool{false, true} {
 		b.Run(family(six), func(b *testing.B) {
 			c := player(b, six, 10000)
-			f := question(announced(six).Next())
+			f := question(b, announced(six).Next())
 			b.ReportAllocs()
 			for b.Loop() {
 				c.play(f)
@@ -193,7 +196,7 @@ func BenchmarkForeign(b *testing.B) {
 func TestFramesDoNotAllocate(t *testing.T) {
 	for _, six := range []bool{false, true} {
 		c := player(t, six, 10000)
-		ours, foreign := question(announced(six)), question(announced(six).Next())
+		ours, foreign := question(t, announced(six)), question(t, announced(six).Next())
 		// The announcer tells the neighbours of its address meanwhile.
 		timer := time.NewTimer(100 * time.Millisecond)
 		<-timer.C

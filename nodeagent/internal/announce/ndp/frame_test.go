@@ -217,7 +217,7 @@ func hostile() map[string][]byte {
 	for range 150 {
 		many = append(many, 14, 1, 0, 0, 0, 0, 0, 0)
 	}
-	binary.BigEndian.PutUint16(many[etherLen+4:], uint16(len(many)-etherLen-ipLen)) //nolint:gosec // short
+	binary.BigEndian.PutUint16(many[etherLen+4:], uint16(len(many)-etherLen-ipLen))
 	return map[string][]byte{
 		"empty": {}, "header only": good[:14], "cut off": good[:60], "jumbo": append(append([]byte{}, good...), make([]byte, 9000)...),
 		"wrong checksum": with(56, 0, 0), "hop limit 254": signed(with(21, 254)), "hop limit 0": signed(with(21, 0)),
