@@ -3,6 +3,7 @@
 package nodeagent
 
 import (
+	"cmp"
 	"context"
 	"maps"
 	"net/netip"
@@ -54,7 +55,11 @@ func (l *loop) decide(ctx context.Context, now time.Time, state plan.NodeState) 
 		case placement.Yield, placement.Withdraw:
 			l.giveUp(ctx, now, st)
 		case placement.Wait:
-			// Nothing of the group is held.
+			// Nothing of the group is held, but perhaps an address that is released and got
+			// into the group at the same time.
+			for _, a := range st.Claims {
+				l.release(ctx, a, cmp.Or(st.Silent[a], st.Reason))
+			}
 		}
 	}
 	for a := range l.held {

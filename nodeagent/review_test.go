@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/fairlead-lb/fairlead/loadbalancer"
+	"github.com/fairlead-lb/fairlead/loadbalancer/api/v1alpha1"
 )
 
 // A node that the API server has lost goes by what it heard last. Two nodes that hold each
@@ -25,5 +26,18 @@ func TestTwoViewsDoNotOutbidEachOther(t *testing.T) {
 		s.expect("when the endpoint has moved", "c", "c@4")
 		s.watching("afterwards", "c", 30*time.Second)
 		s.expect("in the end", "c", "c@4")
+	})
+}
+
+// A claim that is released and in another's group is given up like any other.
+func TestReleasedInAnothersGroup(t *testing.T) {
+	t.Parallel()
+	simulate(t, abc(), func(s *sim) {
+		s.bind(vip, loadbalancer.Cluster, "b", "c", "a")
+		s.bind("10.0.0.201", loadbalancer.Cluster, "c", "b", "a")
+		s.wait(2 * time.Second)
+		s.edit(vip, func(c *v1alpha1.IPClaim) { c.Spec.Phase, c.Spec.Group = v1alpha1.ClaimReleasing, "10.0.0.201" })
+		s.wait(5 * time.Second)
+		s.expect("after the release", "", "")
 	})
 }
