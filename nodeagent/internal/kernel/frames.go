@@ -135,3 +135,8 @@ func (c *frames) Close() error {
 
 // skipTo is how far a check that fails jumps: from instruction at to instruction reject.
 func skipTo(reject, at int) uint8 { return uint8(reject - at - 1) } //nolint:gosec // filters are short
+
+// ifindex is what a filter compares with the index of the link that a frame is on. A
+// packet socket is bound to a link and yet hears what the kernel passes on to the VLANs
+// and macvlans above it: who has an address there, or asks for it, is on another segment.
+func ifindex(index int) uint32 { return uint32(index) } //nolint:gosec // an index

@@ -27,7 +27,7 @@ type NDPConn struct {
 // this host or to a group that it is in, and none that this host sent itself. It fails
 // where IPv6 is disabled.
 func (k *Kernel) OpenNDP(l Link) (*NDPConn, error) {
-	f, err := openFrames(l, unix.ETH_P_IPV6, ndpFilter())
+	f, err := openFrames(l, unix.ETH_P_IPV6, ndpFilter(l.Index))
 	if err != nil {
 		return nil, err
 	}
@@ -135,21 +135,24 @@ func (m *memberships) close() error {
 }
 
 // ndpFilter accepts ICMPv6 right behind the IPv6 header, with hop limit 255, type 135 or
-// 136 and code 0, except outgoing packets and packets for other hosts.
-func ndpFilter() []bpf.Instruction {
-	const reject = 11
+// 136 and code 0, on the link of an index, except outgoing packets and packets for other
+// hosts.
+func ndpFilter(index int) []bpf.Instruction {
+	const reject = 13
 	return []bpf.Instruction{
 		/* 0 */ bpf.LoadExtension{Num: bpf.ExtType},
 		/* 1 */ bpf.JumpIf{Cond: bpf.JumpEqual, Val: unix.PACKET_OUTGOING, SkipTrue: skipTo(reject, 1)},
 		/* 2 */ bpf.JumpIf{Cond: bpf.JumpEqual, Val: unix.PACKET_OTHERHOST, SkipTrue: skipTo(reject, 2)},
-		/* 3 */ bpf.LoadAbsolute{Off: 12, Size: 2},
-		/* 4 */ bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: unix.ETH_P_IPV6, SkipTrue: skipTo(reject, 4)},
-		/* 5 */ bpf.LoadAbsolute{Off: 20, Size: 2},
-		/* 6 */ bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: 58<<8 | 255, SkipTrue: skipTo(reject, 6)},
-		/* 7 */ bpf.LoadAbsolute{Off: 54, Size: 2},
-		/* 8 */ bpf.JumpIf{Cond: bpf.JumpEqual, Val: 135 << 8, SkipTrue: 1},
-		/* 9 */ bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: 136 << 8, SkipTrue: skipTo(reject, 9)},
-		/* 10 */ bpf.RetConstant{Val: maxNDPFrame},
-		/* 11 */ bpf.RetConstant{Val: 0},
+		/* 3 */ bpf.LoadExtension{Num: bpf.ExtInterfaceIndex},
+		/* 4 */ bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: ifindex(index), SkipTrue: skipTo(reject, 4)},
+		/* 5 */ bpf.LoadAbsolute{Off: 12, Size: 2},
+		/* 6 */ bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: unix.ETH_P_IPV6, SkipTrue: skipTo(reject, 6)},
+		/* 7 */ bpf.LoadAbsolute{Off: 20, Size: 2},
+		/* 8 */ bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: 58<<8 | 255, SkipTrue: skipTo(reject, 8)},
+		/* 9 */ bpf.LoadAbsolute{Off: 54, Size: 2},
+		/* 10 */ bpf.JumpIf{Cond: bpf.JumpEqual, Val: 135 << 8, SkipTrue: 1},
+		/* 11 */ bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: 136 << 8, SkipTrue: skipTo(reject, 11)},
+		/* 12 */ bpf.RetConstant{Val: maxNDPFrame},
+		/* 13 */ bpf.RetConstant{Val: 0},
 	}
 }
