@@ -17,12 +17,18 @@ import (
 // report is a result of layer 2.
 type report interface{ Markdown() string }
 
+// measurement is a benchmark on a rig.
+type measurement func(context.Context, l2.Config, l2.Head) (report, error)
+
+// as makes a measurement of a function that returns its own kind of result.
+func as[R report](measure func(context.Context, l2.Config, l2.Head) (R, error)) measurement {
+	return func(ctx context.Context, c l2.Config, h l2.Head) (report, error) { return measure(ctx, c, h) }
+}
+
 // layer2 returns the benchmarks on a rig by name.
-func layer2() map[string]func(context.Context, l2.Config, l2.Head) (report, error) {
-	return map[string]func(context.Context, l2.Config, l2.Head) (report, error){
-		"l2-failover": func(ctx context.Context, c l2.Config, h l2.Head) (report, error) {
-			return l2.MeasureFailover(ctx, c, h)
-		},
+func layer2() map[string]measurement {
+	return map[string]measurement{
+		"l2-failover": as(l2.MeasureFailover), "l2-rollout": as(l2.MeasureRollout), "l2-arp": as(l2.MeasureARP), "l2-gossip": as(l2.MeasureGossip),
 	}
 }
 

@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"math/rand/v2"
 	"net/netip"
 	"runtime"
@@ -35,12 +34,13 @@ const (
 type Death struct {
 	// Milliseconds after the cut: the first and the last pulse that said so, the first, median and
 	// last peer that lost the member, and the last of its addresses answered by another.
-	PulseMs  float64 `json:"pulseMs"`
-	FirstMs  float64 `json:"firstMs"`
-	MedianMs float64 `json:"medianMs"`
-	LastMs   float64 `json:"lastMs"`
-	AnswerMs float64 `json:"answerMs"`
-	VIPs     int     `json:"vips"`
+	PulseMs     float64 `json:"pulseMs"`
+	LastPulseMs float64 `json:"lastPulseMs"`
+	FirstMs     float64 `json:"firstMs"`
+	MedianMs    float64 `json:"medianMs"`
+	LastMs      float64 `json:"lastMs"`
+	AnswerMs    float64 `json:"answerMs"`
+	VIPs        int     `json:"vips"`
 }
 
 // Starved is what agents without processor time made of it.
@@ -49,8 +49,10 @@ type Starved struct {
 	// Deaths are verdicts of memberlist about members that were alive, Verdicts those of the pulse.
 	Deaths   int `json:"deaths"`
 	Verdicts int `json:"verdicts"`
-	// OwnerChanges by epoch over all addresses; of them those of addresses of the starved agent.
+	// OwnerChanges counts over all addresses how often another node answered than before,
+	// Terms how often a node began to announce one, by the epochs.
 	OwnerChanges int `json:"ownerChanges"`
+	Terms        int `json:"terms"`
 	// Asked and answered requests by ARP, and the longest silence of an address.
 	Asked        int     `json:"asked"`
 	Answered     int     `json:"answered"`
@@ -121,8 +123,8 @@ func measureMembers(ctx context.Context, c *Config, r *rig.Rig, m *Members) erro
 			return fmt.Errorf("death %d: %w", i+1, err)
 		}
 		m.Deaths = append(m.Deaths, *d)
-		c.say("%s, %d nodes, death %d: pulse %.0f, memberlist %.0f / %.0f / %.0f, %d VIPs answered after %.0f ms",
-			m.Profile, m.Nodes, i+1, d.PulseMs, d.FirstMs, d.MedianMs, d.LastMs, d.VIPs, d.AnswerMs)
+		c.say("%s, %d nodes, death %d: pulse %.0f to %.0f, memberlist %.0f / %.0f / %.0f, %d VIPs answered after %.0f ms",
+			m.Profile, m.Nodes, i+1, d.PulseMs, d.LastPulseMs, d.FirstMs, d.MedianMs, d.LastMs, d.VIPs, d.AnswerMs)
 	}
 	for _, s := range starvations(r) {
 		got, err := starve(ctx, r, addrs, s)
@@ -130,8 +132,8 @@ func measureMembers(ctx context.Context, c *Config, r *rig.Rig, m *Members) erro
 			return fmt.Errorf("%s: %w", s.name, err)
 		}
 		m.Starved = append(m.Starved, *got)
-		c.say("%s, %d nodes, %s: %d deaths, %d pulse verdicts, %d owner changes, %d of %d answered, longest silence %.0f ms",
-			m.Profile, m.Nodes, got.Name, got.Deaths, got.Verdicts, got.OwnerChanges, got.Answered, got.Asked, got.LongestGapMs)
+		c.say("%s, %d nodes, %s: %d deaths, %d pulse verdicts, %d owner changes, %d terms, %d of %d answered, longest silence %.0f ms",
+			m.Profile, m.Nodes, got.Name, got.Deaths, got.Verdicts, got.OwnerChanges, got.Terms, got.Answered, got.Asked, got.LongestGapMs)
 	}
 	return nil
 }
@@ -212,7 +214,7 @@ func dieOnce(ctx context.Context, r *rig.Rig, addrs []netip.Addr) (*Death, error
 // read finds the verdicts about one node in the others' logs.
 func (d *Death) read(r *rig.Rig, victim *rig.Node, cut time.Time) error {
 	var lost []float64
-	d.PulseMs = 0
+	d.PulseMs, d.LastPulseMs = 0, 0
 	for _, n := range r.Nodes() {
 		if n == victim {
 			continue
@@ -227,7 +229,9 @@ func (d *Death) read(r *rig.Rig, victim *rig.Node, cut time.Time) error {
 		}
 		lost = append(lost, ms(v[i].at.Sub(cut)))
 		if i := slices.IndexFunc(v, func(x verdict) bool { return x.peer == victim.Name() && x.pulse }); i >= 0 {
-			if at := ms(v[i].at.Sub(cut)); d.PulseMs == 0 || at < d.PulseMs {
+			at := ms(v[i].at.Sub(cut))
+			d.LastPulseMs = max(d.LastPulseMs, at)
+			if d.PulseMs == 0 || at < d.PulseMs {
 				d.PulseMs = at
 			}
 		}
@@ -277,6 +281,7 @@ func starve(ctx context.Context, r *rig.Rig, addrs []netip.Addr, s starvation) (
 	for _, x := range seen {
 		got.Asked, got.Answered = got.Asked+x.Asked, got.Answered+x.Answered
 		got.LongestGapMs = max(got.LongestGapMs, ms(x.LongestGap))
+		got.OwnerChanges += max(0, len(x.Owners)-1)
 	}
 	if err := r.WaitSettled(ctx); err != nil {
 		return nil, err
@@ -285,7 +290,7 @@ func starve(ctx context.Context, r *rig.Rig, addrs []netip.Addr, s starvation) (
 	if err != nil {
 		return nil, err
 	}
-	got.OwnerChanges = changes(before, after)
+	got.Terms = terms(before, after)
 	for _, n := range r.Nodes() {
 		v, err := readVerdicts(n.LogFile(), start)
 		if err != nil {
@@ -302,13 +307,11 @@ func starve(ctx context.Context, r *rig.Rig, addrs []netip.Addr, s starvation) (
 	return got, nil
 }
 
-// changes counts terms of other owners.
-func changes(before, after map[netip.Addr]v1alpha1.Owner) int {
+// terms counts how often a node began to announce an address.
+func terms(before, after map[netip.Addr]v1alpha1.Owner) int {
 	n := 0
-	for _, a := range slices.SortedFunc(maps.Keys(after), netip.Addr.Compare) {
-		if after[a].Node != before[a].Node || after[a].Epoch != before[a].Epoch {
-			n += max(1, int(after[a].Epoch-before[a].Epoch))
-		}
+	for a, owner := range after {
+		n += max(0, int(owner.Epoch-before[a].Epoch))
 	}
 	return n
 }

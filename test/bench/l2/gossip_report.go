@@ -24,9 +24,9 @@ func (g *Gossip) Markdown() string {
 		m := &g.Members[i]
 		_, _ = fmt.Fprintf(&b, "| %s | %d | %s | %s | %s | %s | %s | %s |\n", m.Profile, m.Nodes, m.GossipPackets, m.GossipBytes, m.PulsePackets, m.PulseBytes, m.CPU, m.MiB)
 	}
-	b.WriteString("\n## A silent death\n\nA node's power is cut at a random moment. Milliseconds until: a pulse says that its kernel is silent (an heir of its addresses watches it), the first, the median and the last " +
+	b.WriteString("\n## A silent death\n\nA node's power is cut at a random moment. Milliseconds until: a pulse says that its kernel is silent (the heirs of its addresses watch it; the first and the last of them), the first, the median and the last " +
 		"survivor lost it in the gossip, all its addresses are answered by others.\n\n" +
-		"| profile | nodes | runs | pulse | gossip, first | median | last | all answered |\n|---|---|---|---|---|---|---|---|\n")
+		"| profile | nodes | runs | pulse, first | last | gossip, first | median | last | all answered |\n|---|---|---|---|---|---|---|---|---|\n")
 	for i := range g.Members {
 		m := &g.Members[i]
 		col := func(get func(*Death) float64) Stat {
@@ -38,17 +38,18 @@ func (g *Gossip) Markdown() string {
 			}
 			return newStat(v)
 		}
-		_, _ = fmt.Fprintf(&b, "| %s | %d | %d | %s | %s | %s | %s | **%s** |\n", m.Profile, m.Nodes, len(m.Deaths), col(func(d *Death) float64 { return d.PulseMs }),
+		_, _ = fmt.Fprintf(&b, "| %s | %d | %d | %s | %s | %s | %s | %s | **%s** |\n", m.Profile, m.Nodes, len(m.Deaths), col(func(d *Death) float64 { return d.PulseMs }),
+			col(func(d *Death) float64 { return d.LastPulseMs }),
 			col(func(d *Death) float64 { return d.FirstMs }), col(func(d *Death) float64 { return d.MedianMs }), col(func(d *Death) float64 { return d.LastMs }),
 			col(func(d *Death) float64 { return d.AnswerMs }))
 	}
 	b.WriteString("\n## Without processor time\n\nNobody dies. Every address is asked for by ARP ten times a second; counted until 10 s after the end: members that the gossip of some survivor lost, verdicts of a pulse, " +
-		"changes of owner, requests answered, and the longest silence of any address.\n\n" +
-		"| profile | nodes | what happens | lost in the gossip | pulse verdicts | **owner changes** | answered | longest silence ms |\n|---|---|---|---|---|---|---|---|\n")
+		"changes of the node that answers, terms begun (also by the same node, to settle a dispute), requests answered, and the longest silence of any address.\n\n" +
+		"| profile | nodes | what happens | lost in the gossip | pulse verdicts | **owner changes** | terms | answered | longest silence ms |\n|---|---|---|---|---|---|---|---|---|\n")
 	for i := range g.Members {
 		m := &g.Members[i]
 		for _, s := range m.Starved {
-			_, _ = fmt.Fprintf(&b, "| %s | %d | %s | %d | %d | **%d** | %.2f %% | %s |\n", m.Profile, m.Nodes, s.Name, s.Deaths, s.Verdicts, s.OwnerChanges,
+			_, _ = fmt.Fprintf(&b, "| %s | %d | %s | %d | %d | **%d** | %d | %.2f %% | %s |\n", m.Profile, m.Nodes, s.Name, s.Deaths, s.Verdicts, s.OwnerChanges, s.Terms,
 				100*float64(s.Answered)/float64(max(1, s.Asked)), short(s.LongestGapMs))
 		}
 	}

@@ -80,7 +80,7 @@ func newVIPs(ctx context.Context, r *rig.Rig) (*vips, error) {
 	if err := errors.Join(err4, err6, errRecord); err != nil {
 		return nil, fmt.Errorf("read the pattern: %w", err)
 	}
-	return v, r.Controller().Stop()
+	return v, r.StopController()
 }
 
 // grow makes more until there are n of each family, and waits until all are answered and

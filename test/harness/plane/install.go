@@ -126,7 +126,7 @@ type ControllerOptions struct {
 
 // StartController runs a controller as the shipped Deployment does: its arguments and
 // configuration, its service account with its permissions, an address of its own.
-// [Plane.BuildController] must have been called.
+// [Plane.BuildController] must have been called. One of that name that has ended is forgotten.
 func (p *Plane) StartController(ctx context.Context, o ControllerOptions) (*Process, error) {
 	s, err := readShipped(filepath.Join(p.o.Root, "deploy", "kustomize", "base", "controller.yaml"))
 	if err != nil {
@@ -163,7 +163,7 @@ func (p *Plane) StartController(ctx context.Context, o ControllerOptions) (*Proc
 	if err != nil {
 		return nil, err
 	}
-	p.controllers = append(p.controllers, proc)
+	p.controllers = append(slices.DeleteFunc(p.controllers, func(c *Process) bool { return c.name == o.Name && c.Ended() }), proc)
 	return proc, nil
 }
 

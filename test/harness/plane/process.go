@@ -94,15 +94,20 @@ func StartProcess(ctx context.Context, o Program) (*Process, error) {
 // PID of the process.
 func (p *Process) PID() int { return p.pid }
 
+// Ended says whether the process has ended.
+func (p *Process) Ended() bool {
+	select {
+	case <-p.done:
+		return true
+	default:
+		return false
+	}
+}
+
 // Err returns nil while the process runs or if it was asked to end, else how it ended,
 // with the end of its log.
 func (p *Process) Err() error {
-	select {
-	case <-p.done:
-	default:
-		return nil
-	}
-	if p.expected.Load() {
+	if !p.Ended() || p.expected.Load() {
 		return nil
 	}
 	return fmt.Errorf("%s ended: %w; the end of %s:\n%s", p.name, p.end, filepath.Base(p.log), p.tail())
@@ -131,10 +136,8 @@ func (p *Process) Stop() error {
 	if p == nil {
 		return nil
 	}
-	select {
-	case <-p.done:
+	if p.Ended() {
 		return nil
-	default:
 	}
 	p.expected.Store(true)
 	for _, s := range []syscall.Signal{syscall.SIGTERM, syscall.SIGCONT} {

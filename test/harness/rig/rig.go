@@ -31,7 +31,8 @@ const (
 	manyNodes = 25
 	// settleTimeout bounds the time until all agents see each other.
 	settleTimeout = 2 * time.Minute
-	keyInterval   = time.Second
+	// keepInterval is how often the key file and the controller are looked at.
+	keepInterval = time.Second
 )
 
 // Options of a rig.
@@ -57,19 +58,25 @@ type Options struct {
 // Rig is a control plane, a network and nodes. Its methods may not be called concurrently,
 // except those that only read, and those of different nodes.
 type Rig struct {
-	o          Options
-	plane      *plane.Plane
-	controller *plane.Process
-	api        *client.Client
-	bridge     *bridge
-	relay      *relay
-	client     *Client
-	shipped    []string
-	nodes      []*Node
-	made       int
+	o       Options
+	plane   *plane.Plane
+	api     *client.Client
+	bridge  *bridge
+	relay   *relay
+	client  *Client
+	shipped []string
+	nodes   []*Node
+	made    int
 
 	background context.CancelFunc
 	wg         sync.WaitGroup
+
+	mu sync.Mutex
+	// controller that runs, stopped whether its end was asked for, crashes how often it
+	// ended by itself; guarded by mu.
+	controller *plane.Process
+	stopped    bool
+	crashes    int
 }
 
 // Start brings everything up and waits until every agent sees every other. Call Stop also
@@ -128,7 +135,8 @@ func (r *Rig) startNetwork(ctx context.Context) error {
 	return err
 }
 
-// startController also keeps the file with the gossip keys as kubelet would.
+// startController also keeps the file with the gossip keys, and the controller, as kubelet
+// would.
 func (r *Rig) startController(ctx context.Context) error {
 	if err := os.Mkdir(r.path("gossip"), 0o700); err != nil {
 		return fmt.Errorf("make a directory: %w", err)
@@ -142,22 +150,61 @@ func (r *Rig) startController(ctx context.Context) error {
 	work, stop := context.WithCancel(context.WithoutCancel(ctx))
 	r.background = stop
 	r.wg.Go(func() {
-		for harness.Pause(work, keyInterval) == nil {
-			_ = r.copyKeys(work) // the API server may be paused; tried again
+		for harness.Pause(work, keepInterval) == nil {
+			// The API server may be paused: tried again.
+			_, _ = r.copyKeys(work), r.revive(work)
 		}
 	})
 	return nil
 }
 
-// StartController starts the controller if it was stopped.
+// StartController starts the controller after StopController.
 func (r *Rig) StartController(ctx context.Context) error {
-	var err error
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.stopped = false
+	return r.runController(ctx)
+}
+
+func (r *Rig) runController(ctx context.Context) (err error) {
 	r.controller, err = r.plane.StartController(ctx, plane.ControllerOptions{Name: "controller", Args: r.o.ControllerArgs})
 	return err
 }
 
+// StopController ends the controller with SIGTERM and leaves it ended.
+func (r *Rig) StopController() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.stopped = true
+	return r.controller.Stop()
+}
+
+// revive starts a controller again that ended by itself: it does so when it cannot renew
+// its lease, and its kubelet would start it.
+func (r *Rig) revive(ctx context.Context) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.stopped || !r.controller.Ended() {
+		return nil
+	}
+	r.crashes++
+	return r.runController(ctx)
+}
+
 // Controller is the process of Fairlead's controller.
-func (r *Rig) Controller() *plane.Process { return r.controller }
+func (r *Rig) Controller() *plane.Process {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.controller
+}
+
+// ControllerCrashes is how often the controller ended without being asked to, and was
+// started again.
+func (r *Rig) ControllerCrashes() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.crashes
+}
 
 func (r *Rig) startNodes(ctx context.Context) error {
 	for range r.o.Nodes {
@@ -193,9 +240,9 @@ func (r *Rig) ByMAC(mac MAC) string {
 	return mac.String()
 }
 
-// Err names the processes that ended without being asked to.
+// Err names the agents that ended without being asked to.
 func (r *Rig) Err() error {
-	errs := []error{r.plane.Err()}
+	var errs []error
 	for _, n := range r.nodes {
 		if n.agent != nil {
 			errs = append(errs, n.agent.Err())
