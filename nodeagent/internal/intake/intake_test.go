@@ -22,32 +22,32 @@ import (
 )
 
 // copies makes an intake that is never run; its stores are filled by hand.
-func copies(t testing.TB) *Intake {
-	t.Helper()
+func copies(tb testing.TB) *Intake {
+	tb.Helper()
 	cfg := &rest.Config{Host: "http://127.0.0.1:1"}
 	fl, err := client.New(cfg)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	core, err := corev1client.NewForConfig(cfg)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	discovery, err := discoveryv1client.NewForConfig(cfg)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	i, err := New(Clients{Fairlead: fl, Core: core, Discovery: discovery}, func() {})
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return i
 }
 
-func put(t testing.TB, inf cache.SharedIndexInformer, obj any) {
-	t.Helper()
+func put(tb testing.TB, inf cache.SharedIndexInformer, obj any) {
+	tb.Helper()
 	if err := inf.GetIndexer().Add(obj); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 }
 
