@@ -21,6 +21,8 @@ import (
 
 // holding is an address that this node announces.
 type holding struct {
+	// name of the address's claim.
+	name loadbalancer.Group
 	// group that it belongs to, as of the last round in which this node was the owner.
 	group loadbalancer.Group
 	epoch uint64
@@ -99,7 +101,7 @@ func (l *loop) hold(ctx context.Context, now time.Time, g loadbalancer.Group, st
 			continue
 		}
 		if h == nil || st.Action == placement.TakeOver {
-			h = &holding{term: st.Owner.Epoch, since: now}
+			h = &holding{name: loadbalancer.Group(v1alpha1.ClaimName(a)), term: st.Owner.Epoch, since: now}
 			l.held[a] = h
 			l.a.metrics.TookOver()
 			fresh = append(fresh, a)
@@ -172,8 +174,8 @@ func (hs holdings) claims() map[loadbalancer.Group]uint64 {
 			out[h.group] = max(out[h.group], h.epoch)
 		}
 	}
-	for a, h := range hs {
-		out[loadbalancer.Group(v1alpha1.ClaimName(a))] = h.epoch
+	for _, h := range hs {
+		out[h.name] = h.epoch
 	}
 	return out
 }

@@ -11,7 +11,6 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/fairlead-lb/fairlead/loadbalancer"
-	"github.com/fairlead-lb/fairlead/loadbalancer/api/v1alpha1"
 	"github.com/fairlead-lb/fairlead/nodeagent/internal/member"
 )
 
@@ -27,7 +26,7 @@ type rivals map[netip.Addr]map[loadbalancer.NodeName]bool
 func (l *loop) split(ctx context.Context, now time.Time, view member.View) {
 	maps.DeleteFunc(l.rivals, func(a netip.Addr, _ map[loadbalancer.NodeName]bool) bool { return l.held[a] == nil })
 	for a, h := range l.held {
-		name := loadbalancer.Group(v1alpha1.ClaimName(a))
+		name := h.name
 		for n := range l.rivals[a] {
 			if view.Members[n].Claims[name] > 0 {
 				continue

@@ -81,16 +81,16 @@ func compareAnnouncements(a, b plan.Announcement) int {
 // another node took over, that node overwrites it.
 func (l *loop) wantedOwners(claims []loadbalancer.Claim, state plan.NodeState, settled bool) map[string]status.Want {
 	out := make(map[string]status.Want)
-	for a, h := range l.held {
+	for _, h := range l.held {
 		if !h.withdrawing.IsZero() {
 			continue
 		}
-		out[v1alpha1.ClaimName(a)] = status.Want{Owner: v1alpha1.Owner{
+		out[string(h.name)] = status.Want{Owner: v1alpha1.Owner{
 			Node: l.a.o.NodeName, Epoch: epochToAPI(h.epoch), Since: metav1.NewTime(h.since),
 		}}
 	}
 	for _, c := range claims {
-		name := v1alpha1.ClaimName(c.Addr)
+		name := string(c.Name)
 		if _, held := out[name]; held || c.Persisted.Node != l.a.name() || !settled {
 			continue
 		}
