@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"path/filepath"
 	"slices"
-	"strings"
 	"testing"
 	"time"
 
@@ -46,12 +45,11 @@ func TestSkew(t *testing.T) {
 	s.create(service{name: "two", annotations: key, ports: "{port: 8080, targetPort: 80}"})
 	s.unchanged(keeps, shared)
 
-	today := strings.TrimSpace(s.kubectl("get", "daemonset", "-n", harness.Namespace, "fairlead-node-agent",
-		"-o", "jsonpath={.spec.template.spec.containers[0].image}"))
+	const today = "deploy/kustomize/overlays/lab"
 	// The previous agents: two at a time, so that both releases gossip with each other.
 	s.kubectl("patch", "daemonset", "-n", harness.Namespace, "fairlead-node-agent",
 		"-p", `{"spec":{"updateStrategy":{"rollingUpdate":{"maxUnavailable":2}}}}`)
-	s.agents("fairlead.dev/fairlead-node-agent:" + harness.PreviousTag)
+	s.agents(filepath.Join(dir, "previous-node-agent"))
 	s.unchanged(keeps, shared)
 	s.life("old-agents", keeps)
 	s.create(
@@ -70,14 +68,14 @@ func TestSkew(t *testing.T) {
 	s.answers("172.20.249.182:8080")
 
 	// The previous controller, with the configuration that it knows.
-	s.controller(filepath.Join(dir, "previous"))
+	s.controller(filepath.Join(dir, "previous-controller"))
 	s.unchanged(keeps, shared)
 	s.life("old-controller", keeps)
 	s.kubectl("annotate", "svc", "-n", s.name, "one", "two", "keeps", "example.com/touched=1")
 	s.unchanged(keeps, shared)
 
 	// Back again: sharing works as before, also for one more.
-	s.controller("deploy/kustomize/overlays/lab")
+	s.controller(today)
 	s.unchanged(keeps, shared)
 	s.create(service{name: "five", annotations: key, ports: "{port: 9090, targetPort: 80}"})
 	s.has("five", shared)
@@ -127,10 +125,10 @@ func (s *scenario) life(name, not string) {
 	s.silent(a, 5*time.Second)
 }
 
-// agents gives every node's agent an image.
-func (s *scenario) agents(image string) {
+// agents applies a kustomization and waits until every node's agent is its.
+func (s *scenario) agents(kustomization string) {
 	s.t.Helper()
-	s.kubectl("set", "image", "-n", harness.Namespace, "daemonset/fairlead-node-agent", "*="+image)
+	s.kubectl("apply", "--server-side", "--force-conflicts", "-k", kustomization)
 	s.kubectl("rollout", "status", "-n", harness.Namespace, "daemonset/fairlead-node-agent", "--timeout=90s")
 	s.wholeCluster()
 }

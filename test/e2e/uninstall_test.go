@@ -90,7 +90,7 @@ func TestUninstall(t *testing.T) {
 		poolManifest(s.name, "172.20.251.150-172.20.251.151", s.name) + "---\n" + adManifest(s.name) + "---\n" +
 		s.podManifest("web1", "control-plane") + "---\n" + s.serviceManifest("web", "", ""))
 	a := s.address("web")
-	owner := s.owner(a)
+	s.owner(a)
 	s.answers(a)
 
 	res, err := lab.Script(ctx, "deploy/uninstall.sh")
@@ -101,9 +101,19 @@ func TestUninstall(t *testing.T) {
 
 	s.kubectl("delete", "daemonset", "-n", harness.Namespace, "fairlead-node-agent", "--cascade=foreground", "--timeout=60s")
 	s.silent(a, 5*time.Second)
-	if err := lab.Traces(ctx, owner, "172.20.251."); err != nil {
-		t.Errorf("after the agents have left: %v", err)
+	for _, n := range harness.FairleadNodes() {
+		if err := lab.Traces(ctx, n, "172.20.251."); err != nil {
+			t.Errorf("after the agents have left: %v", err)
+		}
+		pristine(t, n)
 	}
+	// A DaemonSet that comes back announces again.
+	if err := reinstall(ctx); err != nil {
+		dump(ctx, t)
+		t.Fatal(err)
+	}
+	s.owner(a)
+	s.answers(a)
 
 	res, err = lab.Script(ctx, "deploy/uninstall.sh", "--services", "delete")
 	t.Logf("uninstall:\n%s%s", res.Stdout, res.Stderr)

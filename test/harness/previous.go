@@ -4,6 +4,7 @@ package harness
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -16,8 +17,8 @@ const PreviousRelease = "bbdebffcbeadfba3c442ec7607e6f8079cc687dc"
 // PreviousTag is the tag of the previous release's images in the lab's registry.
 const PreviousTag = "previous"
 
-// Previous writes the source tree of [PreviousRelease] below dir, with an overlay in
-// dir/previous that runs its controller, and builds its two images into the lab's registry.
+// Previous writes the source tree of [PreviousRelease] below dir, with overlays in
+// dir/previous-controller and dir/previous-node-agent that run its programs, and builds its two images into the lab's registry.
 func (l *Lab) Previous(ctx context.Context, dir string) error {
 	const fix = "the skew test needs the history of this repository; in a shallow clone run: git fetch --unshallow"
 	if _, err := l.command(ctx, nil, nil, "git", "rev-parse", "--verify", "--quiet", PreviousRelease+"^{commit}"); err != nil {
@@ -36,27 +37,28 @@ func (l *Lab) Previous(ctx context.Context, dir string) error {
 			return fmt.Errorf("the previous release's image %s: %w", target, err)
 		}
 	}
-	return previousController(dir)
+	return errors.Join(previousOverlay(dir, "controller"), previousOverlay(dir, "node-agent"))
 }
 
-// previousController writes an overlay for the controller of the source tree at dir alone:
-// its Deployment and its configuration, whose fields the previous release knows. CRDs,
+// previousOverlay writes dir/previous-PROGRAM for one program of the source tree at dir: its
+// workload with the arguments that the previous release knows, and its configuration. CRDs,
 // permissions and policies stay the new ones, as in an upgrade half done.
-func previousController(dir string) error {
-	overlay := filepath.Join(dir, "previous")
+func previousOverlay(dir, program string) error {
+	overlay := filepath.Join(dir, "previous-"+program)
 	if err := os.MkdirAll(overlay, 0o750); err != nil {
 		return fmt.Errorf("the previous release's overlay: %w", err)
 	}
-	const kustomization = `apiVersion: kustomize.config.k8s.io/v1beta1
+	file := program + ".yaml"
+	kustomization := `apiVersion: kustomize.config.k8s.io/v1beta1
 kind: Kustomization
-resources: [controller.yaml]
-images: [{name: fairlead.dev/fairlead-controller, newTag: ` + PreviousTag + `}]
+resources: [` + file + `]
+images: [{name: fairlead.dev/fairlead-` + program + `, newTag: ` + PreviousTag + `}]
 `
-	manifest, err := os.ReadFile(filepath.Join(dir, "deploy", "kustomize", "base", "controller.yaml")) //nolint:gosec // a fixed name below dir
+	manifest, err := os.ReadFile(filepath.Join(dir, "deploy", "kustomize", "base", file)) //nolint:gosec // a fixed name below dir
 	if err != nil {
 		return fmt.Errorf("the previous release's overlay: %w", err)
 	}
-	for name, text := range map[string]string{"kustomization.yaml": kustomization, "controller.yaml": string(manifest)} {
+	for name, text := range map[string]string{"kustomization.yaml": kustomization, file: string(manifest)} {
 		if err := os.WriteFile(filepath.Join(overlay, name), []byte(text), 0o600); err != nil {
 			return fmt.Errorf("the previous release's overlay: %w", err)
 		}

@@ -66,7 +66,7 @@ func TestRoles(t *testing.T) {
 		{name: "controller", who: controller(), resource: "pods", not: "get list watch create"},
 		{name: "agent", who: agent("worker"), verbs: "get list watch", group: fairlead, resource: "ipclaims", not: "create update patch delete"},
 		{name: "agent", who: agent("worker"), verbs: "patch", group: fairlead, resource: "ipclaims", subresource: "status", not: "update"},
-		{name: "agent", who: agent("worker"), verbs: "create patch", group: fairlead, resource: "nodeagents", not: "get list watch update delete"},
+		{name: "agent", who: agent("worker"), verbs: "create get patch", group: fairlead, resource: "nodeagents", not: "list watch update delete"},
 		{name: "agent", who: agent("worker"), verbs: "patch", group: fairlead, resource: "nodeagents", subresource: "status", not: "get update"},
 		{name: "agent", who: agent("worker"), resource: "services", not: "get list watch patch"},
 		{name: "agent", who: agent("worker"), resource: "secrets", not: "get list watch"},

@@ -15,6 +15,8 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
+
+	"github.com/fairlead-lb/fairlead/test/harness"
 )
 
 // finalizedService is a LoadBalancer as its controller leaves it.
@@ -42,7 +44,12 @@ func TestUninstallKeepsServices(t *testing.T) {
 		{"foreign", "example.com/lb", "example.com/lb", "192.0.2.4"},
 	} {
 		manifest, status := finalizedService(svc.name, svc.class, svc.finalizer, svc.ip)
-		check(t, administrator().create(ctx, manifest), "")
+		// A policy's parameters are known to the API server a moment after it is ready.
+		if _, err := harness.Eventually(ctx, 10*time.Second, func(ctx context.Context) error {
+			return administrator().create(ctx, manifest)
+		}); err != nil {
+			t.Fatal(err)
+		}
 		check(t, administrator().patch(ctx, manifest, status, "status"), "")
 	}
 	check(t, administrator().create(ctx, claimManifest("203.0.113.1", "Retained")), "")

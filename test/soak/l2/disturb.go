@@ -23,6 +23,9 @@ type Outcome struct {
 	Name, Node string
 	// Reports of the probers, one per family.
 	Reports []*harness.Report
+	// Plain is the same stream to the pod through a node port at the same time: what fails
+	// there is the machine's doing. Nil where silence was measured.
+	Plain *harness.Report
 	// Held is about the connections to the first Service that were open before.
 	Held *harness.HoldReport
 	// Changes of owners, of all addresses of the field.
@@ -40,6 +43,26 @@ func (o *Outcome) Failed() (failed, sent int) {
 		sent += r.Sent
 	}
 	return failed, sent
+}
+
+// Lost counts the failed requests that the machine does not explain: those beyond twice as
+// many for each prober as failed to a plain pod meanwhile.
+func (o *Outcome) Lost() int {
+	failed, _ := o.Failed()
+	if o.Plain != nil {
+		failed -= 2 * len(o.Reports) * o.Plain.Failed
+	}
+	return max(0, failed)
+}
+
+// Reset counts the failed requests that a node ended which had not seen their beginning:
+// those that were under way when the address moved.
+func (o *Outcome) Reset() int {
+	n := 0
+	for _, r := range o.Reports {
+		n += r.Errors["connection reset"]
+	}
+	return n
 }
 
 // Broken counts the connections that were open before and ended.
@@ -74,8 +97,12 @@ func (o *Outcome) String() string {
 	for _, r := range o.Reports {
 		gap = max(gap, r.LongestGapMs)
 	}
-	return fmt.Sprintf("%s on %s: %d of %d requests failed, %d of %d open connections broke, longest gap %.0f ms, %d owner changes",
-		o.Name, o.Node, failed, sent, o.Broken(), holds, gap, len(o.Changes))
+	plain := ""
+	if o.Plain != nil {
+		plain = fmt.Sprintf(" (to a plain pod %d of %d)", o.Plain.Failed, o.Plain.Sent)
+	}
+	return fmt.Sprintf("%s on %s: %d of %d requests failed%s, %d of %d open connections broke, longest gap %.0f ms, %d owner changes",
+		o.Name, o.Node, failed, sent, plain, o.Broken(), holds, gap, len(o.Changes))
 }
 
 // Errors of the requests, for a person who wants to know why.
@@ -126,6 +153,13 @@ func (f *Field) Disturb(ctx context.Context, name, node string, load Load, event
 		}
 		probes = append(probes, p)
 	}
+	var plain *harness.Probe
+	if load.Rate > 0 {
+		var err error
+		if plain, err = f.lab.StartStream(ctx, client, f.plainURL(), load.Rate, load.For); err != nil {
+			return o, err
+		}
+	}
 	held, err := f.lab.StartHold(ctx, client, harness.URL(f.Addresses[0]), holds, load.For)
 	if err != nil {
 		return o, err
@@ -147,6 +181,10 @@ func (f *Field) Disturb(ctx context.Context, name, node string, load Load, event
 	}
 	o.Held, err = held.Wait(ctx)
 	errs = append(errs, err)
+	if plain != nil {
+		o.Plain, err = plain.Wait(ctx)
+		errs = append(errs, err)
+	}
 	o.Changes = w.Stop()
 	if n := len(o.Changes); n > 0 {
 		o.Moved = o.Changes[n-1].At.Sub(began)

@@ -21,6 +21,8 @@ const (
 	Namespace = "layer2"
 	// client sends the requests of every probe.
 	client = "mypc"
+	// controlPlaneAddress is the control plane's, where the pod runs.
+	controlPlaneAddress = "172.20.0.5"
 	// wholeTimeout bounds the return of a node or agent, a boot and a back-off included.
 	wholeTimeout = 2 * time.Minute
 	// maxServices is what the pool has room for.
@@ -63,6 +65,8 @@ type Field struct {
 	// Six are the same Services' IPv6 addresses, when the field is dual stack.
 	Six  []string
 	macs map[string]string
+	// port of the first Service on every node.
+	port int32
 }
 
 // Prepare makes n Services in front of one pod and waits until every address has an owner
@@ -126,6 +130,7 @@ func (f *Field) served(ctx context.Context, n int, dual bool) error {
 		want = 2
 	}
 	var four, six []string
+	f.port = services[0].Spec.Ports[0].NodePort
 	for i := range services {
 		got := harness.Addresses(&services[i])
 		if len(got) != want {
@@ -141,6 +146,11 @@ func (f *Field) served(ctx context.Context, n int, dual bool) error {
 	}
 	f.Addresses, f.Six = four, six
 	return nil
+}
+
+// plainURL is the pod by the node port of its own node: no load balancer in between.
+func (f *Field) plainURL() string {
+	return fmt.Sprintf("http://%s:%d/", controlPlaneAddress, f.port)
 }
 
 // owned returns nil when every address has an owner.

@@ -127,6 +127,8 @@ func TestReportFaults(t *testing.T) {
 		"slow median":    {outcomes: map[string][]*Outcome{"loss": {loss(800), loss(900), loss(10)}}, want: "median of 800"},
 		"slow once":      {outcomes: map[string][]*Outcome{"loss": {loss(600), loss(1300), loss(10)}}, want: "maximum of 1300"},
 		"a failure":      {outcomes: map[string][]*Outcome{"restart": {{Name: "x", Held: held, Reports: []*harness.Report{{Sent: 5, Failed: 1}}}}}, want: "1 of 5"},
+		"a busy machine": {outcomes: map[string][]*Outcome{"restart": {{Name: "x", Held: held, Plain: &harness.Report{Failed: 1}, Reports: []*harness.Report{{Sent: 5, Failed: 2}}}}}},
+		"busy, and more": {outcomes: map[string][]*Outcome{"restart": {{Name: "x", Held: held, Plain: &harness.Report{Failed: 1}, Reports: []*harness.Report{{Sent: 5, Failed: 3}}}}}, want: "3 of 5"},
 		"an owner moved": {outcomes: map[string][]*Outcome{"away": {{Name: "x", Held: held, Changes: []Change{{}}}}}, want: "1 owner changes"},
 		"a connection":   {outcomes: map[string][]*Outcome{"restart": {{Name: "x", Held: &harness.HoldReport{Broken: 1}}}}, want: "1 of 20 open connections"},
 		"two answers":    {splits: []*Split{{Nodes: []string{"worker"}, From: FromPeers, Faults: []string{"192.0.2.1"}}}, want: "worker"},

@@ -105,13 +105,8 @@ func Run(ctx context.Context, lab *harness.Lab, c Config) (rep *Report, err erro
 // plain finds the rate that this machine carries to a pod through a node port, without
 // any load balancer: half as many as long as requests fail.
 func (r *run) plain(ctx context.Context) error {
-	svc, err := r.lab.Service(ctx, Namespace, serviceName(0))
-	if err != nil {
-		return err
-	}
-	url := fmt.Sprintf("http://172.20.0.5:%d/", svc.Spec.Ports[0].NodePort)
 	for rate := r.c.Rate; rate >= 50; rate /= 2 {
-		p, err := r.lab.StartStream(ctx, client, url, rate, 10*time.Second)
+		p, err := r.lab.StartStream(ctx, client, r.f.plainURL(), rate, 10*time.Second)
 		if err != nil {
 			return err
 		}
