@@ -23,6 +23,16 @@ import (
 // conflictIndex finds the NodeAgents that report a conflict about an address.
 const conflictIndex = "announcement/conflict"
 
+const (
+	// conflictDelay gathers what an agent reports of the hosts of an address: whoever sends
+	// from ever new MAC addresses must not have the record written for each.
+	conflictDelay = 50 * time.Millisecond
+	// maxHosts are told of at one address: a condition's message is bounded.
+	maxHosts = 4
+	// maxTold are remembered as told of one record, the latest.
+	maxTold = 64
+)
+
 // conflict is a host outside the cluster that has one of a Service's addresses.
 type conflict struct {
 	mac string
@@ -67,14 +77,16 @@ func (c *Controller) conflictsChanged(before, after *v1alpha1.NodeAgent) {
 			continue
 		}
 		for _, s := range claim.Spec.Services {
-			c.queue.Add(item{recordItem, s.Namespace + "/" + s.Name})
+			c.queue.AddAfter(item{recordItem, s.Namespace + "/" + s.Name}, conflictDelay)
 		}
 	}
 }
 
 // conflictsOf returns the hosts that agents see at an address, by MAC address. What an
-// agent wrote whose node is lost is no news any more.
-func (c *Controller) conflictsOf(addr string, w *world) []conflict {
+// agent wrote whose node is lost is no news any more, and where a node announces the
+// address nobody else looks for such hosts: what another agent says there it said before,
+// or it lies.
+func (c *Controller) conflictsOf(addr string, owner *v1alpha1.Owner, w *world) []conflict {
 	objs, err := c.opts.Informers.NodeAgents.GetIndexer().ByIndex(conflictIndex, addr)
 	if err != nil {
 		return nil // only for an unknown index, which New has added
@@ -82,7 +94,7 @@ func (c *Controller) conflictsOf(addr string, w *world) []conflict {
 	var out []conflict
 	for _, obj := range objs {
 		agent, ok := obj.(*v1alpha1.NodeAgent)
-		if !ok || !w.ready(loadbalancer.NodeName(agent.Name)) {
+		if !ok || !w.ready(loadbalancer.NodeName(agent.Name)) || owner != nil && owner.Node != agent.Name {
 			continue
 		}
 		for _, seen := range agent.Status.Conflicts {
@@ -94,7 +106,8 @@ func (c *Controller) conflictsOf(addr string, w *world) []conflict {
 	slices.SortFunc(out, func(a, b conflict) int {
 		return cmp.Or(cmp.Compare(a.mac, b.mac), a.since.Compare(b.since), cmp.Compare(a.where, b.where))
 	})
-	return slices.CompactFunc(out, func(a, b conflict) bool { return a.mac == b.mac })
+	out = slices.CompactFunc(out, func(a, b conflict) bool { return a.mac == b.mac })
+	return out[:min(len(out), maxHosts)]
 }
 
 // ready reports whether a node exists and is Ready.
@@ -167,7 +180,8 @@ func (c *Controller) toldOf(r *v1alpha1.LoadBalancer, what string) bool {
 	defer c.mu.Unlock()
 	told := slices.Contains(c.told[r.UID], what)
 	if !told {
-		c.told[r.UID] = append(c.told[r.UID], what)
+		list := c.told[r.UID]
+		c.told[r.UID] = append(list[max(0, len(list)-maxTold+1):], what)
 	}
 	return told
 }

@@ -3,6 +3,7 @@
 package announcement
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -142,10 +143,67 @@ func TestConflictsWriteNothingElse(t *testing.T) {
 		}
 		wait(t, time.Second)
 		b.drain()
-		b.hear(t, "worker2", 3, true, foreign)
-		b.hear(t, "worker2", 200, true, foreign) // nobody's; ends the other
+		b.hear(t, "worker", 3, true, foreign)
+		b.hear(t, "worker", 200, true, foreign) // nobody's; ends the other
 		if log := b.drain(); len(log) != 2 {
 			t.Errorf("writes %v, want two", log)
+		}
+	})
+}
+
+// What an agent says of an address that another node announces is old, or a lie.
+func TestConflictToldByAnother(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := start(t)
+		b.allocate(t, 7)
+		b.own(t, 7, "worker", 1)
+		wait(t, time.Second)
+		b.drain()
+		b.takeEvents()
+		b.hear(t, "worker2", 7, true, foreign)
+		b.wantNoWrite(t)
+		wantEvents(t, b)
+		b.own(t, 7, "worker2", 2)
+		wait(t, time.Second)
+		if c := b.condition(t, 7, v1alpha1.ConditionConflict); !strings.Contains(c.Message, foreign) {
+			t.Errorf("Conflict says %q once the node announces", c.Message)
+		}
+	})
+}
+
+// A host that sends from ever new MAC addresses, or an agent that makes hosts up, fills
+// neither the memory nor a condition's message, and does not have each of them written.
+func TestConflictsAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := start(t)
+		b.allocate(t, 7)
+		b.own(t, 7, "worker", 1)
+		wait(t, time.Second)
+		b.drain()
+		agent, _ := b.agents.Find("worker")
+		for i := range 1000 {
+			agent.Status.Conflicts = nil
+			for k := range 64 {
+				agent.Status.Conflicts = append(agent.Status.Conflicts, v1alpha1.AddressConflict{
+					Address: address(7).Address, Interface: fmt.Sprintf("e%d", k), MAC: fmt.Sprintf("02:00:00:%02x:%02x:%02x", i/256, i%256, k), Announced: true,
+				})
+			}
+			b.agents.Put(t, agent)
+			wait(t, time.Millisecond)
+			b.takeEvents()
+		}
+		wait(t, time.Second)
+		if got := len(b.condition(t, 7, v1alpha1.ConditionConflict).Message); got > 2000 {
+			t.Errorf("a message of %d bytes", got)
+		}
+		if got := len(b.drain()); got > 50 {
+			t.Errorf("%d writes in a second", got)
+		}
+		r, _ := b.records.Find("default/svc7")
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		if got := len(b.told[r.UID]); got > maxTold {
+			t.Errorf("%d hosts are remembered", got)
 		}
 	})
 }

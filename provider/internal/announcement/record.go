@@ -164,7 +164,7 @@ func (c *Controller) situationOf(r *v1alpha1.LoadBalancer, w *world, wanted wish
 	for _, a := range wanted.addrs {
 		h := c.holdingOf(a, r.Spec.ServiceUID, w)
 		if h.bound {
-			h.conflicts = c.conflictsOf(h.addr, w)
+			h.conflicts = c.conflictsOf(h.addr, h.owner, w)
 		}
 		s.held = append(s.held, h)
 	}
