@@ -42,7 +42,7 @@ func (d *debugState) String() string {
 	fmt.Fprintf(&b, "ready %t (%s)\n", d.ready.Ready, d.ready.Reason)
 	for _, n := range slices.Sorted(maps.Keys(d.members)) {
 		m := d.members[n]
-		fmt.Fprintf(&b, "member %s known %t leaving %t claims %d interfaces", n, m.Known, m.Leaving, len(m.Claims))
+		fmt.Fprintf(&b, "member %s known %t leaving %t absent %t claims %d interfaces", n, m.Known, m.Leaving, m.Absent, len(m.Claims))
 		for _, i := range m.Interfaces {
 			fmt.Fprintf(&b, " %s%v", i.Name, i.Prefixes)
 		}

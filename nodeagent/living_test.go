@@ -395,3 +395,31 @@ func TestWithoutPulse(t *testing.T) {
 		s.expect("when it does", "c", "c@3")
 	})
 }
+
+// A watcher that does not run for a while loses its peers in its gossip: it was deaf.
+func TestStarvedWatcherTakesNothingOver(t *testing.T) {
+	t.Parallel()
+	for _, profile := range []string{"fast", "default", "wan"} {
+		t.Run(profile, func(t *testing.T) {
+			t.Parallel()
+			simulate(t, nil, func(s *sim) {
+				s.profile = profile
+				for _, n := range abc() {
+					s.start(n)
+				}
+				s.bind(vip, loadbalancer.Cluster, "b", "c", "a")
+				s.wait(2 * time.Second)
+				for range 10 {
+					s.sigstop("c")
+					s.wait(time.Second)
+					s.setCut("c", true)
+					s.sigcont("c")
+					s.wait(150 * time.Millisecond)
+					s.setCut("c", false)
+					s.wait(time.Second)
+				}
+				s.expect("after ten times", "b", "b@1")
+			})
+		})
+	}
+}
