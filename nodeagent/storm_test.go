@@ -325,7 +325,7 @@ func (w *storm) calm() {
 func newStorm(s *sim, seed uint64) *storm {
 	s.latency = time.Millisecond
 	w := &storm{
-		sim: s, rand: rand.New(rand.NewPCG(seed, 0)), names: abcd(), running: map[loadbalancer.NodeName]bool{}, frozen: map[loadbalancer.NodeName]bool{}, //nolint:gosec // no secret
+		sim: s, rand: rand.New(rand.NewPCG(seed, 0)), names: abcd(), running: map[loadbalancer.NodeName]bool{}, frozen: map[loadbalancer.NodeName]bool{},
 		bound: map[string]loadbalancer.TrafficPolicy{}, epochs: map[string]int64{}, both: map[string]int{},
 	}
 	for _, n := range w.names {

@@ -34,7 +34,7 @@ type peer struct {
 // member anew tells everything of: the clock that numbers runs goes back when a machine
 // that has none of its own loses power.
 func (p *peer) merge(m message) bool {
-	if m.Boot == p.former || m.Boot < p.boot && !(m.Full && p.rejoined) {
+	if m.Boot == p.former || m.Boot < p.boot && (!m.Full || !p.rejoined) {
 		return false
 	}
 	changed := false
