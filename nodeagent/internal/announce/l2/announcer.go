@@ -169,6 +169,7 @@ func (a *Announcer) Run(ctx context.Context) error {
 			r.reconcile(ctx, time.Now())
 		}
 		r.sendDue(ctx, time.Now())
+		r.a.giveNotice(time.Now())
 	}
 }
 
@@ -204,6 +205,9 @@ func (r *runner) next(now time.Time) time.Duration {
 	}
 	for _, rest := range r.resting {
 		d = min(d, rest.until.Sub(now))
+	}
+	if at, due := r.a.conflicts.noticeDue(); due {
+		d = min(d, at.Sub(now))
 	}
 	return max(d, 0)
 }

@@ -23,6 +23,11 @@ const (
 	defendInterval = 10 * time.Second
 	// conflictLife is how long a conflict is told of after the last sign of it.
 	conflictLife = time.Minute
+	// noticeGap is the least time between two notices of conflicts: a host that claims
+	// thousands of addresses must not keep the owner loop busy.
+	noticeGap = 500 * time.Millisecond
+	// maxLines are logged of conflicts in a defendInterval.
+	maxLines = 20
 )
 
 // Conflict says that a host which is no node agent claims an address that this node
@@ -45,6 +50,12 @@ type conflicts struct {
 	// defend are the addresses to defend.
 	defend []plan.Announcement // guarded by mu
 	wake   chan struct{}
+	// noticed is when the last notice was given, notice says that another is due.
+	noticed time.Time // guarded by mu
+	notice  bool      // guarded by mu
+	// lines were logged since window, quiet were not.
+	window       time.Time // guarded by mu
+	lines, quiet int       // guarded by mu
 }
 
 // conflict is guarded by conflicts.mu.
@@ -89,9 +100,11 @@ func (a *Announcer) noteClaim(ctx context.Context, now time.Time, k plan.Announc
 	if !a.conflicts.note(now, k, from) {
 		return
 	}
-	klog.FromContext(ctx).Info("Another host claims an address that this node announces; telling the neighbours who has it",
-		"address", k.Addr, "mac", from.String(), "interface", k.Interface, "protocol", a.protocol.Name())
-	a.notify()
+	if say, quiet := a.conflicts.mayLog(now); say {
+		klog.FromContext(ctx).Info("Another host claims an address that this node announces; telling the neighbours who has it",
+			"address", k.Addr, "mac", from.String(), "interface", k.Interface, "protocol", a.protocol.Name(), "unlogged", quiet)
+	}
+	a.giveNotice(now)
 	select {
 	case a.conflicts.wake <- struct{}{}:
 	default:
@@ -119,7 +132,48 @@ func (cs *conflicts) note(now time.Time, k plan.Announcement, from kernel.MAC) b
 	}
 	c.mac, c.defended = from, now
 	cs.defend = append(cs.defend, k)
+	cs.notice = true
 	return true
+}
+
+// mayLog says whether there is room for a line in the log, and how many had none before.
+func (cs *conflicts) mayLog(now time.Time) (say bool, quiet int) {
+	cs.mu.Lock()
+	defer cs.mu.Unlock()
+	if now.Sub(cs.window) >= defendInterval {
+		cs.window, cs.lines = now, 0
+	}
+	if cs.lines++; cs.lines > maxLines {
+		cs.quiet++
+		return false, 0
+	}
+	quiet, cs.quiet = cs.quiet, 0
+	return true, quiet
+}
+
+// noticeDue is when a notice is due, false while none is.
+func (cs *conflicts) noticeDue() (time.Time, bool) {
+	cs.mu.Lock()
+	defer cs.mu.Unlock()
+	return cs.noticed.Add(noticeGap), cs.notice
+}
+
+// takeNotice says whether a notice is due, once.
+func (cs *conflicts) takeNotice(now time.Time) bool {
+	cs.mu.Lock()
+	defer cs.mu.Unlock()
+	if !cs.notice || now.Sub(cs.noticed) < noticeGap {
+		return false
+	}
+	cs.noticed, cs.notice = now, false
+	return true
+}
+
+// giveNotice has the owner loop look at the conflicts, if that is due.
+func (a *Announcer) giveNotice(now time.Time) {
+	if a.conflicts.takeNotice(now) {
+		a.notify()
+	}
 }
 
 // takeDefences returns what is to be defended, and forgets conflicts about addresses that
