@@ -182,13 +182,13 @@ func (m *Machine) Heard(now time.Time, link string, addr netip.Addr) (changed bo
 }
 
 // Next is when Tick is to be called next; false is never.
-func (m *Machine) Next() (next time.Time, any bool) {
+func (m *Machine) Next() (next time.Time, ok bool) {
 	for _, w := range m.watched {
-		if !any || w.due.Before(next) {
-			next, any = w.due, true
+		if !ok || w.due.Before(next) {
+			next, ok = w.due, true
 		}
 	}
-	return next, any
+	return next, ok
 }
 
 // Tick judges the answers that are due and returns the questions to ask now, and whether

@@ -49,8 +49,8 @@ func (w *world) run(d time.Duration) {
 	w.t.Helper()
 	end := w.now.Add(d)
 	for steps := 0; ; steps++ {
-		next, any := w.m.Next()
-		if !any || next.Add(w.lag).After(end) {
+		next, ok := w.m.Next()
+		if !ok || next.Add(w.lag).After(end) {
 			break
 		}
 		if steps > 100000 {

@@ -92,10 +92,10 @@ func (w *Watcher) Run(ctx context.Context) error {
 	defer timer.Stop()
 	for {
 		w.mu.Lock()
-		next, any := w.m.Next()
+		next, ok := w.m.Next()
 		w.mu.Unlock()
 		timer.Stop()
-		if any {
+		if ok {
 			timer.Reset(time.Until(next))
 		}
 		select {
