@@ -6,6 +6,7 @@ import (
 	"context"
 	"maps"
 	"net/netip"
+	"slices"
 	"time"
 
 	"k8s.io/klog/v2"
@@ -25,36 +26,50 @@ type rivals map[netip.Addr]map[loadbalancer.NodeName]bool
 // the loser's claim is gone.
 func (l *loop) split(ctx context.Context, now time.Time, view member.View) {
 	maps.DeleteFunc(l.rivals, func(a netip.Addr, _ map[loadbalancer.NodeName]bool) bool { return l.held[a] == nil })
+	names := make(map[loadbalancer.Group]netip.Addr, len(l.held))
 	for a, h := range l.held {
-		name := h.name
-		for n := range l.rivals[a] {
-			if view.Members[n].Claims[name] > 0 {
+		names[h.name] = a
+		for n, split := range l.rivals[a] {
+			if view.Members[n].Claims[h.name] > 0 {
 				continue
 			}
-			if l.rivals[a][n] {
+			if split {
 				h.term++
 			}
 			delete(l.rivals[a], n)
 		}
-		for n, m := range view.Members {
-			if _, known := l.rivals[a][n]; known || m.Claims[name] == 0 {
-				continue
-			}
-			own := loadbalancer.Ownership{Node: l.a.name(), Epoch: h.epoch}
-			if (loadbalancer.Ownership{Node: n, Epoch: m.Claims[name]}).Beats(own) {
-				continue
-			}
-			if l.rivals[a] == nil {
-				l.rivals[a] = make(map[loadbalancer.NodeName]bool)
-			}
-			unseen := !h.since.Equal(now)
-			l.rivals[a][n] = unseen
-			if unseen {
-				h.term++
-				l.a.metrics.SplitView()
-				klog.FromContext(ctx).Info("Another node claims an address that this node announces; it will yield",
-					"address", a, "epoch", h.epoch, "other", n, "otherEpoch", m.Claims[name])
+	}
+	for n, m := range view.Members {
+		var met []netip.Addr
+		for name, epoch := range m.Claims {
+			a, held := names[name]
+			if held && epoch > 0 && l.meet(now, a, loadbalancer.Ownership{Node: n, Epoch: epoch}) {
+				met = append(met, a)
 			}
 		}
+		if len(met) > 0 {
+			slices.SortFunc(met, netip.Addr.Compare)
+			klog.FromContext(ctx).Info("Another node claims addresses that this node announces; it will yield",
+				"other", n, "count", len(met), "first", met[0], "epoch", l.held[met[0]].epoch)
+		}
 	}
+}
+
+// meet notes a claim to an address of this node's and says whether it is a lower one that
+// comes out of the blue.
+func (l *loop) meet(now time.Time, a netip.Addr, other loadbalancer.Ownership) bool {
+	h := l.held[a]
+	if _, known := l.rivals[a][other.Node]; known || other.Beats(loadbalancer.Ownership{Node: l.a.name(), Epoch: h.epoch}) {
+		return false
+	}
+	if l.rivals[a] == nil {
+		l.rivals[a] = make(map[loadbalancer.NodeName]bool)
+	}
+	split := !h.since.Equal(now)
+	l.rivals[a][other.Node] = split
+	if split {
+		h.term++
+		l.a.metrics.SplitView()
+	}
+	return split
 }
