@@ -2,7 +2,7 @@
 
 // Package failover measures how long an address is silent when the node that announces
 // it loses its power. It owns the measurement and its scenario: one Service whose pods
-// run on a node that is never cut, a prober of 20 ms on a client, a cut at a random
+// run on a node that is never cut, a prober on a client, a cut at a random
 // moment, the node started again before the next run. It judges nothing: limits belong to
 // its callers, test/bench, test/soak and test/e2e.
 package failover
@@ -74,6 +74,8 @@ type Config struct {
 	Runs int
 	// Probe is how long each run's prober runs; it must cover the take-over.
 	Probe time.Duration
+	// Profile of the agents; empty leaves it as it is.
+	Profile string
 	// Progress gets one line per run.
 	Progress io.Writer
 }
@@ -93,6 +95,7 @@ type Run struct {
 
 // Result of a measurement.
 type Result struct {
+	Profile  string  `json:"profile"`
 	Runs     []Run   `json:"runs"`
 	MedianMs float64 `json:"medianMs"`
 	MinMs    float64 `json:"minMs"`
@@ -102,6 +105,9 @@ type Result struct {
 // Measure cuts the owner's power c.Runs times. It leaves the scenario's objects removed
 // and every node started. A run in which no other node took the address over is an error.
 func Measure(ctx context.Context, l *harness.Lab, c Config) (res *Result, err error) {
+	if err := setProfile(ctx, l, c.Profile); err != nil {
+		return nil, err
+	}
 	if err := prepare(ctx, l); err != nil {
 		return nil, fmt.Errorf("prepare: %w", err)
 	}
@@ -113,7 +119,7 @@ func Measure(ctx context.Context, l *harness.Lab, c Config) (res *Result, err er
 	if err != nil {
 		return nil, err
 	}
-	res = &Result{}
+	res = &Result{Profile: c.Profile}
 	for i := range c.Runs {
 		run, err := once(ctx, l, address, c.Probe)
 		if err != nil {
@@ -125,6 +131,25 @@ func Measure(ctx context.Context, l *harness.Lab, c Config) (res *Result, err er
 	}
 	res.summarize()
 	return res, nil
+}
+
+// setProfile adds a profile to the agents' arguments, of which the last counts, and waits
+// until all of them run with it.
+func setProfile(ctx context.Context, l *harness.Lab, profile string) error {
+	if profile == "" {
+		return nil
+	}
+	patch := fmt.Sprintf(`[{"op":"add","path":"/spec/template/spec/containers/0/args/-","value":"--profile=%s"}]`, profile)
+	if _, err := l.Kubectl(ctx, "-n", harness.Namespace, "patch", "daemonset", harness.AgentProgram, "--type=json", "-p", patch); err != nil {
+		return fmt.Errorf("set the profile: %w", err)
+	}
+	_, err := l.Kubectl(ctx, "-n", harness.Namespace, "rollout", "status", "daemonset", harness.AgentProgram, "--timeout=5m")
+	if err != nil {
+		return fmt.Errorf("set the profile: %w", err)
+	}
+	nodes := len(harness.FairleadNodes())
+	_, err = harness.Eventually(ctx, time.Minute, func(ctx context.Context) error { return l.AgentsReady(ctx, nodes) })
+	return err
 }
 
 // prepare makes the scenario and waits until the address answers.

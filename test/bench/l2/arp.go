@@ -263,13 +263,13 @@ func junkFrames(vips []netip.Addr) [][]byte {
 	frames := make([][]byte, 0, 1000)
 	for i := range 1000 {
 		b := make([]byte, 60)
-		copy(b, []byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2, 0xfa, 0xee, 0, 0, byte(i)}) //nolint:gosec // any byte will do
+		copy(b, []byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2, 0xfa, 0xee, 0, 0, byte(i)})
 		binary.BigEndian.PutUint16(b[12:], 0x0806)
 		p := b[14:]
 		copy(p, []byte{0, 1, 8, 0, 6, 4, 0, 1})
 		copy(p[8:], b[6:12])
-		copy(p[14:], []byte{10, 30, 200, byte(i)})                              //nolint:gosec // any byte will do
-		binary.BigEndian.PutUint32(p[24:], 10<<24|30<<16|201<<8|uint32(i&0xff)) //nolint:gosec // masked
+		copy(p[14:], []byte{10, 30, 200, byte(i)})
+		binary.BigEndian.PutUint32(p[24:], 10<<24|30<<16|201<<8|uint32(i&0xff))
 		switch {
 		case i%10 == 9: // a stranger claims an address of a Service
 			vip := vips[i%len(vips)].As4()

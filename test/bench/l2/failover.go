@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -153,12 +154,13 @@ func failoverCases(ctx context.Context, c *Config, r *rig.Rig, profile string) (
 }
 
 func applyBystanders(ctx context.Context, r *rig.Rig) error {
-	manifest := bystanderScenario
+	var manifest strings.Builder
+	manifest.WriteString(bystanderScenario)
 	for i := range bystanders {
-		manifest += fmt.Sprintf("apiVersion: v1\nkind: Service\nmetadata: {name: b%d, namespace: bystander}\n"+
+		_, _ = fmt.Fprintf(&manifest, "apiVersion: v1\nkind: Service\nmetadata: {name: b%d, namespace: bystander}\n"+
 			"spec: {type: LoadBalancer, allocateLoadBalancerNodePorts: false, selector: {app: none}, ports: [{port: 80}]}\n---\n", i)
 	}
-	_, err := r.Plane().Kubectl(ctx, manifest, "apply", "-f", "-")
+	_, err := r.Plane().Kubectl(ctx, manifest.String(), "apply", "-f", "-")
 	return err
 }
 

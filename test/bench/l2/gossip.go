@@ -126,7 +126,11 @@ func measureMembers(ctx context.Context, c *Config, r *rig.Rig, m *Members) erro
 		c.say("%s, %d nodes, death %d: pulse %.0f to %.0f, memberlist %.0f / %.0f / %.0f, %d VIPs answered after %.0f ms",
 			m.Profile, m.Nodes, i+1, d.PulseMs, d.LastPulseMs, d.FirstMs, d.MedianMs, d.LastMs, d.VIPs, d.AnswerMs)
 	}
-	for _, s := range starvations(r) {
+	owners, err := waitOwners(ctx, r, addrs)
+	if err != nil {
+		return err
+	}
+	for _, s := range starvations(r, busiest(r, owners)) {
 		got, err := starve(ctx, r, addrs, s)
 		if err != nil {
 			return fmt.Errorf("%s: %w", s.name, err)
@@ -247,19 +251,27 @@ type starvation struct {
 	do   func(ctx context.Context) error
 }
 
-func starvations(r *rig.Rig) []starvation {
-	first := r.Nodes()[0]
+// busiest is the node with the most addresses.
+func busiest(r *rig.Rig, owners map[netip.Addr]string) *rig.Node {
+	count := map[string]int{}
+	for _, n := range owners {
+		count[n]++
+	}
+	return slices.MaxFunc(r.Nodes(), func(a, b *rig.Node) int { return count[a.Name()] - count[b.Name()] })
+}
+
+func starvations(r *rig.Rig, one *rig.Node) []starvation {
 	return []starvation{
 		{fmt.Sprintf("%d busy loops per core for %s", loopsPerCore, starveTime), func(ctx context.Context) error {
 			return r.Burn(ctx, loopsPerCore*runtime.NumCPU(), starveTime)
 		}},
-		{fmt.Sprintf("one agent at %dm CPU for %s", limit, starveTime), func(ctx context.Context) error {
-			err := first.Limit(limit)
-			return errors.Join(err, harness.Pause(ctx, starveTime), first.Limit(0))
+		{fmt.Sprintf("agent of the busiest node at %dm CPU for %s", limit, starveTime), func(ctx context.Context) error {
+			err := one.Limit(limit)
+			return errors.Join(err, harness.Pause(ctx, starveTime), one.Limit(0))
 		}},
-		{fmt.Sprintf("one agent stopped for %s", pauseTime), func(ctx context.Context) error {
-			err := first.Pause()
-			return errors.Join(err, harness.Pause(ctx, pauseTime), first.Continue())
+		{fmt.Sprintf("agent of the busiest node stopped for %s", pauseTime), func(ctx context.Context) error {
+			err := one.Pause()
+			return errors.Join(err, harness.Pause(ctx, pauseTime), one.Continue())
 		}},
 	}
 }

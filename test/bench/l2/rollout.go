@@ -14,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/client-go/tools/cache"
 
+	"github.com/fairlead-lb/fairlead/test/bench/ipam"
 	"github.com/fairlead-lb/fairlead/test/harness"
 	"github.com/fairlead-lb/fairlead/test/harness/plane"
 	"github.com/fairlead-lb/fairlead/test/harness/rig"
@@ -54,8 +55,10 @@ type Growth struct {
 	ToAddressMs Stat `json:"toAddressMs"`
 	ToAnswerMs  Stat `json:"toAnswerMs"`
 	// Announcements on the wire until all were answered.
-	Announcements int   `json:"announcements"`
-	Busy          Usage `json:"busy"`
+	Announcements int `json:"announcements"`
+	// Writes to the API server per new Service, by verb and kind.
+	Writes map[string]float64 `json:"writes"`
+	Busy   Usage              `json:"busy"`
 	// Idle is a minute when nothing is written any more; Gossip frames and bytes per
 	// second and node meanwhile.
 	Idle          Usage   `json:"idle"`
@@ -189,6 +192,10 @@ func grow(ctx context.Context, r *rig.Rig, w *arrival, from, to int) (*Growth, e
 	if err != nil {
 		return nil, err
 	}
+	written, err := counters(ctx, r)
+	if err != nil {
+		return nil, err
+	}
 	count := r.Client().CountAnnouncements()
 	start := time.Now()
 	if err := r.CreateServices(ctx, rig.ServiceOptions{From: from, To: to, Posting: w.posted}); err != nil {
@@ -209,7 +216,26 @@ func grow(ctx context.Context, r *rig.Rig, w *arrival, from, to int) (*Growth, e
 		return nil, err
 	}
 	g.Busy = *busy
-	return g, idle(ctx, r, g)
+	if err := idle(ctx, r, g); err != nil {
+		return nil, err
+	}
+	after, err := counters(ctx, r)
+	if err != nil {
+		return nil, err
+	}
+	g.Writes = map[string]float64{}
+	for w, n := range after {
+		if n -= written[w]; n*100 >= to-from {
+			g.Writes[w.Verb+" "+w.Resource] = round(float64(n) / float64(to-from))
+		}
+	}
+	return g, nil
+}
+
+// counters of the API server: writes that succeeded so far.
+func counters(ctx context.Context, r *rig.Rig) (map[ipam.Write]int, error) {
+	text, err := r.Plane().Kubectl(ctx, "", "get", "--raw", "/metrics")
+	return ipam.ParseCounters(text), err
 }
 
 // idle looks at a minute without change.

@@ -4,6 +4,8 @@ package l2
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 )
 
@@ -72,7 +74,11 @@ func (r *Rollout) Markdown() string {
 	})
 	text := r.markdown("rollout on layer 2") + rolloutText
 	if len(r.Growths) > 0 {
-		text += "\n" + t.b.String() + metalLBRollout
+		text += "\n" + t.b.String() + "\nWrites to the API server per Service, by everybody, 0 → " + fmt.Sprint(g(0).To) + ":"
+		for _, name := range slices.Sorted(maps.Keys(g(0).Writes)) {
+			text += fmt.Sprintf(" %s %.2f;", name, g(0).Writes[name])
+		}
+		text += "\n" + metalLBRollout
 	}
 	return text + r.Placement.markdown()
 }

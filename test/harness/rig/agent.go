@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	authenticationv1 "k8s.io/api/authentication/v1"
@@ -75,7 +76,7 @@ func (r *Rig) copyKeys(ctx context.Context) error {
 		return fmt.Errorf("read the gossip key: %w", err)
 	}
 	path := r.path("gossip", gossipKeys)
-	if old, err := os.ReadFile(path); err == nil && slices.Equal(old, s.Data[gossipKeys]) {
+	if old, err := os.ReadFile(path); err == nil && slices.Equal(old, s.Data[gossipKeys]) { //nolint:gosec // the rig's own file
 		return nil
 	}
 	if err := os.WriteFile(path+".new", s.Data[gossipKeys], 0o600); err != nil {
@@ -143,7 +144,9 @@ func (n *Node) LogFile() string { return n.r.path(n.name + ".log") }
 
 // WaitSettled waits until the agents of all nodes are ready and see each other.
 func (r *Rig) WaitSettled(ctx context.Context) error {
-	_, err := harness.Eventually(ctx, settleTimeout, func(ctx context.Context) error { return r.settled(ctx) })
+	// Fifty programs that start at once on two cores wait for each other.
+	timeout := settleTimeout + time.Duration(len(r.nodes))*3*time.Second
+	_, err := harness.Eventually(ctx, timeout, func(ctx context.Context) error { return r.settled(ctx) })
 	return err
 }
 

@@ -146,7 +146,7 @@ func (b *bridge) set(port string, on bool) error {
 func (b *bridge) nft(ctx context.Context, stdin string, args ...string) ([]byte, error) {
 	var out, errOut bytes.Buffer
 	err := b.ns.do(func() error {
-		cmd := exec.CommandContext(ctx, "nft", args...)
+		cmd := exec.CommandContext(ctx, "nft", args...) //nolint:gosec // arguments are this package's own
 		cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(stdin), &out, &errOut
 		return cmd.Run()
 	})

@@ -239,7 +239,7 @@ func (n *Node) Addresses() ([]netip.Addr, error) {
 			return fmt.Errorf("list addresses of %s: %w", n.name, err)
 		}
 		for i := range list {
-			a, ok := netip.AddrFromSlice(list[i].IP)
+			a, ok := netip.AddrFromSlice(list[i].IPNet.IP) //nolint:forbidigo // netlink gives it
 			if a = a.Unmap(); ok && a != n.ip4.Addr() && a != n.ip6.Addr() && !a.IsLinkLocalUnicast() {
 				out = append(out, a)
 			}

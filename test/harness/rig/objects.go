@@ -46,7 +46,8 @@ func (r *Rig) createNode(ctx context.Context, n *Node) error {
 		ObjectMeta: metav1.ObjectMeta{Name: n.name, Labels: map[string]string{corev1.LabelHostname: n.name, corev1.LabelOSStable: "linux"}},
 		Status: corev1.NodeStatus{
 			Addresses: []corev1.NodeAddress{
-				{Type: corev1.NodeInternalIP, Address: n.ip4.Addr().String()}, {Type: corev1.NodeInternalIP, Address: n.ip6.Addr().String()},
+				{Type: corev1.NodeInternalIP, Address: n.ip4.Addr().String()},
+				{Type: corev1.NodeInternalIP, Address: n.ip6.Addr().String()},
 				{Type: corev1.NodeHostName, Address: n.name},
 			},
 			Conditions: []corev1.NodeCondition{{
