@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -180,34 +181,55 @@ func prefixOf(a *netlink.Addr) (netip.Prefix, bool) {
 	return netip.PrefixFrom(addr.Unmap(), ones), true
 }
 
+// resubscribe is how long to wait before the kernel is asked again to tell of addresses or
+// routes.
+const resubscribe = time.Second
+
 // Watch calls notify after every change of links, addresses and default routes until
-// ctx ends; notify must not block. Other routes come and go by the thousand on nodes
-// that speak BGP. It returns an error when the kernel stops telling, for
-// example because its buffer overflowed: list again and watch again.
+// ctx ends; notify must not block, and is called from several goroutines. Other routes come
+// and go by the thousand on nodes that speak BGP: that the kernel stops telling of those,
+// because its buffer overflowed, or of addresses, says nothing about links and is mended
+// here. It returns an error when the kernel stops telling of links: list again and watch
+// again.
 func (k *Kernel) Watch(ctx context.Context, notify func()) error {
+	ctx, cancel := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel()
+	wg.Go(func() {
+		follow(ctx, notify, func(netlink.AddrUpdate) bool { return true },
+			func(ch chan netlink.AddrUpdate, done chan struct{}, fail func(error)) error {
+				return netlink.AddrSubscribeWithOptions(ch, done, netlink.AddrSubscribeOptions{ErrorCallback: fail})
+			})
+	})
+	wg.Go(func() {
+		follow(ctx, notify, func(u netlink.RouteUpdate) bool { return isDefault(&u.Route) },
+			func(ch chan netlink.RouteUpdate, done chan struct{}, fail func(error)) error {
+				return netlink.RouteSubscribeWithOptions(ch, done, netlink.RouteSubscribeOptions{ErrorCallback: fail})
+			})
+	})
+	return k.watchLinks(ctx, notify)
+}
+
+// watchLinks is [Kernel.Watch] of links.
+func (k *Kernel) watchLinks(ctx context.Context, notify func()) error {
 	done := make(chan struct{})
 	defer close(done)
-	failed := make(chan error, 3)
+	failed := make(chan error, 1)
 	fail := func(err error) {
 		select {
 		case failed <- err:
 		default:
 		}
 	}
-	links, addrs, routes := make(chan netlink.LinkUpdate), make(chan netlink.AddrUpdate), make(chan netlink.RouteUpdate)
-	err := errors.Join(
-		netlink.LinkSubscribeWithOptions(links, done, netlink.LinkSubscribeOptions{ErrorCallback: fail}),
-		netlink.AddrSubscribeWithOptions(addrs, done, netlink.AddrSubscribeOptions{ErrorCallback: fail}),
-		netlink.RouteSubscribeWithOptions(routes, done, netlink.RouteSubscribeOptions{ErrorCallback: fail}),
-	)
-	if err != nil {
+	links := make(chan netlink.LinkUpdate)
+	if err := netlink.LinkSubscribeWithOptions(links, done, netlink.LinkSubscribeOptions{ErrorCallback: fail}); err != nil {
 		return fmt.Errorf("subscribe to netlink: %w", err)
 	}
-	// The subscriptions' goroutines block on these channels until they are closed.
-	defer func() { go drain(links); go drain(addrs); go drain(routes) }()
+	// The subscription's goroutine blocks on the channel until it is closed.
+	defer func() { go drain(links) }()
 	klog.FromContext(ctx).V(4).Info("Watching links")
 	for {
-		ok := true
 		select {
 		case <-ctx.Done():
 			return nil
@@ -215,20 +237,57 @@ func (k *Kernel) Watch(ctx context.Context, notify func()) error {
 			k.noteAllLapses()
 			return fmt.Errorf("watch netlink: %w", err)
 		case u, open := <-links:
-			if ok = open; ok {
-				k.noteLapse(&u)
+			if !open {
+				k.noteAllLapses()
+				return errors.New("watch netlink: subscription ended")
 			}
-		case _, ok = <-addrs:
-		case r, open := <-routes:
-			if open && !isDefault(&r.Route) {
-				continue
-			}
-			ok = open
-		}
-		if !ok {
-			return errors.New("watch netlink: subscription ended")
+			k.noteLapse(&u)
 		}
 		notify()
+	}
+}
+
+// follow calls notify after each update that matters, and after each time that some may
+// have gone untold, until ctx ends.
+func follow[T any](ctx context.Context, notify func(), matters func(T) bool, subscribe func(ch chan T, done chan struct{}, fail func(error)) error) {
+	logger := klog.FromContext(ctx)
+	fail := func(err error) { logger.V(2).Info("The kernel stopped telling of changes", "cause", err.Error()) }
+	for {
+		updates, done := make(chan T), make(chan struct{})
+		if err := subscribe(updates, done, fail); err != nil {
+			fail(err)
+		} else {
+			notify()
+			each(ctx, updates, func(u T) {
+				if matters(u) {
+					notify()
+				}
+			})
+			close(done)
+			go drain(updates)
+		}
+		timer := time.NewTimer(resubscribe)
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return
+		case <-timer.C:
+		}
+	}
+}
+
+// each calls f with what comes from ch until it is closed or ctx ends.
+func each[T any](ctx context.Context, ch <-chan T, f func(T)) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case u, open := <-ch:
+			if !open {
+				return
+			}
+			f(u)
+		}
 	}
 }
 

@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build kernel
+
+package kernel_test
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/fairlead-lb/fairlead/test/netns"
+)
+
+// A node that speaks BGP has more changes of routes than the kernel keeps for a reader
+// that is busy. That says nothing about links: none of them lapsed, or each would be told
+// of anew with all of its addresses, whenever routes change. Changes are told of again soon.
+func TestRoutesThatOverflowAreNoLapse(t *testing.T) {
+	k := open(t)
+	netns.AddVeth(t, "rt0", "192.0.2.1/24", "rt1", "")
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	busy, heard := make(chan struct{}), make(chan struct{}, 1)
+	done := make(chan error, 1)
+	go func() {
+		done <- k.Watch(ctx, func() {
+			select {
+			case heard <- struct{}{}:
+			default:
+			}
+			<-busy
+		})
+	}()
+	await := func(what string) {
+		t.Helper()
+		timer := time.NewTimer(20 * time.Second)
+		defer timer.Stop()
+		select {
+		case <-heard:
+		case <-timer.C:
+			t.Fatal("not told: " + what)
+		}
+	}
+	await("the beginning")
+	before, _ := linkNamed(t, k, "rt0")
+	batch(t, 20000)
+	close(busy)
+	await("what went untold")
+	timer := time.NewTimer(3 * time.Second)
+	defer timer.Stop()
+	select {
+	case err := <-done:
+		t.Errorf("the watch ended: %v", err)
+	case <-timer.C:
+	}
+	if after, ok := linkNamed(t, k, "rt0"); !ok || after.Lapses != before.Lapses {
+		t.Errorf("lapses %d, want %d", after.Lapses, before.Lapses)
+	}
+	for len(heard) > 0 {
+		<-heard
+	}
+	netns.AddRouteVia(t, "rt0", "0.0.0.0/0", 100, "192.0.2.2")
+	await("a default route after the overflow")
+	cancel()
+	if err := <-done; err != nil {
+		t.Errorf("watch: %v", err)
+	}
+}
+
+// batch adds routes as quickly as the kernel takes them.
+func batch(t *testing.T, n int) {
+	t.Helper()
+	var b strings.Builder
+	for i := range n {
+		fmt.Fprintf(&b, "route add 10.%d.%d.%d/30 via 192.0.2.2 dev rt0\n", i>>14, i>>6&255, i<<2&255)
+	}
+	file := filepath.Join(t.TempDir(), "routes")
+	if err := os.WriteFile(file, []byte(b.String()), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.CommandContext(t.Context(), "ip", "-batch", file).CombinedOutput(); err != nil { //nolint:gosec // this test's own
+		t.Fatalf("ip -batch: %v\n%s", err, out)
+	}
+}
