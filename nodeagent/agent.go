@@ -122,7 +122,7 @@ func newAgent(o Options, version string, d deps) (*Agent, error) {
 	a.timing = member.Profile(o.Profile).Timing()
 	a.pulse = pulse.NewWatcher(pulse.Timing{Interval: a.timing.PulseInterval, Misses: a.timing.PulseMisses}, a.askPulse, func() { mark(a.dirty) })
 	a.owners = status.NewOwners(o.NodeName, d.claims, a.objects.Claim)
-	a.report = status.NewReport(o.NodeName, d.agents, func() types.UID { return a.objects.NodeUID(a.name()) })
+	a.report = status.NewReport(o.NodeName, d.agents, func() types.UID { return a.objects.NodeUID(a.name()) }, func() { mark(a.dirty) })
 	return a, nil
 }
 

@@ -49,8 +49,9 @@ type settings struct {
 	restored bool
 	// looked is when the links were listed that all this was done for.
 	looked time.Time
-	// failed says that the log has it that a link cannot be set.
-	failed bool
+	// refused are the links that cannot be set, by name, with their index: another try would
+	// only be recorded and taken back again.
+	refused map[string]int
 }
 
 // silence keeps the kernel silent from when an address of a claim is on another link on. It
@@ -79,13 +80,29 @@ func (l *loop) silence(ctx context.Context, claims []loadbalancer.Claim) {
 	if !fresh {
 		return
 	}
-	l.settings.looked = l.lastLinks
 	have, err := l.a.d.kernel.ARPSettings()
 	if err != nil {
 		klog.FromContext(ctx).Error(err, "Cannot read the links' ARP settings")
 		return
 	}
-	l.a.report.SetKernelSettings(l.setSilent(ctx, have, recorded))
+	want, record := l.toSilence(have, recorded)
+	// What is not recorded could not be restored after a crash, so it is recorded first.
+	// The report wakes the loop when it is.
+	if !l.a.report.SetKernelSettings(record) {
+		l.settings.looked = time.Time{}
+		return
+	}
+	l.settings.looked = l.lastLinks
+	if l.setSilent(ctx, have, want) {
+		return
+	}
+	l.a.report.SetKernelSettings(slices.DeleteFunc(record, func(r v1alpha1.KernelSetting) bool {
+		link, name := settingOf(r.Name)
+		s := have[link]
+		_, tried := want[link]
+		inForce := name == ignoreSetting && decimal(s.Ignore) == r.Value || name == announceSetting && decimal(s.Announce) == r.Value
+		return tried && s.Index == l.settings.refused[link] && !inForce
+	}))
 }
 
 // lookElsewhere lists the addresses of links that do not announce.
@@ -123,9 +140,9 @@ func (s *settings) find(claims []loadbalancer.Claim) (addr netip.Addr, link stri
 	return netip.Addr{}, "", false
 }
 
-// setSilent sets what is lower than it should be, never anything that is higher, and
-// returns the record: what was changed of links that are still there.
-func (l *loop) setSilent(ctx context.Context, have map[string]kernel.ARPSettings, recorded []v1alpha1.KernelSetting) []v1alpha1.KernelSetting {
+// toSilence returns the settings of links that are lower than they should be, as they are
+// to be, and the record with them: what is changed, or was before, of links that are there.
+func (l *loop) toSilence(have map[string]kernel.ARPSettings, recorded []v1alpha1.KernelSetting) (map[string]kernel.ARPSettings, []v1alpha1.KernelSetting) {
 	record := make(map[string]v1alpha1.KernelSetting, len(recorded))
 	for _, r := range recorded {
 		link, _ := settingOf(r.Name)
@@ -133,21 +150,14 @@ func (l *loop) setSilent(ctx context.Context, have map[string]kernel.ARPSettings
 			record[r.Name] = r
 		}
 	}
+	wanted := make(map[string]kernel.ARPSettings)
 	for _, k := range l.links {
 		was, ok := have[k.Name]
 		want := kernel.ARPSettings{Index: was.Index, Ignore: max(was.Ignore, silentIgnore), Announce: max(was.Announce, silentAnnounce)}
-		if !ok || was == want || len(record)+2 > maxSettings {
+		if refused, no := l.settings.refused[k.Name]; no && refused == k.Index || !ok || was == want || len(record)+2 > maxSettings {
 			continue
 		}
-		if err := l.a.d.kernel.SetARP(want); err != nil {
-			if !l.settings.failed {
-				klog.FromContext(ctx).Error(err, "Cannot keep the kernel from answering for addresses of Services; set arp_ignore=1 and arp_announce=2 on this link by other means",
-					"interface", k.Name)
-			}
-			l.settings.failed = true
-			continue
-		}
-		klog.FromContext(ctx).Info("Set arp_ignore and arp_announce", "interface", k.Name, "formerIgnore", was.Ignore, "formerAnnounce", was.Announce)
+		wanted[k.Name] = want
 		note(record, k.Name, ignoreSetting, was.Ignore, want.Ignore)
 		note(record, k.Name, announceSetting, was.Announce, want.Announce)
 	}
@@ -156,7 +166,27 @@ func (l *loop) setSilent(ctx context.Context, have map[string]kernel.ARPSettings
 		out = append(out, r)
 	}
 	slices.SortFunc(out, func(a, b v1alpha1.KernelSetting) int { return cmp.Compare(a.Name, b.Name) })
-	return out
+	return wanted, out
+}
+
+// setSilent makes the settings and says whether it could make them all.
+func (l *loop) setSilent(ctx context.Context, have, want map[string]kernel.ARPSettings) bool {
+	all := true
+	for name, s := range want {
+		err := l.a.d.kernel.SetARP(s)
+		if err == nil {
+			klog.FromContext(ctx).Info("Set arp_ignore and arp_announce", "interface", name, "formerIgnore", have[name].Ignore, "formerAnnounce", have[name].Announce)
+			continue
+		}
+		all = false
+		if l.settings.refused == nil {
+			l.settings.refused = make(map[string]int)
+		}
+		l.settings.refused[name] = s.Index
+		klog.FromContext(ctx).Error(err, "Cannot keep the kernel from answering for addresses of Services; set arp_ignore=1 and arp_announce=2 on this link by other means",
+			"interface", name)
+	}
+	return all
 }
 
 const (

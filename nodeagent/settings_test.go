@@ -180,6 +180,27 @@ func TestForeignSettingsAreRespected(t *testing.T) {
 	})
 }
 
+// A setting that is not recorded is not made: a crash would leave it for ever.
+func TestSettingsAreRecordedFirst(t *testing.T) {
+	t.Parallel()
+	simulate(t, abc(), func(s *sim) {
+		s.bind(vip, loadbalancer.Cluster, "b", "a")
+		s.wait(2 * time.Second)
+		a := s.nodes["a"]
+		s.agents.FailWith(func() error { return errors.New("the API server is away") })
+		a.adds("lo", vip)
+		s.wait(5 * time.Second)
+		if got := a.has("eth0"); got != "0/0" {
+			s.t.Errorf("unrecorded, eth0 has %s", got)
+		}
+		s.agents.FailWith(nil)
+		s.wait(time.Minute)
+		if got := a.has("eth0") + " " + s.recorded("a"); got != "1/2 "+recordedEth0 {
+			s.t.Errorf("eth0 has, and recorded: %s", got)
+		}
+	})
+}
+
 // Nothing is set, and nothing is asked for, while nothing changes.
 func TestSettingsAreQuiet(t *testing.T) {
 	t.Parallel()

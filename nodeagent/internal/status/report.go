@@ -44,24 +44,27 @@ type Report struct {
 	node    string
 	agents  NodeAgents
 	nodeUID func() types.UID
+	notify  func()
 	wake    chan struct{}
 
 	mu     sync.Mutex
 	want   v1alpha1.NodeAgentStatus // guarded by mu
 	set    bool                     // guarded by mu
 	health Health                   // guarded by mu
-	// settings are the kernel's that this run or an earlier one changed; loaded says that
-	// those of an earlier one are among them.
-	settings []v1alpha1.KernelSetting // guarded by mu
-	loaded   bool                     // guarded by mu
+	// settings are the kernel's that this run or an earlier one changed, or is about to
+	// change; loaded says that those of an earlier one are among them. Recorded are those
+	// that the API server has.
+	settings, recorded []v1alpha1.KernelSetting // guarded by mu
+	loaded             bool                     // guarded by mu
 	// unknown are the fields that the API server was found not to know.
 	unknown map[string]struct{} // guarded by mu
 }
 
 // NewReport makes a writer for a node. nodeUID is the Node's UID, empty while unknown;
-// the object is owned by its Node and goes with it.
-func NewReport(node string, agents NodeAgents, nodeUID func() types.UID) *Report {
-	return &Report{node: node, agents: agents, nodeUID: nodeUID, wake: make(chan struct{}, 1), unknown: make(map[string]struct{})}
+// the object is owned by its Node and goes with it. notify is called when kernel settings
+// were recorded; it must not block.
+func NewReport(node string, agents NodeAgents, nodeUID func() types.UID, notify func()) *Report {
+	return &Report{node: node, agents: agents, nodeUID: nodeUID, notify: notify, wake: make(chan struct{}, 1), unknown: make(map[string]struct{})}
 }
 
 // Set says what the object should hold; conditions in s are ignored in favour of h, and
@@ -96,18 +99,33 @@ func (r *Report) KernelSettings() ([]v1alpha1.KernelSetting, bool) {
 	return slices.Clone(r.settings), r.loaded
 }
 
-// SetKernelSettings replaces them, once they were read.
-func (r *Report) SetKernelSettings(list []v1alpha1.KernelSetting) {
+// SetKernelSettings replaces them, once they were read, and says whether the API server
+// has this list, or cannot have one because its CRD is of an earlier version: a change that
+// is not recorded yet could not be undone after a crash.
+func (r *Report) SetKernelSettings(list []v1alpha1.KernelSetting) (recorded bool) {
 	r.mu.Lock()
 	same := slices.Equal(list, r.settings)
 	r.settings = slices.Clone(list)
+	_, unknown := r.unknown["kernelSettings"]
+	recorded = unknown || slices.Equal(list, r.recorded)
 	r.mu.Unlock()
-	if same {
-		return
+	if !same {
+		select {
+		case r.wake <- struct{}{}:
+		default:
+		}
 	}
-	select {
-	case r.wake <- struct{}{}:
-	default:
+	return recorded
+}
+
+// record notes what the API server has now.
+func (r *Report) record(list []v1alpha1.KernelSetting) {
+	r.mu.Lock()
+	same := slices.Equal(list, r.recorded)
+	r.recorded = list
+	r.mu.Unlock()
+	if !same {
+		r.notify()
 	}
 }
 
@@ -131,7 +149,7 @@ func (r *Report) load(ctx context.Context) error {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.settings, r.loaded = obj.Status.KernelSettings, true
+	r.settings, r.recorded, r.loaded = obj.Status.KernelSettings, obj.Status.KernelSettings, true
 	return nil
 }
 
@@ -219,6 +237,7 @@ func (r *Report) write(ctx context.Context, written *v1alpha1.NodeAgentStatus) (
 	if err != nil {
 		return written, err
 	}
+	r.record(s.KernelSettings)
 	return &s, nil
 }
 

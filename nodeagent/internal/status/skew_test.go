@@ -51,7 +51,7 @@ func TestReportWithAnEarlierCRD(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			server := &oldCRD{statustest.NewNodeAgents(), lacks}
-			r := status.NewReport("me", server, func() types.UID { return "uid" })
+			r := status.NewReport("me", server, func() types.UID { return "uid" }, func() {})
 			if err := r.WriteNow(t.Context()); err != nil {
 				t.Fatal(err)
 			}
@@ -79,7 +79,7 @@ func TestReportThatIsRefused(t *testing.T) {
 	t.Parallel()
 	server := statustest.NewNodeAgents()
 	server.FailWith(func() error { return errors.New(".status.nothing: field not declared in schema") })
-	r := status.NewReport("me", server, func() types.UID { return "uid" })
+	r := status.NewReport("me", server, func() types.UID { return "uid" }, func() {})
 	if err := r.WriteNow(t.Context()); err == nil {
 		t.Error("no error")
 	}

@@ -232,7 +232,7 @@ func TestReport(t *testing.T) {
 	t.Parallel()
 	n := statustest.NewNodeAgents()
 	synctest.Test(t, func(t *testing.T) {
-		r := status.NewReport("me", n, func() types.UID { return "uid" })
+		r := status.NewReport("me", n, func() types.UID { return "uid" }, func() {})
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error)
 		go func() { done <- r.Run(ctx) }()
@@ -290,7 +290,7 @@ func TestKernelSettingsAreReadFirst(t *testing.T) {
 					Status:     v1alpha1.NodeAgentStatus{KernelSettings: []v1alpha1.KernelSetting{setting}},
 				})
 				n.FailWith(func() error { return first })
-				r := status.NewReport("me", n, func() types.UID { return "uid" })
+				r := status.NewReport("me", n, func() types.UID { return "uid" }, func() {})
 				ctx, cancel := context.WithCancel(t.Context())
 				done := make(chan error)
 				go func() { done <- r.Run(ctx) }()
