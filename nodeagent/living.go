@@ -64,6 +64,8 @@ type absent struct {
 type returned struct {
 	claims map[loadbalancer.Group]uint64
 	until  time.Time
+	// same says that the agent ran on: it was cut off or frozen, not restarted.
+	same bool
 }
 
 func newLiving() *living {
@@ -119,7 +121,7 @@ func (l *loop) members(ctx context.Context, now time.Time, view member.View) map
 func (v *living) noteReturn(now time.Time, n loadbalancer.NodeName, m plan.Member, run member.Run) {
 	last, seen := v.last[n]
 	if seen && (last.run.Boot != run.Boot || last.run.Joins != run.Joins) && len(last.member.Claims) > 0 && !last.member.Leaving {
-		v.back[n] = returned{claims: last.member.Claims, until: now.Add(resume)}
+		v.back[n] = returned{claims: last.member.Claims, until: now.Add(resume), same: last.run.Boot == run.Boot}
 	}
 	delete(v.absent, n)
 	delete(v.given, n)
@@ -149,6 +151,18 @@ func (v *living) resumed(n loadbalancer.NodeName, m plan.Member, run member.Run)
 	maps.Copy(claims, m.Claims)
 	m.Claims = claims
 	return m
+}
+
+// claims are what a member claims, or claimed until a moment ago if its agent was cut off
+// until then: it may have yielded already, but its neighbours do not know.
+func (v *living) claims(n loadbalancer.NodeName, m plan.Member) map[loadbalancer.Group]uint64 {
+	b := v.back[n]
+	if !b.same {
+		return m.Claims
+	}
+	claims := maps.Clone(b.claims)
+	maps.Copy(claims, m.Claims)
+	return claims
 }
 
 // absentee is a node that the gossip lost, nil if it does not count any longer.

@@ -26,11 +26,15 @@ type rivals map[netip.Addr]map[loadbalancer.NodeName]bool
 // the loser's claim is gone.
 func (l *loop) split(ctx context.Context, now time.Time, view member.View) {
 	maps.DeleteFunc(l.rivals, func(a netip.Addr, _ map[loadbalancer.NodeName]bool) bool { return l.held[a] == nil })
+	claims := make(map[loadbalancer.NodeName]map[loadbalancer.Group]uint64, len(view.Members))
+	for n, m := range view.Members {
+		claims[n] = l.living.claims(n, m)
+	}
 	names := make(map[loadbalancer.Group]netip.Addr, len(l.held))
 	for a, h := range l.held {
 		names[h.name] = a
 		for n, split := range l.rivals[a] {
-			if view.Members[n].Claims[h.name] > 0 {
+			if claims[n][h.name] > 0 {
 				continue
 			}
 			if split {
@@ -39,9 +43,9 @@ func (l *loop) split(ctx context.Context, now time.Time, view member.View) {
 			delete(l.rivals[a], n)
 		}
 	}
-	for n, m := range view.Members {
+	for n, told := range claims {
 		var met []netip.Addr
-		for name, epoch := range m.Claims {
+		for name, epoch := range told {
 			a, held := names[name]
 			if held && epoch > 0 && l.meet(now, a, loadbalancer.Ownership{Node: n, Epoch: epoch}) {
 				met = append(met, a)

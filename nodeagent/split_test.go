@@ -47,13 +47,17 @@ func (n *simNode) heralds() int {
 // when that is gone. What moves in plain sight is no split.
 func TestSplitView(t *testing.T) {
 	t.Parallel()
-	simulate(t, nil, func(s *sim) {
-		s.latency = 10 * time.Millisecond
-		for _, n := range abcd() {
-			s.start(n)
-		}
-		s.bind(vip, loadbalancer.Cluster, "b", "c", "a")
-		s.wait(2 * time.Second)
+	for name, held := range map[string]bool{"the winner sees the loser's claim": true, "the loser is quicker": false} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			splitView(t, held)
+		})
+	}
+}
+
+func splitView(t *testing.T, held bool) {
+	t.Helper()
+	owned(t, abcd(), func(s *sim) {
 		s.freeze("b")
 		s.cutOff([]loadbalancer.NodeName{"b"}, []loadbalancer.NodeName{"a", "c", "d"})
 		s.wait(2 * time.Minute)
@@ -66,7 +70,14 @@ func TestSplitView(t *testing.T) {
 		if got := c.heralds(); got != 0 {
 			t.Fatalf("%d frames while nothing happens", got)
 		}
+		if held {
+			s.sigstop("b")
+		}
 		s.heal()
+		s.wait(500 * time.Millisecond)
+		if held {
+			s.sigcont("b")
+		}
 		s.wait(20 * time.Second)
 		if got := c.heralds(); got == 0 {
 			t.Error("the winner tells nobody")
