@@ -74,13 +74,18 @@ func (r *Rollout) Markdown() string {
 	})
 	text := r.markdown("rollout on layer 2") + rolloutText
 	if len(r.Growths) > 0 {
-		text += "\n" + t.b.String() + "\nWrites to the API server per Service, by everybody, 0 → " + fmt.Sprint(g(0).To) + ":"
-		for _, name := range slices.Sorted(maps.Keys(g(0).Writes)) {
-			text += fmt.Sprintf(" %s %.2f;", name, g(0).Writes[name])
-		}
-		text += "\n" + metalLBRollout
+		text += "\n" + t.b.String() + "\n" + g(0).writes() + metalLBRollout
 	}
 	return text + r.Placement.markdown()
+}
+
+// writes lists how many writes of what a Service costs.
+func (g *Growth) writes() string {
+	parts := make([]string, 0, len(g.Writes))
+	for _, name := range slices.Sorted(maps.Keys(g.Writes)) {
+		parts = append(parts, fmt.Sprintf("%s %.2f", name, g.Writes[name]))
+	}
+	return fmt.Sprintf("Writes to the API server per Service, by everybody, %d → %d: %s.\n", g.From, g.To, strings.Join(parts, "; "))
 }
 
 func three(s Stat) string { return short(s.P50) + " / " + short(s.P99) + " / " + short(s.Max) }
