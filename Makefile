@@ -106,12 +106,12 @@ test-e2e: ## Each behaviour once, on a lab cluster (root).
 	$(GOTEST) -tags e2e -count=1 -p 1 -timeout 20m -v ./test/lab/cmd/... ./test/e2e/...
 
 .PHONY: bench
-bench: deps lab ## Measure: BENCH=failover on a lab cluster (RUNS=20), BENCH=ipam on a control plane alone.
+bench: deps lab ## Measure: BENCH=failover on a lab, ipam on a control plane, l2-failover, l2-rollout, l2-arp, l2-gossip or l2-all on a rig of agents (RUNS=30).
 	@$(BUILD) -o bin/fairlead-bench ./test/bench
 	bin/fairlead-bench -bench $(BENCH) $(if $(RUNS),-runs $(RUNS))
 
 .PHONY: soak
-soak: deps lab ## Repeat with full counts and write a result file: SOAK=controller, failover or ipam.
+soak: deps lab ## Repeat with full counts and write a result file: SOAK=controller, failover, ipam or l2.
 	@$(BUILD) -o bin/fairlead-soak ./test/soak
 	bin/fairlead-soak -soak $(SOAK) $(if $(RUNS),-runs $(RUNS))
 
