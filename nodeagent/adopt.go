@@ -49,7 +49,7 @@ func (l *loop) restart(work context.Context, online bool) error {
 		}
 	}
 	l.apply()
-	list := l.held.keep()
+	list := l.keepAgain()
 	if err := l.a.d.kernel.Keep(list, l.lifetime()); err != nil {
 		return err //nolint:wrapcheck // says what failed
 	}
@@ -99,6 +99,18 @@ func (hs holdings) keep() []kernel.Kept {
 	return out
 }
 
+// keepAgain is what the kernel is to answer for: what this run announces, and what an
+// earlier one left to it that this run did not get to yet.
+func (l *loop) keepAgain() []kernel.Kept {
+	out := l.held.keep()
+	for _, k := range l.kept {
+		if l.held[k.Addr] == nil {
+			out = append(out, k)
+		}
+	}
+	return out
+}
+
 // restartingHealth is the health of an agent that will be back.
 func restartingHealth(grace time.Duration) status.Health {
 	return status.Health{Reason: reason.Restarting, Message: "the agent restarts; the node's kernel answers for up to " + grace.String()}
@@ -110,23 +122,39 @@ func (l *loop) takeBack(ctx context.Context, objs intake.Objects, state plan.Nod
 	if len(l.kept) == 0 {
 		return
 	}
-	var drop, keep []kernel.Kept
+	var drop, keep, needed []kernel.Kept
 	claims := make(map[netip.Addr]loadbalancer.Claim, len(objs.Claims))
 	for _, c := range objs.Claims {
 		claims[c.Addr] = c
 	}
 	for _, k := range l.kept {
 		c, ok := claims[k.Addr]
-		if len(drop) == dropAtOnce || ok && !c.Releasing && l.kernelAnswers(k, c, state.Groups[c.Group], settled) {
+		switch {
+		case ok && !c.Releasing && l.kernelAnswers(k, c, state.Groups[c.Group], settled):
+			keep, needed = append(keep, k), append(needed, k)
+		case len(drop) == dropAtOnce:
 			keep = append(keep, k)
-		} else {
+		default:
 			drop = append(drop, k)
 		}
 	}
 	l.drop(ctx, drop)
 	l.kept = keep
+	l.shorten(ctx, needed)
 	if len(drop) == dropAtOnce {
 		mark(l.a.dirty)
+	}
+}
+
+// shorten has the kernel answer for no longer than peers wait for an agent that crashed:
+// once this run is in the gossip, that is what it looks like if it ends.
+func (l *loop) shorten(ctx context.Context, list []kernel.Kept) {
+	if l.shortened || len(list) == 0 || !l.gossip.View().Up {
+		return
+	}
+	l.shortened = true
+	if err := l.a.d.kernel.Keep(list, crashGrace); err != nil {
+		klog.FromContext(ctx).V(2).Info("Cannot shorten the kernel's answers", "cause", err.Error())
 	}
 }
 

@@ -51,6 +51,8 @@ type loop struct {
 	rivals  rivals
 	// kept are addresses that an earlier run left to the kernel.
 	kept []kernel.Kept
+	// shortened says that the kernel was told to answer for them for a shorter time.
+	shortened bool
 	// settings are the kernel's.
 	settings settings
 

@@ -41,3 +41,42 @@ func TestReleasedInAnothersGroup(t *testing.T) {
 		s.expect("after the release", "", "")
 	})
 }
+
+// An agent that is stopped again before it has its addresses back leaves them to the kernel
+// again, and the others know whose they are.
+func TestRestartDuringReturn(t *testing.T) {
+	t.Parallel()
+	simulate(t, abc(), func(s *sim) {
+		s.bind(vip, loadbalancer.Cluster, "b", "c", "a")
+		s.wait(2 * time.Second)
+		s.sigterm("b")
+		s.wait(time.Second)
+		s.unsettled.Store(true)
+		s.start("b")
+		s.watching("while it listens", "b", time.Second)
+		s.sigterm("b")
+		s.watching("while it is away again", "b", 20*time.Second)
+		s.unsettled.Store(false)
+		s.start("b")
+		s.watching("after its return", "b", 5*time.Second)
+		s.expect("in the end", "b", "b@2")
+	})
+}
+
+// One that crashes then is given up after a while, and its kernel is silent by then.
+func TestCrashDuringReturn(t *testing.T) {
+	t.Parallel()
+	simulate(t, abc(), func(s *sim) {
+		s.bind(vip, loadbalancer.Cluster, "b", "c", "a")
+		s.wait(2 * time.Second)
+		s.sigterm("b")
+		s.wait(time.Second)
+		s.unsettled.Store(true)
+		s.start("b")
+		s.watching("while it listens", "b", time.Second)
+		s.sigkill("b")
+		s.unsettled.Store(false)
+		s.watching("while it is away again", "b,,c", 20*time.Second)
+		s.expect("in the end", "c", "c@2")
+	})
+}

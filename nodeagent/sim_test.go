@@ -42,6 +42,7 @@ type sim struct {
 	nodes     map[loadbalancer.NodeName]*simNode
 	cut       map[loadbalancer.NodeName]bool // members that the others hold for dead
 	kept      map[loadbalancer.NodeName]*simKernel
+	unsettled atomic.Bool                                 // the gossip is for all that start
 	deaf      loadbalancer.NodeName                       // set before its start: it may not open packet sockets
 	foreign   map[netip.Addr]kernel.MAC                   // hosts on the LAN that are no nodes
 	profile   string                                      // set before nodes start: how they detect

@@ -27,7 +27,7 @@ func (n *simNode) View() member.View {
 	n.run4ever()
 	time.Sleep(n.s.latency) //nolint:forbidigo // a bubble's clock
 	v := member.View{
-		Up: true, Settled: true, Members: map[loadbalancer.NodeName]plan.Member{},
+		Up: true, Settled: !n.s.unsettled.Load(), Members: map[loadbalancer.NodeName]plan.Member{},
 		Runs: map[loadbalancer.NodeName]member.Run{}, Gone: map[loadbalancer.NodeName]member.Gone{},
 	}
 	n.s.mu.Lock()
