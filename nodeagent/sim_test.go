@@ -65,17 +65,18 @@ type simNode struct {
 	kill   context.CancelFunc
 	done   chan error
 
-	mu       sync.Mutex
-	ip       netip.Addr
-	state    member.State
-	told     bool
-	links    []kernel.Link
-	gateways []netip.Addr
-	frozen   *intake.Objects // what the agent's copies show while its watches hang
-	wires    []*simWire
-	off      bool
-	seen     map[loadbalancer.NodeName]*simPeer // what it knows of the others
-	stopped  chan struct{}                      // not nil while the agent does not run
+	mu        sync.Mutex
+	ip        netip.Addr
+	state     member.State
+	told      bool
+	links     []kernel.Link
+	gateways  []netip.Addr
+	frozen    *intake.Objects // what the agent's copies show while its watches hang
+	wires     []*simWire
+	off       bool
+	seen      map[loadbalancer.NodeName]*simPeer // what it knows of the others
+	settledAt time.Time
+	stopped   chan struct{} // not nil while the agent does not run
 }
 
 // simulate runs a script with agents on nodes named a, b and so on.
@@ -119,7 +120,7 @@ func (s *sim) markAll() {
 func (s *sim) start(name loadbalancer.NodeName) {
 	s.t.Helper()
 	own := netip.AddrFrom4([4]byte{10, 0, 0, name[0] - 'a' + 1})
-	n := &simNode{s: s, name: name, done: make(chan error, 1), ip: own}
+	n := &simNode{s: s, name: name, done: make(chan error, 1), ip: own, settledAt: time.Now().Add(s.gap(time.Second))}
 	n.simKernel = s.kernelOf(name)
 	n.set(func() { n.dead = false })
 	n.links = []kernel.Link{{Name: "eth0", Index: 2, MAC: kernel.MAC{2, 0, 0, 0, 0, name[0]}, IPv6: true, Prefixes: []netip.Prefix{netip.PrefixFrom(own, 24), own6(name)}}}

@@ -3,6 +3,7 @@
 package nodeagent
 
 import (
+	"math/rand/v2"
 	"net/netip"
 	"slices"
 	"time"
@@ -20,6 +21,7 @@ type simPeer struct {
 	gone    time.Time
 	last    plan.Member // what was heard last
 	run     member.Run
+	knownAt time.Time // its first state arrives a little after it was heard of
 }
 
 // View is the node as the agent's gossip: instant, but for those that are cut off.
@@ -27,7 +29,7 @@ func (n *simNode) View() member.View {
 	n.run4ever()
 	time.Sleep(n.s.latency) //nolint:forbidigo // a bubble's clock
 	v := member.View{
-		Up: true, Settled: !n.s.unsettled.Load(), Members: map[loadbalancer.NodeName]plan.Member{},
+		Up: true, Settled: !n.s.unsettled.Load() && !time.Now().Before(n.settledAt), Members: map[loadbalancer.NodeName]plan.Member{},
 		Runs: map[loadbalancer.NodeName]member.Run{}, Gone: map[loadbalancer.NodeName]member.Gone{},
 	}
 	n.s.mu.Lock()
@@ -55,13 +57,28 @@ func (n *simNode) View() member.View {
 			p.gone = time.Now()
 		}
 		p.visible, p.run.Joins = visible, p.joins
-		if visible {
+		if visible && p.knownAt.IsZero() {
+			p.knownAt = time.Now().Add(n.s.gap(20 * time.Millisecond))
+		}
+		if visible && time.Now().Before(p.knownAt) {
+			v.Members[name], v.Runs[name] = plan.Member{}, member.Run{Joins: p.joins}
+		} else if visible {
 			v.Members[name], v.Runs[name] = p.last, p.run
 		} else if !p.gone.IsZero() {
 			v.Gone[name] = member.Gone{Run: p.run, Last: p.last, At: p.gone}
 		}
 	}
 	return v
+}
+
+// gap is a random time of up to d in a storm, else none.
+func (s *sim) gap(d time.Duration) time.Duration {
+	if s.latency == 0 {
+		return 0
+	}
+	d = rand.N(d)
+	time.AfterFunc(d, s.markAll)
+	return d
 }
 
 func (n *simNode) asMember(joins uint64) (plan.Member, member.Run) {
