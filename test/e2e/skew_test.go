@@ -50,6 +50,21 @@ func TestSkew(t *testing.T) {
 	s.kubectl("patch", "daemonset", "-n", harness.Namespace, "fairlead-node-agent",
 		"-p", `{"spec":{"updateStrategy":{"rollingUpdate":{"maxUnavailable":2}}}}`)
 	s.agents(filepath.Join(dir, "previous-node-agent"))
+	// What today's agents left to the kernels is an address of the node itself in the eyes of
+	// the previous ones: it answers, and is nobody's to announce, until its lifetime is over.
+	s.answers(keeps)
+	s.answers(shared)
+	s.eventually(45*time.Second, func(ctx context.Context) error {
+		for _, a := range []string{keeps, shared} {
+			if _, err := lab.OneMAC(ctx, "mypc", a); err != nil {
+				return err
+			}
+			if _, err := lab.Owner(ctx, a); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 	s.unchanged(keeps, shared)
 	s.life("old-agents", keeps)
 	s.create(
