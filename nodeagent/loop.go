@@ -44,6 +44,7 @@ type loop struct {
 	held    holdings
 	highest map[loadbalancer.Group]uint64
 	links   []kernel.Link
+	nodes   map[loadbalancer.NodeName]loadbalancer.Node
 	routes  kernel.DefaultRoutes
 	macs    macs
 	quorum  *quorum
@@ -151,6 +152,7 @@ func (l *loop) round(ctx context.Context, now time.Time) {
 	}
 	l.refreshLinks(ctx, now)
 	objs, view := l.a.objects.Objects(ctx), l.gossip.View()
+	l.nodes = objs.Nodes
 	l.silence(ctx, objs.Claims)
 	s := l.snapshot(ctx, now, objs, view)
 	state := plan.For(s)

@@ -3,11 +3,14 @@
 package nodeagent
 
 import (
+	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
 	"github.com/fairlead-lb/fairlead/loadbalancer"
 	"github.com/fairlead-lb/fairlead/loadbalancer/api/v1alpha1"
+	"github.com/fairlead-lb/fairlead/nodeagent/internal/kernel"
 )
 
 // A node that the API server has lost goes by what it heard last. Two nodes that hold each
@@ -78,5 +81,27 @@ func TestCrashDuringReturn(t *testing.T) {
 		s.unsettled.Store(false)
 		s.watching("while it is away again", "b,,c", 20*time.Second)
 		s.expect("in the end", "c", "c@2")
+	})
+}
+
+// An address that floats between nodes is no sign of life of the node that had it: some
+// other has it now, and says so.
+func TestPulseAsksForTheNodesOwnAddress(t *testing.T) {
+	t.Parallel()
+	owned(t, abc(), func(s *sim) {
+		floating := netip.MustParseAddr("10.0.0.0")
+		b := s.nodes["b"]
+		b.mu.Lock()
+		b.links = slices.Clone(b.links)
+		b.links[0].Prefixes = append([]netip.Prefix{netip.PrefixFrom(floating, 24)}, b.links[0].Prefixes...)
+		b.mu.Unlock()
+		mark(b.agent.linksDirty)
+		s.wait(time.Second)
+		s.off("b")
+		for range 6 {
+			s.nodes["c"].hears(claimFrame(floating, kernel.MAC{2, 0, 0, 0, 0, 'a'}))
+			s.wait(90 * time.Millisecond)
+		}
+		s.expect("after four misses", "c", "c@2")
 	})
 }

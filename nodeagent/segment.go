@@ -103,7 +103,7 @@ func (l *loop) segment(n loadbalancer.NodeName, m plan.Member, prefer map[string
 				continue
 			}
 			for _, i := range m.Interfaces {
-				addr, ok := addrIn(own, i)
+				addr, ok := addrIn(own, i, l.nodes[n].InternalIPs)
 				if !ok {
 					continue
 				}
@@ -117,15 +117,30 @@ func (l *loop) segment(n loadbalancer.NodeName, m plan.Member, prefer map[string
 	return best, found
 }
 
-// addrIn is the lowest address of an interface in a prefix of ours.
-func addrIn(own netip.Prefix, i loadbalancer.Interface) (netip.Addr, bool) {
-	var best netip.Addr
-	for _, p := range i.Prefixes {
-		if own.Contains(p.Addr()) && p.Addr() != own.Addr() && (!best.IsValid() || p.Addr().Less(best)) {
-			best = p.Addr()
+// addrIn is an address of an interface in a prefix of ours: one of the Node's, else the
+// lowest, those without a network last. Others may float from node to node: they would
+// show the life of whichever has them.
+func addrIn(own netip.Prefix, i loadbalancer.Interface, internal []netip.Addr) (netip.Addr, bool) {
+	var best netip.Prefix
+	rank := func(p netip.Prefix) int {
+		switch {
+		case slices.Contains(internal, p.Addr()):
+			return 0
+		case p.IsSingleIP():
+			return 2
+		default:
+			return 1
 		}
 	}
-	return best, best.IsValid()
+	for _, p := range i.Prefixes {
+		if !own.Contains(p.Addr()) || p.Addr() == own.Addr() {
+			continue
+		}
+		if !best.IsValid() || cmp.Or(cmp.Compare(rank(p), rank(best)), p.Addr().Compare(best.Addr())) < 0 {
+			best = p
+		}
+	}
+	return best.Addr(), best.IsValid()
 }
 
 func better(a, b pulse.Target, prefer map[string]struct{}) bool {
