@@ -19,7 +19,7 @@ const (
 
 // Faults are the figures that missed their target, none if all held.
 func (r *Report) Faults() []string {
-	var out []string
+	out := slices.Clone(r.Problems)
 	for name, ms := range r.blackouts() {
 		if median, worst := median(ms), ms[len(ms)-1]; median > medianLimitMs || worst > maxLimitMs {
 			out = append(out, fmt.Sprintf("%s: blackouts have a median of %.0f ms and a maximum of %.0f ms, want at most %d and %d", name, median, worst, medianLimitMs, maxLimitMs))

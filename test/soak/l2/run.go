@@ -43,6 +43,9 @@ type Report struct {
 	// Outcomes by part, in their order.
 	Outcomes map[string][]*Outcome
 	Splits   []*Split
+	// Problems are disturbances that could not be measured, and addresses that had not one
+	// answer afterwards.
+	Problems []string
 	// MoveServices is how many Services there were while nodes were emptied.
 	MoveServices int
 	Elapsed      time.Duration
@@ -126,19 +129,28 @@ func (r *run) say(format string, args ...any) {
 	_, _ = fmt.Fprintf(r.c.Progress, format+"\n", args...)
 }
 
-// do makes one disturbance and checks that the cluster is well afterwards.
+// do makes one disturbance and checks that the cluster is well afterwards. What goes wrong
+// is noted; only a cluster that does not become whole again ends the run.
 func (r *run) do(ctx context.Context, part string, disturb func() (*Outcome, error)) error {
 	o, err := disturb()
-	if err != nil {
-		return err
+	if err == nil {
+		r.rep.Outcomes[part] = append(r.rep.Outcomes[part], o)
+		r.say("%s", o)
 	}
-	r.rep.Outcomes[part] = append(r.rep.Outcomes[part], o)
-	r.say("%s", o)
-	if err := r.f.Whole(ctx); err != nil {
-		return fmt.Errorf("after %s: %w", o.Name, err)
+	return r.after(ctx, part, err)
+}
+
+// after a disturbance: notes its error, and whether each address has one answer again.
+func (r *run) after(ctx context.Context, part string, err error) error {
+	if ctx.Err() != nil {
+		return ctx.Err()
 	}
-	if err := r.f.OneAnswer(ctx, 10*time.Second); err != nil {
-		return fmt.Errorf("after %s: %w", o.Name, err)
+	if werr := r.f.Whole(ctx); werr != nil {
+		return errors.Join(err, werr)
+	}
+	if err = errors.Join(err, r.f.OneAnswer(ctx, 10*time.Second)); err != nil {
+		r.rep.Problems = append(r.rep.Problems, part+": "+err.Error())
+		r.say("%s: %v", part, err)
 	}
 	return nil
 }
@@ -248,14 +260,13 @@ func (r *run) partition(ctx context.Context) error {
 				return err
 			}
 			s, err := r.f.Partition(ctx, from, nodes...)
-			if err != nil {
-				return err
+			if err == nil {
+				r.rep.Splits = append(r.rep.Splits, s)
+				r.say("%s cut off from %s: %d answered on both sides, %d by nobody, faults %v, healed within %s", strings.Join(nodes, ", "), from,
+					s.Doubled, s.Silent, s.Faults, s.Healed)
 			}
-			r.rep.Splits = append(r.rep.Splits, s)
-			r.say("%s cut off from %s: %d answered on both sides, %d by nobody, faults %v, healed within %s", strings.Join(nodes, ", "), from,
-				s.Doubled, s.Silent, s.Faults, s.Healed)
-			if err := r.f.OneAnswer(ctx, 10*time.Second); err != nil {
-				return fmt.Errorf("after the partition of %v from %s: %w", nodes, from, err)
+			if err := r.after(ctx, "partition", err); err != nil {
+				return err
 			}
 		}
 	}
