@@ -81,17 +81,18 @@ type Agent struct {
 	boot    uint64
 	exclude *regexp.Regexp
 
-	dirty, linksDirty chan struct{}
-	objects           objects
-	arp, ndp          *l2.Announcer
-	probes            *probes
-	fence             fence
-	timing            member.Timing
-	pulse             *pulse.Watcher
-	owners            *status.Owners
-	report            *status.Report
-	metrics           *metrics.Metrics
-	health            health
+	// dirty and linksDirty ask for a round at once, calm for one that may wait for a moment.
+	dirty, linksDirty, calm chan struct{}
+	objects                 objects
+	arp, ndp                *l2.Announcer
+	probes                  *probes
+	fence                   fence
+	timing                  member.Timing
+	pulse                   *pulse.Watcher
+	owners                  *status.Owners
+	report                  *status.Report
+	metrics                 *metrics.Metrics
+	health                  health
 }
 
 func newAgent(o Options, version string, d deps) (*Agent, error) {
@@ -109,16 +110,16 @@ func newAgent(o Options, version string, d deps) (*Agent, error) {
 	a := &Agent{
 		fence: fence{start: time.Now()},
 		o:     o, d: d, version: version, boot: uint64(time.Now().UnixNano()), exclude: exclude,
-		dirty: make(chan struct{}, 1), linksDirty: make(chan struct{}, 1), metrics: m,
+		dirty: make(chan struct{}, 1), linksDirty: make(chan struct{}, 1), calm: make(chan struct{}, 1), metrics: m,
 	}
-	if a.objects, err = d.newObjects(func() { mark(a.dirty) }); err != nil {
+	if a.objects, err = d.newObjects(func() { mark(a.calm) }); err != nil {
 		return nil, err
 	}
 	a.arp = arp.New(a.fence.around(d.openARP), m.ARP(), o.AnnounceInterval, func() { mark(a.dirty) }, a.hear)
 	a.ndp = ndp.New(a.fence.around(d.openNDP), m.NDP(), o.AnnounceInterval, func() { mark(a.dirty) }, a.hear)
 	a.arp.HearProbes(a.hearProbe)
 	a.ndp.HearProbes(a.hearProbe)
-	a.probes = newProbes(a.probe, func() { mark(a.dirty) })
+	a.probes = newProbes(a.probe, func() { mark(a.calm) })
 	a.timing = member.Profile(o.Profile).Timing()
 	a.pulse = pulse.NewWatcher(pulse.Timing{Interval: a.timing.PulseInterval, Misses: a.timing.PulseMisses}, a.askPulse, func() { mark(a.dirty) })
 	a.owners = status.NewOwners(o.NodeName, d.claims, a.objects.Claim)
@@ -184,7 +185,7 @@ func (a *Agent) lead(ctx, work context.Context, g *errgroup.Group) error {
 	}
 	gs := a.d.newGossip(member.Config{
 		Node: a.name(), Addr: addr, Port: a.o.GossipPort, KeyFile: a.o.GossipKeyFile, Boot: a.boot,
-		Profile: member.Profile(a.o.Profile),
+		Profile: member.Profile(a.o.Profile), NewClaims: func() { mark(a.calm) },
 	}, func() { mark(a.dirty) })
 	g.Go(func() error { return gs.Run(work) })
 	l := newLoop(a, gs)

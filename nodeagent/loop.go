@@ -59,6 +59,7 @@ type loop struct {
 
 	leaving bool
 	moved   bool
+	pace    pace
 	// restarting is how long the peers are to wait for the agent, once it stops.
 	restarting time.Duration
 	// started is when the first round was; awaited are nodes that this run has not heard
@@ -106,9 +107,20 @@ var errMoved = errors.New("the node's address changed")
 
 // wait returns when something changed or is due.
 func (l *loop) wait(ctx context.Context, ticker *time.Ticker) {
+	calm := l.a.calm
+	var rested <-chan time.Time
+	if rest := l.pace.rest(time.Now()); rest > 0 {
+		timer := time.NewTimer(rest)
+		defer timer.Stop()
+		calm, rested = nil, timer.C
+	}
 	for {
 		select {
 		case <-ctx.Done():
+			return
+		case <-rested:
+			calm = l.a.calm
+		case <-calm:
 			return
 		case <-l.a.dirty:
 			return
@@ -145,6 +157,8 @@ func (l *loop) beat(now time.Time) bool {
 
 // round plans and applies once.
 func (l *loop) round(ctx context.Context, now time.Time) {
+	begin := time.Now()
+	defer func() { l.pace.worked(begin, time.Now()) }()
 	l.beat(now)
 	l.lastPlan = now
 	if l.started.IsZero() {

@@ -172,7 +172,10 @@ func (l *Layer) receive(b []byte) bool {
 	if m.Want && to != nil && list != nil {
 		l.send(list, to, answer)
 	}
-	if changed {
+	switch {
+	case changed && l.cfg.NewClaims != nil && m.onlyNew():
+		l.cfg.NewClaims()
+	case changed:
 		l.notify()
 	}
 	return changed

@@ -52,6 +52,10 @@ type Config struct {
 	Boot uint64
 	// Profile is how quickly to detect; empty is the default.
 	Profile Profile
+	// NewClaims, if set, is called in place of New's notify when a peer began to announce
+	// what nobody did before, and told nothing else: with a thousand new addresses there are
+	// many such messages, and none that anybody has to act on at once. It must not block.
+	NewClaims func()
 }
 
 // Layer is this node's membership. Its methods are safe for concurrent use.

@@ -96,6 +96,11 @@ func decode(b []byte) (message, error) {
 	return m, nil
 }
 
+// onlyNew says whether a change tells of first announcements and of nothing else.
+func (m message) onlyNew() bool {
+	return m.Facts == nil && !m.Full && !slices.ContainsFunc(m.Claims, func(c claim) bool { return c.Epoch != 1 })
+}
+
 func factsOf(s State, seq uint64) *facts {
 	f := &facts{Seq: seq, Leaving: s.Leaving, Restarting: s.Restarting.Milliseconds(), Gateways: s.Gateways}
 	for _, i := range s.Interfaces {
