@@ -126,7 +126,7 @@ func TestConflictOfALostNode(t *testing.T) {
 		n, _ := b.nodes.Find("worker")
 		n.Status.Conditions[0].Status = corev1.ConditionUnknown
 		b.nodes.Put(t, n)
-		wait(t, time.Second)
+		wait(t, 3*time.Second)
 		if c := b.condition(t, 7, v1alpha1.ConditionAnnounced); c.Reason != reason.WaitingForAgent.String() {
 			t.Errorf("reason %s, want WaitingForAgent", c.Reason)
 		}

@@ -26,9 +26,12 @@ const (
 	fieldManager = "fairlead-announcement"
 	// workers run independent items side by side: 1,000 records in a few seconds.
 	workers = 4
-	// firstWriteDelay holds back the first status of a new record, because an agent
-	// takes a new address over within it and one write can then tell the whole story.
+	// firstWriteDelay holds back the first status of a new record for as long as nothing is
+	// heard from agents yet, awaitedDelay while one may take the address over: it does so
+	// when it has asked three times whether a stranger has it, and one write can then tell
+	// the whole story.
 	firstWriteDelay = 300 * time.Millisecond
+	awaitedDelay    = 2 * time.Second
 	// releaseDelay holds back what a released claim means for its record, which as a
 	// rule goes in the same moment.
 	releaseDelay = 300 * time.Millisecond

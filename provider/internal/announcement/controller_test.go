@@ -56,14 +56,15 @@ func TestAnnouncedInOneWrite(t *testing.T) {
 	})
 }
 
-// Without an owner the first write waits a moment and then says what is missing.
+// Without an owner the first write waits for as long as an agent takes to find an address
+// free, and then says what is missing.
 func TestFirstWriteWaitsForAnOwner(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := start(t)
 		b.allocate(t, 200)
-		wait(t, 250*time.Millisecond)
+		wait(t, 1900*time.Millisecond)
 		b.wantNoWrite(t)
-		wait(t, 100*time.Millisecond)
+		wait(t, 200*time.Millisecond)
 		if c := b.condition(t, 200, v1alpha1.ConditionReady); c.Reason != reason.WaitingForAgent.String() {
 			t.Errorf("reason %s, want WaitingForAgent", c.Reason)
 		}
@@ -153,7 +154,7 @@ func TestExcludedNodeLeavesTheLists(t *testing.T) {
 		for i := range 12 {
 			before[i] = b.allocate(t, i).Successors[0]
 		}
-		wait(t, time.Second)
+		wait(t, 3*time.Second) // until the first statuses are written
 		b.drain()
 		n, _ := b.nodes.Find("worker")
 		n.Labels[corev1.LabelNodeExcludeBalancers] = "true"
@@ -170,6 +171,24 @@ func TestExcludedNodeLeavesTheLists(t *testing.T) {
 		}
 		if log := b.drain(); len(log) != 12 {
 			t.Errorf("%d writes %v, want one of each claim", len(log), log)
+		}
+	})
+}
+
+// Where no agent may announce, the first write does not wait for one.
+func TestFirstWriteWaitsForNobody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := start(t)
+		for _, name := range []string{"worker", "worker2", "worker3"} {
+			b.agents.Remove(name)
+		}
+		wait(t, time.Second)
+		b.allocate(t, 200)
+		wait(t, 250*time.Millisecond)
+		b.wantNoWrite(t)
+		wait(t, 100*time.Millisecond)
+		if c := b.condition(t, 200, v1alpha1.ConditionReady); c.Reason != reason.WaitingForAgent.String() {
+			t.Errorf("reason %s, want WaitingForAgent", c.Reason)
 		}
 	})
 }

@@ -138,6 +138,9 @@ func (c *Controller) holdBack(r *v1alpha1.LoadBalancer, s situation) time.Durati
 		first = now
 		c.firstSeen[r.UID] = now
 	}
+	if awaited(s) {
+		return awaitedDelay - now.Sub(first)
+	}
 	return firstWriteDelay - now.Sub(first)
 }
 

@@ -249,6 +249,13 @@ func assessReady(s situation, allocated, announced answer) answer {
 	}
 }
 
+// awaited reports whether nothing is missing but that an agent takes the addresses over.
+func awaited(s situation) bool {
+	_, targets := s.unowned()
+	candidates, _ := tally(s, targets)
+	return len(candidates) > 0 && assessAnnounced(s).reason == reason.WaitingForAgent
+}
+
 // cause counts the nodes that may not announce for one reason.
 type cause struct {
 	reason reason.Reason
