@@ -63,7 +63,7 @@ func parse() (options, error) {
 	flag.StringVar(&o.kinds, "kinds", "", "ipam: only these kinds of Services, separated by commas")
 	flag.StringVar(&o.parts, "parts", "", "l2: only these parts, separated by commas: "+strings.Join(l2.Parts(), ", "))
 	flag.DurationVar(&o.apiPause, "api-pause", 10*time.Minute, "l2: how long the API server is away")
-	flag.IntVar(&o.rate, "rate", 1000, "l2: new connections a second and family that nothing may disturb")
+	flag.IntVar(&o.rate, "rate", 1000, "l2: new connections a second, half by IPv4 and half by IPv6, that nothing may disturb")
 	flag.StringVar(&o.stateDir, "state-dir", "", "the lab's state directory (default: a fresh one)")
 	flag.BoolVar(&o.reuse, "reuse", false, "use the cluster that runs at --state-dir and leave it running")
 	flag.StringVar(&o.out, "out", "", "directory of the result file (default: docs/results)")

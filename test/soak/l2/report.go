@@ -76,7 +76,8 @@ func (r *Report) Markdown() string {
 		"the machine's doing, and twice as many failures for each family are put down to it. Elapsed: %.0f s.\n\n", holds, r.Elapsed.Seconds())
 	if r.Plain != nil {
 		p("The same prober against a plain pod through a node port: %d new connections a second, %d of %d failed, p50 %.1f ms, p99 %.1f ms.\n"+
-			"Streams below have that rate for each family.\n\n", r.Rate, r.Plain.Failed, r.Plain.Sent, r.Plain.LatencyP50Ms, r.Plain.LatencyP99Ms)
+			"Streams below have half of that rate by IPv4 and half by IPv6, and half of it goes to the plain pod at the same time (an eighth each while\n"+
+			"processors are kept busy).\n\n", r.Rate, r.Plain.Failed, r.Plain.Sent, r.Plain.LatencyP50Ms, r.Plain.LatencyP99Ms)
 	}
 	r.losses(p)
 	r.table(p, "restart", "Agents that restart", "Wanted: no failed request, no broken connection, no owner change.")

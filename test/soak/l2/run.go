@@ -155,8 +155,8 @@ func (r *run) after(ctx context.Context, part string, err error) error {
 	return nil
 }
 
-// load at the rate of the run.
-func (r *run) load(length time.Duration) Load { return Load{Rate: r.rep.Rate, For: length} }
+// load at the rate of the run, half of it by each family.
+func (r *run) load(length time.Duration) Load { return Load{Rate: r.rep.Rate / 2, For: length} }
 
 // loss takes nodes away without a word.
 func (r *run) loss(ctx context.Context) error {
@@ -235,7 +235,7 @@ func (r *run) starve(ctx context.Context) error {
 	loops := loopsPerCore * runtime.NumCPU()
 	for _, disturb := range []func() (*Outcome, error){
 		func() (*Outcome, error) {
-			return r.f.Starve(ctx, Load{Rate: r.rep.Rate / 4, For: starveTime + 5*time.Second}, loops, starveTime)
+			return r.f.Starve(ctx, Load{Rate: r.rep.Rate / 8, For: starveTime + 5*time.Second}, loops, starveTime)
 		},
 		func() (*Outcome, error) {
 			return r.f.Throttle(ctx, r.load(starveTime+5*time.Second), "50m", starveTime)
