@@ -124,13 +124,16 @@ func (w *storm) check() (faults []string) {
 // quiet says what goes on though nothing happens.
 func (w *storm) quiet() (faults []string) {
 	w.claims.TakeLog()
-	published := w.published.Load()
+	published, writes := w.published.Load(), w.agents.Writes()
 	w.wait(30 * time.Second)
 	if log := w.claims.TakeLog(); len(log) > 0 {
 		faults = append(faults, fmt.Sprintf("%d requests at rest: %q", len(log), log[:min(len(log), 5)]))
 	}
 	if n := w.published.Load() - published; n > 0 {
 		faults = append(faults, fmt.Sprintf("%d news in the gossip at rest", n))
+	}
+	if n := w.agents.Writes() - writes; n > 0 {
+		faults = append(faults, fmt.Sprintf("%d writes of NodeAgents at rest", n))
 	}
 	return faults
 }
