@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"syscall"
 	"time"
 
@@ -107,21 +108,22 @@ func (o *Outcome) String() string {
 
 // Errors of the requests, for a person who wants to know why.
 func (o *Outcome) Errors() string {
-	text := ""
+	var b strings.Builder
+	p := func(format string, args ...any) { _, _ = fmt.Fprintf(&b, format, args...) }
 	for _, r := range o.Reports {
 		for kind, n := range r.Errors {
-			text += fmt.Sprintf(" %s: %d;", kind, n)
+			p(" %s: %d;", kind, n)
 		}
 		if r.Failed > 0 {
-			text += fmt.Sprintf(" the first %.1f s after the beginning;", r.FirstFailure.Sub(o.Began).Seconds())
+			p(" the first %.1f s after the beginning;", r.FirstFailure.Sub(o.Began).Seconds())
 		}
 	}
 	if o.Held != nil {
 		for kind, n := range o.Held.Errors {
-			text += fmt.Sprintf(" open connections: %s: %d;", kind, n)
+			p(" open connections: %s: %d;", kind, n)
 		}
 	}
-	return text
+	return b.String()
 }
 
 // Load is what clients do meanwhile, on the first Service.

@@ -71,7 +71,7 @@ func (f *Field) Partition(ctx context.Context, from string, nodes ...string) (s 
 	if err := harness.Pause(ctx, settleTime); err != nil {
 		return s, err
 	}
-	during, err := f.listen(ctx, lookTime)
+	during, err := f.record(ctx, lookTime)()
 	if err != nil {
 		return s, err
 	}
@@ -156,11 +156,6 @@ func macs(answers []answer, after time.Time) []string {
 		}
 	}
 	return out
-}
-
-// listen asks for the sample and collects the answers.
-func (f *Field) listen(ctx context.Context, length time.Duration) (map[string][]answer, error) {
-	return f.record(ctx, length)()
 }
 
 // record starts to ask by broadcast for each address of the sample four times a second,
