@@ -185,6 +185,10 @@ func prefixOf(a *netlink.Addr) (netip.Prefix, bool) {
 // routes.
 const resubscribe = time.Second
 
+// linkBuffer is how many bytes of changes of links may wait to be read: a pod makes some ten
+// of 4 KiB each, and the default is 208 KiB. It is memory that is used only while they wait.
+const linkBuffer = 8 << 20
+
 // Watch calls notify after every change of links, addresses and default routes until
 // ctx ends; notify must not block, and is called from several goroutines. Other routes come
 // and go by the thousand on nodes that speak BGP: that the kernel stops telling of those,
@@ -223,7 +227,13 @@ func (k *Kernel) watchLinks(ctx context.Context, notify func()) error {
 		}
 	}
 	links := make(chan netlink.LinkUpdate)
-	if err := netlink.LinkSubscribeWithOptions(links, done, netlink.LinkSubscribeOptions{ErrorCallback: fail}); err != nil {
+	err := netlink.LinkSubscribeWithOptions(links, done, netlink.LinkSubscribeOptions{
+		ErrorCallback: fail, ReceiveBufferSize: linkBuffer, ReceiveBufferForceSize: true,
+	})
+	if errors.Is(err, unix.EPERM) { // without NET_ADMIN
+		err = netlink.LinkSubscribeWithOptions(links, done, netlink.LinkSubscribeOptions{ErrorCallback: fail})
+	}
+	if err != nil {
 		return fmt.Errorf("subscribe to netlink: %w", err)
 	}
 	// The subscription's goroutine blocks on the channel until it is closed.

@@ -55,7 +55,7 @@ func TestRoutesThatOverflowAreNoLapse(t *testing.T) {
 	defer timer.Stop()
 	select {
 	case err := <-done:
-		t.Errorf("the watch ended: %v", err)
+		t.Fatalf("the watch ended: %v", err)
 	case <-timer.C:
 	}
 	if after, ok := linkNamed(t, k, "rt0"); !ok || after.Lapses != before.Lapses {
@@ -79,11 +79,60 @@ func batch(t *testing.T, n int) {
 	for i := range n {
 		fmt.Fprintf(&b, "route add 10.%d.%d.%d/30 via 192.0.2.2 dev rt0\n", i>>14, i>>6&255, i<<2&255)
 	}
-	file := filepath.Join(t.TempDir(), "routes")
-	if err := os.WriteFile(file, []byte(b.String()), 0o600); err != nil {
+	ipBatch(t, b.String())
+}
+
+func ipBatch(t *testing.T, commands string) {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "batch")
+	if err := os.WriteFile(file, []byte(commands), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if out, err := exec.CommandContext(t.Context(), "ip", "-batch", file).CombinedOutput(); err != nil { //nolint:gosec // this test's own
 		t.Fatalf("ip -batch: %v\n%s", err, out)
+	}
+}
+
+// A node that starts a hundred pods at once has more changes of links than the default
+// buffer takes while the reader is busy.
+func TestManyLinksAreNoLapse(t *testing.T) {
+	k := open(t)
+	netns.AddVeth(t, "ln0", "192.0.2.1/24", "ln1", "")
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	busy, heard := make(chan struct{}), make(chan struct{}, 1)
+	done := make(chan error, 1)
+	go func() {
+		done <- k.Watch(ctx, func() {
+			select {
+			case heard <- struct{}{}:
+			default:
+			}
+			<-busy
+		})
+	}()
+	<-heard
+	before, _ := linkNamed(t, k, "ln0")
+	var add, remove strings.Builder
+	for i := range 100 {
+		fmt.Fprintf(&add, "link add pod%d up type veth peer name eth%d\n", i, i+100)
+		fmt.Fprintf(&remove, "link del pod%d\n", i)
+	}
+	ipBatch(t, add.String())
+	ipBatch(t, remove.String())
+	close(busy)
+	timer := time.NewTimer(2 * time.Second)
+	defer timer.Stop()
+	select {
+	case err := <-done:
+		t.Fatalf("the watch ended: %v", err)
+	case <-timer.C:
+	}
+	if after, ok := linkNamed(t, k, "ln0"); !ok || after.Lapses != before.Lapses {
+		t.Errorf("lapses %d, want %d", after.Lapses, before.Lapses)
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Errorf("watch: %v", err)
 	}
 }
