@@ -17,6 +17,13 @@ import (
 	"github.com/fairlead-lb/fairlead/test/harness"
 )
 
+const (
+	// todaysOverlay is what the lab installs.
+	todaysOverlay = "deploy/kustomize/overlays/lab"
+	// skewKey is the annotation of the sharers.
+	skewKey = "fairlead.dev/sharing-key: k"
+)
+
 // TestSkew runs the previous release's agents under today's controller, then the previous
 // controller over today's agents: what the previous release can do goes on working, nobody
 // loses an address, and today's controller puts right what the previous one forgot.
@@ -31,40 +38,24 @@ func TestSkew(t *testing.T) {
 		// Whatever happened: the tests that follow are about this release.
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), 2*time.Minute)
 		defer cancel()
-		if _, err := lab.Kubectl(ctx, "apply", "--server-side", "--force-conflicts", "-k", "deploy/kustomize/overlays/lab"); err != nil {
+		if _, err := lab.Kubectl(ctx, "apply", "--server-side", "--force-conflicts", "-k", todaysOverlay); err != nil {
 			t.Error(err)
 		}
 	})
-	const key = "fairlead.dev/sharing-key: k"
 	s.apply(s.podManifest("web1", "control-plane"))
 	s.create(
 		service{name: "keeps", annotations: `fairlead.dev/addresses: "` + keeps + `"`},
-		service{name: "one", annotations: key + `, fairlead.dev/addresses: "` + shared + `"`},
+		service{name: "one", annotations: skewKey + `, fairlead.dev/addresses: "` + shared + `"`},
 	)
 	s.has("one", shared)
-	s.create(service{name: "two", annotations: key, ports: "{port: 8080, targetPort: 80}"})
+	s.create(service{name: "two", annotations: skewKey, ports: "{port: 8080, targetPort: 80}"})
 	s.unchanged(keeps, shared)
 
-	const today = "deploy/kustomize/overlays/lab"
 	// The previous agents: two at a time, so that both releases gossip with each other.
 	s.kubectl("patch", "daemonset", "-n", harness.Namespace, "fairlead-node-agent",
 		"-p", `{"spec":{"updateStrategy":{"rollingUpdate":{"maxUnavailable":2}}}}`)
 	s.agents(filepath.Join(dir, "previous-node-agent"))
-	// What today's agents left to the kernels is an address of the node itself in the eyes of
-	// the previous ones: it answers, and is nobody's to announce, until its lifetime is over.
-	s.answers(keeps)
-	s.answers(shared)
-	s.eventually(45*time.Second, func(ctx context.Context) error {
-		for _, a := range []string{keeps, shared} {
-			if _, err := lab.OneMAC(ctx, "mypc", a); err != nil {
-				return err
-			}
-			if _, err := lab.Owner(ctx, a); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
+	s.takenBack(keeps, shared)
 	s.unchanged(keeps, shared)
 	s.life("old-agents", keeps)
 	s.create(
@@ -78,11 +69,17 @@ func TestSkew(t *testing.T) {
 	}
 	s.kubectl("delete", "svc", "-n", s.name, "three")
 	s.answers("172.20.249.182:8080")
-	s.agents(today)
+	s.agents(todaysOverlay)
 	s.unchanged(keeps, shared)
 	s.answers("172.20.249.182:8080")
 
-	// The previous controller, with the configuration that it knows.
+	previousController(t, s, dir, keeps, shared)
+}
+
+// previousController is the second half: today's agents, and the controller of before with
+// the configuration that it knows.
+func previousController(t *testing.T, s *scenario, dir, keeps, shared string) {
+	t.Helper()
 	s.controller(filepath.Join(dir, "previous-controller"))
 	s.unchanged(keeps, shared)
 	s.life("old-controller", keeps)
@@ -90,9 +87,9 @@ func TestSkew(t *testing.T) {
 	s.unchanged(keeps, shared)
 
 	// Back again: sharing works as before, also for one more.
-	s.controller(today)
+	s.controller(todaysOverlay)
 	s.unchanged(keeps, shared)
-	s.create(service{name: "five", annotations: key, ports: "{port: 9090, targetPort: 80}"})
+	s.create(service{name: "five", annotations: skewKey, ports: "{port: 9090, targetPort: 80}"})
 	s.has("five", shared)
 	claim := s.tenants(shared, v1alpha1.ClaimBound, "five", "one", "two")
 	if claim.Spec.SharingKey != "k" {
@@ -100,6 +97,27 @@ func TestSkew(t *testing.T) {
 	}
 	s.answers(shared + ":9090")
 	s.rule("keeps", keeps, v1alpha1.RuleRequested)
+}
+
+// takenBack waits until previous agents announce what today's left to the kernels: an
+// address of the node itself in their eyes, which answers, and is nobody's to announce,
+// until its lifetime is over.
+func (s *scenario) takenBack(addresses ...string) {
+	s.t.Helper()
+	for _, a := range addresses {
+		s.answers(a)
+	}
+	s.eventually(45*time.Second, func(ctx context.Context) error {
+		for _, a := range addresses {
+			if _, err := lab.OneMAC(ctx, "mypc", a); err != nil {
+				return err
+			}
+			if _, err := lab.Owner(ctx, a); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 }
 
 // unchanged checks that the Services from before have their addresses and answer.
