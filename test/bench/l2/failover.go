@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -86,33 +87,28 @@ const (
 	linkDown = "link down"
 )
 
-// MeasureFailover cuts one of three nodes off again and again.
+// MeasureFailover cuts one of three nodes off again and again, on a rig for each profile.
+// The rigs run side by side: they mostly wait.
 func MeasureFailover(ctx context.Context, c Config, h Head) (*Failover, error) {
 	res := &Failover{Head: h}
-	for _, profile := range c.Profiles {
-		dir, err := c.dir(profile)
-		if err != nil {
-			return res, err
-		}
+	cases, errs := make([][]FailoverCase, len(c.Profiles)), make([]error, len(c.Profiles))
+	var wg sync.WaitGroup
+	for i, profile := range c.Profiles {
 		// Told again every minute would be counted among the frames of a take-over.
 		args := append([]string{"--announce-interval=0"}, profileArgs(profile)...)
-		r, err := rig.Start(ctx, rig.Options{Root: c.Root, Dir: dir, Nodes: 3, AgentArgs: args, Progress: c.Progress})
-		if err == nil {
-			var cases []FailoverCase
-			cases, err = failoverCases(ctx, &c, r, profile)
-			res.Cases = append(res.Cases, cases...)
-		}
-		if err := errors.Join(err, r.Stop()); err != nil {
-			return res, fmt.Errorf("profile %s: %w", profile, err)
-		}
+		wg.Go(func() {
+			errs[i] = onRig(ctx, &c, "failover-"+profile, rig.Options{Nodes: 3, AgentArgs: args}, func(r *rig.Rig) (err error) {
+				cases[i], err = failoverCases(ctx, &c, r, profile)
+				return err
+			})
+		})
 	}
-	return res, nil
+	wg.Wait()
+	res.Cases = slices.Concat(cases...)
+	return res, errors.Join(errs...)
 }
 
 func failoverCases(ctx context.Context, c *Config, r *rig.Rig, profile string) ([]FailoverCase, error) {
-	if err := r.ApplyScenario(ctx); err != nil {
-		return nil, err
-	}
 	var out []FailoverCase
 	have := 0
 	for _, n := range c.sizes(1, 100, 1000) {
@@ -132,9 +128,9 @@ func failoverCases(ctx context.Context, c *Config, r *rig.Rig, profile string) (
 		runs := c.Runs
 		switch {
 		case n > 100:
-			runs = max(1, runs/6)
+			runs = max(1, runs/10)
 		case n > 1:
-			runs = max(1, runs/3)
+			runs = max(1, runs/6)
 		}
 		for _, kind := range []string{powerCut, linkDown} {
 			fc := FailoverCase{Profile: profile, Kind: kind, VIPs: n}

@@ -48,7 +48,7 @@ address by ARP broadcast (each every 10 ms, at most 10,000 requests a second in 
 answers and announcements when they arrive. With 100 and more all are on the first node, a single one is where it went the last time. Times are milliseconds since the cut, as median (minimum–maximum) over the runs: of the first,
 the median and the last address answered, and of the last address whose new owner has announced it. *Frames* are announcements per address that moved,
 until nobody had announced anything for a while; *others* are announcements of addresses that did not move (with 100 and more, 20 others are on the survivors),
-*doubles* addresses that two nodes answered for when the dead node was back. Periodic repetition is off.
+*doubles* addresses that two nodes answered for when the dead node was back. Periodic repetition is off. Profiles were measured at the same time, each on nodes of its own.
 `
 
 // Markdown shows the result for people.
