@@ -80,11 +80,17 @@ func (l *loop) decide(ctx context.Context, now time.Time, state plan.NodeState) 
 // still in doubt is added to probing, and stays in doubt whatever epoch is heard of
 // meanwhile: the name of its claim may be that of its group, of which this node announces
 // another address.
-func (l *loop) mayBegin(now time.Time, a netip.Addr, on []plan.Announcement, probing map[plan.Announcement]struct{}) bool {
-	known := l.highest[loadbalancer.Group(v1alpha1.ClaimName(a))] > 0
+func (l *loop) mayBegin(ctx context.Context, now time.Time, a netip.Addr, st *plan.GroupState, joins bool, probing map[plan.Announcement]struct{}) bool {
+	var known, asked bool
 	free := true
-	for _, k := range on {
-		if k.Addr == a && (!known || l.a.probes.has(k)) {
+	for _, k := range st.Announce {
+		if k.Addr != a {
+			continue
+		}
+		if !asked {
+			known, asked = l.wasAnnounced(ctx, a, joins), true
+		}
+		if !known || l.a.probes.has(k) {
 			probing[k] = struct{}{}
 			free = l.a.probes.verdict(now, k) == verdictFree && free
 		}
@@ -92,12 +98,25 @@ func (l *loop) mayBegin(now time.Time, a netip.Addr, on []plan.Announcement, pro
 	return free
 }
 
+// wasAnnounced says whether anybody ever announced an address, as far as this node heard.
+// Where one joins a group that this node announces, and gives it its name, the epoch of
+// that name is the group's: then the address's own claim tells.
+func (l *loop) wasAnnounced(ctx context.Context, a netip.Addr, joins bool) bool {
+	if l.highest[loadbalancer.Group(v1alpha1.ClaimName(a))] == 0 {
+		return false
+	}
+	return !joins || slices.ContainsFunc(l.a.objects.Objects(ctx).Claims, func(c loadbalancer.Claim) bool {
+		return c.Addr == a && (c.Persisted.Epoch > 0 || c.Group != c.Name)
+	})
+}
+
 // hold announces a group of which this node is the owner.
 func (l *loop) hold(ctx context.Context, now time.Time, g loadbalancer.Group, st plan.GroupState, probing map[plan.Announcement]struct{}) {
 	var fresh []netip.Addr
+	joins := slices.ContainsFunc(st.Addrs, func(a netip.Addr) bool { return l.held[a] != nil })
 	for _, a := range st.Addrs {
 		h := l.held[a]
-		if h == nil && !l.mayBegin(now, a, st.Announce, probing) {
+		if h == nil && !l.mayBegin(ctx, now, a, &st, joins, probing) {
 			continue
 		}
 		if h == nil || st.Action == placement.TakeOver {
