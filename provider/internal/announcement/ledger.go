@@ -59,6 +59,24 @@ func (l *ledger) id(name loadbalancer.NodeName) int {
 	return id
 }
 
+// maxStale bounds the numbers of nodes that are gone.
+const maxStale = 1000
+
+// compact numbers the nodes anew if most of those that were ever heard of are gone: where
+// nodes come and go all day, each of them would cost time with each group for ever.
+// Earlier numbers are void then.
+func (l *ledger) compact(nodes int) {
+	if len(l.ids) < 2*nodes+maxStale {
+		return
+	}
+	heads := l.heads
+	l.heads, l.ids = make(map[loadbalancer.Group]head, len(heads)), make(map[loadbalancer.NodeName]int, nodes)
+	l.load, l.heirs, l.row = nil, nil, nil
+	for group, h := range heads {
+		l.set(group, h)
+	}
+}
+
 func (l *ledger) set(group loadbalancer.Group, h head) {
 	old := l.heads[group]
 	if old != h {

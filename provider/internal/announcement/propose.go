@@ -111,6 +111,7 @@ func (c *Controller) successors(group loadbalancer.Group, w *world, wishes []wis
 // idsOf returns the ledger's numbers of a world's nodes. Locked by the caller.
 func (c *Controller) idsOf(w *world) []int {
 	if c.numbered != w {
+		c.ledger.compact(len(w.nodes))
 		c.numbered, c.ids = w, c.ids[:0]
 		for i := range w.nodes {
 			c.ids = append(c.ids, c.ledger.id(w.nodes[i].name))
