@@ -187,12 +187,12 @@ func (p *probes) heard(now time.Time, k plan.Announcement, from kernel.MAC) {
 	}
 	news := !b.duplicate || b.mac != from
 	if !b.duplicate {
-		b.duplicate, b.since = true, now
+		// The log has it once, however often the host's own address changes.
+		b.duplicate, b.since, b.told = true, now, false
 	}
 	b.mac, b.sent, b.due = from, 0, now.Add(probeAgain)
 	heap.Fix(&p.queue, b.index)
 	if news {
-		b.told = false
 		p.notify()
 	}
 }

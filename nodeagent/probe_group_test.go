@@ -3,10 +3,15 @@
 package nodeagent
 
 import (
+	"net/netip"
 	"testing"
 	"time"
 
+	"k8s.io/klog/v2"
+	"k8s.io/klog/v2/ktesting"
+
 	"github.com/fairlead-lb/fairlead/loadbalancer"
+	"github.com/fairlead-lb/fairlead/loadbalancer/plan"
 	"github.com/fairlead-lb/fairlead/nodeagent/internal/kernel"
 )
 
@@ -37,4 +42,35 @@ func TestDuplicateJoinsAGroup(t *testing.T) {
 			s.t.Errorf("after the cut answered by %q, want %q", got, "c,c")
 		}
 	})
+}
+
+// A host that answers each round of probes from another MAC address is told of by the one
+// that it has now, and fills no log.
+func TestChangingStrangerIsLoggedOnce(t *testing.T) {
+	t.Parallel()
+	k := plan.Announcement{Interface: "eth0", Addr: netip.MustParseAddr(vip)}
+	p := newProbes(func(plan.Announcement) bool { return true }, func() {})
+	p.setNodes(map[kernel.MAC]struct{}{})
+	logger := ktesting.NewLogger(t, ktesting.NewConfig(ktesting.BufferLogs(true), ktesting.Verbosity(0)))
+	ctx := klog.NewContext(t.Context(), logger)
+	now := time.Unix(1, 0)
+	p.verdict(now, k)
+	var last kernel.MAC
+	for i := range 100 {
+		p.turn(ctx, now)
+		last = kernel.MAC{2, 0, 0, 0, 0, byte(i)}
+		p.heard(now, k, last)
+		p.log(ctx)
+		now = now.Add(probeAgain)
+	}
+	if got := p.duplicates(); len(got) != 1 || got[0].mac != last {
+		t.Errorf("duplicates %v, want one at %s", got, last)
+	}
+	buffer, ok := logger.GetSink().(ktesting.Underlier)
+	if !ok {
+		t.Fatal("no buffer")
+	}
+	if got := len(buffer.GetBuffer().Data()); got != 1 {
+		t.Errorf("%d lines in the log, want 1", got)
+	}
 }
