@@ -88,6 +88,8 @@ func newLiving() *living {
 //   - What a member claimed before it was away counts for a moment after its return.
 func (l *loop) members(ctx context.Context, now time.Time, view member.View) map[loadbalancer.NodeName]plan.Member {
 	out := make(map[loadbalancer.NodeName]plan.Member, len(view.Members)+1)
+	// First, because no later round is due for what is over in this one.
+	l.living.forget(now, view)
 	before := l.living.dead
 	l.living.dead = make(map[loadbalancer.NodeName]struct{})
 	for n, m := range view.Members {
@@ -111,7 +113,6 @@ func (l *loop) members(ctx context.Context, now time.Time, view member.View) map
 			out[n] = a.member
 		}
 	}
-	l.living.forget(now, view)
 	out[l.a.name()] = l.self()
 	l.a.metrics.SetAbsent(len(l.living.absent))
 	return out
