@@ -246,6 +246,9 @@ func (l *loop) snapshot(ctx context.Context, now time.Time, objs intake.Objects,
 		Nodes: objs.Nodes, Endpoints: objs.Endpoints, Hold: now.Before(l.holdUntil), Awaited: l.await(now, objs, view),
 		Members: l.members(ctx, now, view),
 	}
+	if view.Settled {
+		l.quorum.expect(now, maps.Keys(l.awaited))
+	}
 	minority := l.quorum.minority(now, l.living.confirmed(s.Members), s.Nodes)
 	s.Hold = s.Hold || l.living.gathering(now, minority, view.Members)
 	switch {

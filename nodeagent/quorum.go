@@ -3,6 +3,7 @@
 package nodeagent
 
 import (
+	"iter"
 	"maps"
 	"time"
 
@@ -23,6 +24,14 @@ type quorum struct {
 
 func newQuorum() *quorum {
 	return &quorum{seen: make(map[loadbalancer.NodeName]time.Time), leaving: make(map[loadbalancer.NodeName]bool)}
+}
+
+// expect has nodes counted as if they had been alive now: a run that has just started and
+// hears of nobody is as likely cut off as one that saw them go.
+func (q *quorum) expect(now time.Time, nodes iter.Seq[loadbalancer.NodeName]) {
+	for n := range nodes {
+		q.seen[n] = now
+	}
 }
 
 // minority takes the present view and says whether it shows fewer than half of the

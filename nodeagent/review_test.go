@@ -105,3 +105,73 @@ func TestPulseAsksForTheNodesOwnAddress(t *testing.T) {
 		s.expect("after four misses", "c", "c@2")
 	})
 }
+
+// An agent that starts where it can reach nobody is as likely cut off as one that saw the
+// others go.
+func TestStartOnTheWrongSideOfAPartition(t *testing.T) {
+	t.Parallel()
+	simulate(t, abcd(), func(s *sim) {
+		addrs := []string{"10.0.0.201", "10.0.0.202", "10.0.0.203"}
+		for i, addr := range addrs {
+			s.bind(addr, loadbalancer.Cluster, string("acd"[i]), "b")
+		}
+		s.wait(2 * time.Second)
+		s.cutOff([]loadbalancer.NodeName{"b"}, []loadbalancer.NodeName{"a", "c", "d"})
+		s.wait(10 * time.Second)
+		s.nodes["b"].stop()
+		s.start("b")
+		s.wait(40 * time.Second)
+		for i, addr := range addrs {
+			if got := s.who(addr); got != string("acd"[i]) {
+				t.Errorf("%q answer for %s, want %q", got, addr, "acd"[i])
+			}
+		}
+		s.heal()
+		s.wait(5 * time.Second)
+		for i, addr := range addrs {
+			if got := s.who(addr); got != string("acd"[i]) {
+				t.Errorf("after the heal %q answer for %s, want %q", got, addr, "acd"[i])
+			}
+		}
+	})
+}
+
+// While an agent listens it has heard of nobody; that does not make it wait afterwards.
+func TestReturnIsNotHeldUp(t *testing.T) {
+	t.Parallel()
+	owned(t, abcd(), func(s *sim) {
+		for i, addr := range []string{"10.0.0.201", "10.0.0.202", "10.0.0.203"} {
+			s.bind(addr, loadbalancer.Cluster, string("acd"[i]))
+		}
+		s.wait(2 * time.Second)
+		s.nodes["b"].stop()
+		s.unsettled.Store(true)
+		s.start("b")
+		s.setCut("b", true)
+		s.wait(300 * time.Millisecond)
+		s.unsettled.Store(false)
+		s.setCut("b", false)
+		s.wait(50 * time.Millisecond)
+		s.expect("soon after the return", "b", "b@2")
+	})
+}
+
+// One that starts before all others do not come back has its own addresses, and no others.
+func TestStartAlone(t *testing.T) {
+	t.Parallel()
+	owned(t, abcd(), func(s *sim) {
+		for i, addr := range []string{"10.0.0.201", "10.0.0.202", "10.0.0.203"} {
+			s.bind(addr, loadbalancer.Cluster, string("acd"[i]), "b")
+		}
+		s.wait(2 * time.Second)
+		for _, n := range abcd() {
+			s.sigterm(n)
+		}
+		s.start("b")
+		s.watching("after the start", "b", 40*time.Second)
+		s.expect("alone", "b", "b@2")
+		if got := s.who("10.0.0.201"); got != "" {
+			t.Errorf("%q answers for another's address", got)
+		}
+	})
+}

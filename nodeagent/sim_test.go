@@ -51,6 +51,7 @@ type sim struct {
 	lostBy    map[loadbalancer.NodeName]int               // the same, once the agents know
 	latency   time.Duration                               // of the gossip's news
 	marks     map[loadbalancer.NodeName]loadbalancer.Node // what the API says of nodes
+	unready   map[loadbalancer.NodeName]bool              // for the API
 	published atomic.Int64                                // news in the gossip
 }
 
@@ -87,7 +88,7 @@ func simulate(t *testing.T, names []loadbalancer.NodeName, script func(s *sim)) 
 			t: t, claims: statustest.NewClaims(), agents: statustest.NewNodeAgents(),
 			records: map[loadbalancer.ServiceUID]loadbalancer.Record{},
 			nodes:   map[loadbalancer.NodeName]*simNode{}, cut: map[loadbalancer.NodeName]bool{}, kept: map[loadbalancer.NodeName]*simKernel{},
-			serving: map[loadbalancer.NodeName]struct{}{}, marks: map[loadbalancer.NodeName]loadbalancer.Node{}, foreign: map[netip.Addr]kernel.MAC{},
+			serving: map[loadbalancer.NodeName]struct{}{}, marks: map[loadbalancer.NodeName]loadbalancer.Node{}, unready: map[loadbalancer.NodeName]bool{}, foreign: map[netip.Addr]kernel.MAC{},
 			apart: map[loadbalancer.NodeName]int{}, deafTo: map[loadbalancer.NodeName]int{}, lostBy: map[loadbalancer.NodeName]int{},
 		}
 		s.claims.OnChange(s.markAll)
@@ -377,7 +378,7 @@ func (n *simNode) Objects(context.Context) intake.Objects {
 	for name, other := range n.s.nodes {
 		other.mu.Lock()
 		m := n.s.marks[name]
-		m.Name, m.Ready, m.InternalIPs = name, true, []netip.Addr{other.ip}
+		m.Name, m.Ready, m.InternalIPs = name, !n.s.unready[name], []netip.Addr{other.ip}
 		out.Nodes[name] = m
 		other.mu.Unlock()
 	}

@@ -233,9 +233,18 @@ func (w *storm) groupEvent() {
 func (w *storm) back(n loadbalancer.NodeName) {
 	if !w.running[n] {
 		w.note("start %s", n)
+		w.ready(n, true)
 		w.start(n)
 		w.running[n] = true
 	}
+}
+
+// ready says what the API server holds of a node.
+func (w *storm) ready(n loadbalancer.NodeName, ready bool) {
+	w.mu.Lock()
+	w.unready[n] = !ready
+	w.mu.Unlock()
+	w.markAll()
 }
 
 func (w *storm) goOn(n loadbalancer.NodeName) {
@@ -305,6 +314,10 @@ func (w *storm) rest() {
 		w.replug(n)
 	}
 	w.wait(45 * time.Second)
+	for _, n := range w.names {
+		w.ready(n, w.running[n])
+	}
+	w.wait(5 * time.Second)
 	for i := range 6 {
 		addr := fmt.Sprintf("10.0.0.%d", 200+i)
 		if _, ok := w.bound[addr]; !ok {

@@ -193,8 +193,10 @@ func (p *planner) orphans(members []loadbalancer.Claim) []netip.Addr {
 	return out
 }
 
+// guard is why this node must not take a group over. A node that sees too few others is
+// not kept from what the API says is its own: that is for one that has just started.
 func (p *planner) guard(v placement.View) reason.Reason {
-	if p.s.Guard != "" {
+	if p.s.Guard != "" && (p.s.Guard != reason.Minority || v.Persisted.Node != p.s.Self) {
 		return p.s.Guard
 	}
 	_, awaited := p.s.Awaited[v.Persisted.Node]

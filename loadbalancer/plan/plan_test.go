@@ -218,8 +218,12 @@ func scenarios() map[string]func(s *plan.Snapshot) {
 		"local-no-endpoints-keeps":  func(s *plan.Snapshot) { claims(*s, "c", 3); local(*s, false) },
 		"local-endpoint-of-no-node": func(s *plan.Snapshot) { local(*s, true) },
 		"minority":                  func(s *plan.Snapshot) { s.Guard = reason.Minority },
-		"hold-new-claim":            func(s *plan.Snapshot) { s.Hold = true },
-		"hold-dead-owner":           func(s *plan.Snapshot) { s.Hold = true; s.Highest["10.0.0.200"] = 4 },
+		"minority-own": func(s *plan.Snapshot) {
+			s.Guard = reason.Minority
+			s.Claims[0].Persisted = loadbalancer.Ownership{Node: "c", Epoch: 4}
+		},
+		"hold-new-claim":  func(s *plan.Snapshot) { s.Hold = true },
+		"hold-dead-owner": func(s *plan.Snapshot) { s.Hold = true; s.Highest["10.0.0.200"] = 4 },
 		"owner-awaited": func(s *plan.Snapshot) {
 			s.Claims[0].Persisted = loadbalancer.Ownership{Node: "d", Epoch: 4}
 			s.Awaited = map[loadbalancer.NodeName]struct{}{"d": {}}
