@@ -7,9 +7,9 @@ import "time"
 const (
 	// restPerWork is how much longer than a round the rest after it is: with thousands of
 	// addresses a round takes milliseconds, and a rollout has several changes for each.
-	restPerWork = 19
+	restPerWork = 9
 	// maxRest bounds the rest, because a new address waits for it.
-	maxRest = 100 * time.Millisecond
+	maxRest = 200 * time.Millisecond
 )
 
 // pace spreads the rounds that may wait for a moment: those for objects that changed, for

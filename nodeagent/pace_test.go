@@ -8,12 +8,12 @@ import (
 	"time"
 )
 
-// A round of a millisecond is followed by nineteen of rest, a long one by little more.
+// A round of a millisecond is followed by nine of rest, a long one by little more.
 func TestPace(t *testing.T) {
 	t.Parallel()
 	start := time.Unix(0, 0)
 	for work, want := range map[time.Duration]time.Duration{
-		0: 0, 100 * time.Microsecond: 1900 * time.Microsecond, time.Millisecond: 19 * time.Millisecond,
+		0: 0, 100 * time.Microsecond: 900 * time.Microsecond, time.Millisecond: 9 * time.Millisecond,
 		time.Second: maxRest,
 	} {
 		var p pace
