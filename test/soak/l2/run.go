@@ -177,11 +177,12 @@ func (r *run) loss(ctx context.Context) error {
 // restart ends agents in every way, without taking anything away.
 func (r *run) restart(ctx context.Context) error {
 	for range killCount {
-		if err := r.do(ctx, "restart", func() (*Outcome, error) { return r.f.KillAgent(ctx, r.load(10*time.Second)) }); err != nil {
+		// A new pod has no back-off from the last crash or boot: a kubelet that waits for longer
+		// than the others do would cost the address its owner.
+		if err := r.do(ctx, "restart", func() (*Outcome, error) { return r.f.ReplaceAgent(ctx, r.load(12*time.Second)) }); err != nil {
 			return err
 		}
-		// A new pod has no back-off from the last crash.
-		if err := r.do(ctx, "restart", func() (*Outcome, error) { return r.f.ReplaceAgent(ctx, r.load(12*time.Second)) }); err != nil {
+		if err := r.do(ctx, "restart", func() (*Outcome, error) { return r.f.KillAgent(ctx, r.load(10*time.Second)) }); err != nil {
 			return err
 		}
 	}
