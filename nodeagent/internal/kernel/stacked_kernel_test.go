@@ -21,7 +21,7 @@ func TestFramesOfLinksAboveAreNotHeard(t *testing.T) {
 	netns.AddVeth(t, "low0", "192.0.2.1/24", "low1", "")
 	netns.AddAddr(t, "low0", "fd00:1::1/64")
 	for _, args := range []string{"link add link low0 name above0 address 02:00:00:00:00:aa type macvlan mode bridge", "link set above0 up"} {
-		if out, err := exec.CommandContext(t.Context(), "ip", strings.Fields(args)...).CombinedOutput(); err != nil { //nolint:gosec // this test's own
+		if out, err := exec.CommandContext(t.Context(), "ip", strings.Fields(args)...).CombinedOutput(); err != nil {
 			t.Fatalf("ip %s: %v\n%s", args, err, out)
 		}
 	}

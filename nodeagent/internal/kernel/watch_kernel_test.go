@@ -88,7 +88,7 @@ func ipBatch(t *testing.T, commands string) {
 	if err := os.WriteFile(file, []byte(commands), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if out, err := exec.CommandContext(t.Context(), "ip", "-batch", file).CombinedOutput(); err != nil { //nolint:gosec // this test's own
+	if out, err := exec.CommandContext(t.Context(), "ip", "-batch", file).CombinedOutput(); err != nil {
 		t.Fatalf("ip -batch: %v\n%s", err, out)
 	}
 }
