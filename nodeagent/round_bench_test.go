@@ -31,16 +31,17 @@ type still struct {
 	view   member.View
 }
 
-func (s *still) Run(context.Context) error                       { return nil }
-func (s *still) WaitSynced(context.Context) bool                 { return true }
-func (s *still) Objects(context.Context) intake.Objects          { return s.objs }
-func (s *still) NodeUID(loadbalancer.NodeName) types.UID         { return "" }
-func (s *still) View() member.View                               { return s.view }
-func (s *still) Publish(member.State)                            {}
-func (s *still) SetPeers(map[loadbalancer.NodeName]netip.Addr)   {}
-func (s *still) Ask()                                            {}
-func (s *still) Watch(context.Context, func()) error             { return nil }
-func (s *still) DefaultRoutes() (kernel.DefaultRoutes, error)    { return kernel.DefaultRoutes{}, nil }
+func (s *still) Run(context.Context) error                     { return nil }
+func (s *still) WaitSynced(context.Context) bool               { return true }
+func (s *still) Objects(context.Context) intake.Objects        { return s.objs }
+func (s *still) NodeUID(loadbalancer.NodeName) types.UID       { return "" }
+func (s *still) View() member.View                             { return s.view }
+func (s *still) Publish(member.State)                          {}
+func (s *still) SetPeers(map[loadbalancer.NodeName]netip.Addr) {}
+func (s *still) Ask()                                          {}
+func (s *still) Watch(context.Context, func()) error           { return nil }
+func (s *still) DefaultRoutes() (kernel.DefaultRoutes, error)  { return kernel.DefaultRoutes{}, nil }
+
 func (s *still) Claim(name string) (c *v1alpha1.IPClaim, b bool) { c, b = s.claims[name]; return c, b }
 
 func (s *still) Links() ([]kernel.Link, error) {

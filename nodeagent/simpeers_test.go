@@ -60,11 +60,12 @@ func (n *simNode) View() member.View {
 		if visible && p.knownAt.IsZero() {
 			p.knownAt = time.Now().Add(n.s.gap(20 * time.Millisecond))
 		}
-		if visible && time.Now().Before(p.knownAt) {
+		switch {
+		case visible && time.Now().Before(p.knownAt):
 			v.Members[name], v.Runs[name] = plan.Member{}, member.Run{Joins: p.joins}
-		} else if visible {
+		case visible:
 			v.Members[name], v.Runs[name] = p.last, p.run
-		} else if !p.gone.IsZero() {
+		case !p.gone.IsZero():
 			v.Gone[name] = member.Gone{Run: p.run, Last: p.last, At: p.gone}
 		}
 	}

@@ -405,4 +405,4 @@ func TestStorm(t *testing.T) {
 
 var first = flag.Uint("storm", 0, "the first random history to simulate")
 
-var storms = flag.Uint("storms", 3, "random histories to simulate")
+var storms = flag.Uint("storms", 2, "random histories to simulate")
