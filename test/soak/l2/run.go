@@ -22,7 +22,8 @@ func Parts() []string {
 
 // Config of a run.
 type Config struct {
-	// Losses is how many power cuts there are, and as many pulled cables.
+	// Losses is how many power cuts there are, and as many pulled cables. A third as many
+	// agents are killed and replaced, a tenth as often all of them are.
 	Losses int
 	// APIPause is how long the API server is away.
 	APIPause time.Duration
@@ -53,8 +54,6 @@ type Report struct {
 
 // counts of repetitions that are not worth a flag.
 const (
-	killCount    = 10
-	rolloutCount = 3
 	moveServices = 100
 	starveTime   = time.Minute
 	loopsPerCore = 16
@@ -176,7 +175,7 @@ func (r *run) loss(ctx context.Context) error {
 
 // restart ends agents in every way, without taking anything away.
 func (r *run) restart(ctx context.Context) error {
-	for range killCount {
+	for range r.c.Losses/3 + 1 {
 		// A new pod has no back-off from the last crash or boot: a kubelet that waits for longer
 		// than the others do would cost the address its owner.
 		if err := r.do(ctx, "restart", func() (*Outcome, error) { return r.f.ReplaceAgent(ctx, r.load(12*time.Second)) }); err != nil {
@@ -186,7 +185,7 @@ func (r *run) restart(ctx context.Context) error {
 			return err
 		}
 	}
-	for range rolloutCount {
+	for range r.c.Losses/10 + 1 {
 		if err := r.do(ctx, "restart", func() (*Outcome, error) { return r.f.Rollout(ctx, r.load(45*time.Second)) }); err != nil {
 			return err
 		}
@@ -196,7 +195,7 @@ func (r *run) restart(ctx context.Context) error {
 
 // away takes the controller, then the API server.
 func (r *run) away(ctx context.Context) error {
-	const reserve = 30 * time.Second
+	const reserve = 20 * time.Second
 	if err := r.do(ctx, "away", func() (*Outcome, error) {
 		return r.f.ControllerAway(ctx, r.load(awayTime+reserve), awayTime)
 	}); err != nil {
