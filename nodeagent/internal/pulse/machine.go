@@ -222,7 +222,9 @@ func (m *Machine) judge(w *watched, now time.Time) (changed, more bool) {
 	case w.asked.IsZero() || !w.heard.Before(w.asked):
 		return false, false
 	case now.Sub(w.due) > interval/2:
-		if !w.missed(m.timing) {
+		// For a node that the gossip lost too, what was missed before still counts: otherwise
+		// a busy process would never come to a verdict on a dead one. An answer ends it anyway.
+		if !w.Lost && !w.missed(m.timing) {
 			w.misses = 0
 		}
 		return false, false

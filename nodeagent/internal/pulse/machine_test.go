@@ -255,6 +255,22 @@ func TestStarvedWatcher(t *testing.T) {
 	w.expect("b", Dead)
 }
 
+// Where every other question is judged late, a node that the gossip lost is found dead all
+// the same, and one that lives is not.
+func TestBusyWatcherOfLostNode(t *testing.T) {
+	t.Parallel()
+	for _, alive := range []bool{false, true} {
+		w := newWorld(t, byDefault, "b", "c")
+		w.alive["b"] = alive
+		w.m.Watch([]Target{lost("b")}, []Target{target("c")})
+		for i := range 40 {
+			w.lag = time.Duration(i%2) * 60 * time.Millisecond
+			w.run(60*time.Millisecond + w.lag)
+		}
+		w.expect("b", map[bool]State{false: Dead, true: Alive}[alive])
+	}
+}
+
 func TestWithoutMissesNobodyIsWatched(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, Timing{}, "b")
