@@ -126,6 +126,7 @@ func TestReportFaults(t *testing.T) {
 		"good":           {outcomes: map[string][]*Outcome{"loss": {loss(600), loss(1100), loss(650)}, "restart": {quiet}}, splits: []*Split{{Doubled: 3, Healed: time.Second}}},
 		"slow median":    {outcomes: map[string][]*Outcome{"loss": {loss(800), loss(900), loss(10)}}, want: "median of 800"},
 		"slow once":      {outcomes: map[string][]*Outcome{"loss": {loss(600), loss(1300), loss(10)}}, want: "maximum of 1300"},
+		"not measured":   {outcomes: map[string][]*Outcome{"loss": {{Name: "power cut", Began: cut.Add(time.Hour), Reports: loss(1).Reports}}}, want: "was not measured"},
 		"a failure":      {outcomes: map[string][]*Outcome{"restart": {{Name: "x", Held: held, Reports: []*harness.Report{{Sent: 5, Failed: 1}}}}}, want: "1 of 5"},
 		"a busy machine": {outcomes: map[string][]*Outcome{"restart": {{Name: "x", Held: held, Plain: &harness.Report{Failed: 1}, Reports: []*harness.Report{{Sent: 5, Failed: 2}}}}}},
 		"busy, and more": {outcomes: map[string][]*Outcome{"restart": {{Name: "x", Held: held, Plain: &harness.Report{Failed: 1}, Reports: []*harness.Report{{Sent: 5, Failed: 3}}}}}, want: "3 of 5"},
