@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"reflect"
 	"regexp"
 	"slices"
@@ -207,7 +208,7 @@ func (r *Report) write(ctx context.Context, written *v1alpha1.NodeAgentStatus) (
 	}
 	r.mu.Lock()
 	s, h := *r.want.DeepCopy(), r.health
-	s.KernelSettings = slices.Clone(r.settings)
+	settings := slices.Clone(r.settings)
 	r.mu.Unlock()
 	if written != nil {
 		s.Conditions = append(s.Conditions, written.Conditions...)
@@ -220,7 +221,7 @@ func (r *Report) write(ctx context.Context, written *v1alpha1.NodeAgentStatus) (
 		Type: v1alpha1.ConditionReady, Status: state, Reason: h.Reason.String(), Message: h.Message,
 	})
 	if written != nil && reflect.DeepEqual(s, *written) {
-		return written, nil
+		return written, r.writeSettings(ctx, settings, false)
 	}
 	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
 	defer cancel()
@@ -230,6 +231,10 @@ func (r *Report) write(ctx context.Context, written *v1alpha1.NodeAgentStatus) (
 		}
 	}
 	err := r.applyStatus(ctx, s)
+	if err == nil {
+		// An object that was made anew has none.
+		err = r.writeSettings(ctx, settings, written == nil)
+	}
 	if apierrors.IsNotFound(err) {
 		// Somebody deleted the object: begin again.
 		return nil, err
@@ -237,8 +242,33 @@ func (r *Report) write(ctx context.Context, written *v1alpha1.NodeAgentStatus) (
 	if err != nil {
 		return written, err
 	}
-	r.record(s.KernelSettings)
 	return &s, nil
+}
+
+// settingsManager owns status.kernelSettings alone: an agent of an earlier version, which
+// does not know the field, would drop it with its first apply, and the way back with it.
+const settingsManager = FieldManager + "-kernel-settings"
+
+// writeSettings writes the kernel settings if the API server has others, or anyway.
+func (r *Report) writeSettings(ctx context.Context, settings []v1alpha1.KernelSetting, anyway bool) error {
+	r.mu.Lock()
+	same := slices.Equal(settings, r.recorded)
+	r.mu.Unlock()
+	if same && (!anyway || len(settings) == 0) {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
+	defer cancel()
+	fields, err := fieldsOf(v1alpha1.NodeAgentStatus{KernelSettings: settings})
+	if err != nil {
+		return err
+	}
+	maps.DeleteFunc(fields, func(name string, _ json.RawMessage) bool { return name != "kernelSettings" })
+	if err := r.applyFields(ctx, fields, settingsManager); err != nil {
+		return err
+	}
+	r.record(settings)
+	return nil
 }
 
 // applyObject creates the object, or makes sure that its Node owns it.
@@ -247,7 +277,7 @@ func (r *Report) applyObject(ctx context.Context) error {
 	if uid := r.nodeUID(); uid != "" {
 		metadata["ownerReferences"] = []metav1.OwnerReference{{APIVersion: "v1", Kind: "Node", Name: r.node, UID: uid}}
 	}
-	if err := r.patch(ctx, map[string]any{"metadata": metadata}); err != nil {
+	if err := r.patch(ctx, map[string]any{"metadata": metadata}, FieldManager); err != nil {
 		return fmt.Errorf("apply NodeAgent: %w", err)
 	}
 	return nil
@@ -260,8 +290,12 @@ func (r *Report) applyStatus(ctx context.Context, s v1alpha1.NodeAgentStatus) er
 	if err != nil {
 		return err
 	}
+	return r.applyFields(ctx, fields, FieldManager)
+}
+
+func (r *Report) applyFields(ctx context.Context, fields map[string]json.RawMessage, manager string) error {
 	for {
-		err := r.patch(ctx, map[string]any{"metadata": map[string]any{"name": r.node}, "status": fields}, "status")
+		err := r.patch(ctx, map[string]any{"metadata": map[string]any{"name": r.node}, "status": fields}, manager, "status")
 		if err == nil {
 			return nil
 		}
@@ -309,12 +343,14 @@ func (r *Report) dropUnknown(ctx context.Context, fields map[string]json.RawMess
 	return dropped
 }
 
-func (r *Report) patch(ctx context.Context, obj map[string]any, sub ...string) error {
+func (r *Report) patch(ctx context.Context, obj map[string]any, manager string, sub ...string) error {
 	obj["apiVersion"], obj["kind"] = v1alpha1.SchemeGroupVersion().String(), "NodeAgent"
 	data, err := json.Marshal(obj)
 	if err != nil {
 		return fmt.Errorf("encode: %w", err)
 	}
-	_, err = r.agents.Patch(ctx, r.node, types.ApplyPatchType, data, applyOptions(), sub...)
+	options := applyOptions()
+	options.FieldManager = manager
+	_, err = r.agents.Patch(ctx, r.node, types.ApplyPatchType, data, options, sub...)
 	return err
 }

@@ -5,6 +5,7 @@ package statustest
 import (
 	"context"
 	"encoding/json"
+	"strings"
 	"sync"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -83,7 +84,7 @@ func notFound(name string) error {
 }
 
 // Patch takes an apply of the object, which makes it if need be, or of its status.
-func (n *NodeAgents) Patch(_ context.Context, name string, _ types.PatchType, data []byte, _ metav1.PatchOptions, sub ...string) (*v1alpha1.NodeAgent, error) {
+func (n *NodeAgents) Patch(_ context.Context, name string, _ types.PatchType, data []byte, options metav1.PatchOptions, sub ...string) (*v1alpha1.NodeAgent, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.writes++
@@ -108,6 +109,12 @@ func (n *NodeAgents) Patch(_ context.Context, name string, _ types.PatchType, da
 	if !ok {
 		return nil, notFound(name)
 	}
-	have.Status = in.Status
+	// Kernel settings have a field manager of their own; no other field is owned by both.
+	if strings.HasSuffix(options.FieldManager, "-kernel-settings") {
+		have.Status.KernelSettings = in.Status.KernelSettings
+	} else {
+		in.Status.KernelSettings = have.Status.KernelSettings
+		have.Status = in.Status
+	}
 	return have.DeepCopy(), nil
 }
