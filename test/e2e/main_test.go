@@ -70,7 +70,8 @@ func (s *scenario) begin(name, addresses string) {
 	s.t.Cleanup(func() { s.clean(manifest) })
 	s.apply(manifest)
 	if addresses != "" {
-		s.eventually(10*time.Second, func(ctx context.Context) error {
+		// A dozen scenarios begin at once.
+		s.eventually(30*time.Second, func(ctx context.Context) error {
 			_, err := lab.Kubectl(ctx, "wait", "--for=condition=Ready", "--timeout=1s",
 				"ipaddresspool.fairlead.dev/"+name, "l2advertisement.fairlead.dev/"+name)
 			return err
