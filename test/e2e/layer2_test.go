@@ -58,7 +58,7 @@ func TestLayer2(t *testing.T) {
 				return nil, err
 			}
 			// MetalLB's and kube-vip's ports are taken: the new agent must start all the same.
-			(&scenario{t: t, name: l2.Namespace}).occupy(owner, "7946", "7472", "7473", "9120", "10258")
+			(&scenario{t: t, name: l2.Namespace}).occupy(owner, "7946", "7472", "7473", "9120", "10258") //nolint:contextcheck // it takes the test's, which is this one
 			return f.ReplaceAgent(ctx, load(10*time.Second))
 		}},
 		{name: "rolling update", disturb: func(ctx context.Context) (*l2.Outcome, error) { return f.Rollout(ctx, load(30*time.Second)) }},
