@@ -103,7 +103,8 @@ test-kernel: ## Tests on real network namespaces (root).
 
 .PHONY: test-e2e
 test-e2e: ## Each behaviour once, on a lab cluster (root).
-	$(GOTEST) -tags e2e -count=1 -p 2 -timeout 20m -v ./test/lab/cmd/... ./test/e2e/...
+	$(GOTEST) -tags e2e -count=1 -p 2 -timeout 10m -v ./test/lab/cmd/... ./test/harness/rig/...
+	$(GOTEST) -tags e2e -count=1 -timeout 20m -v ./test/e2e/...
 
 .PHONY: bench
 bench: deps lab ## Measure: BENCH=failover on a lab, ipam on a control plane, l2-failover, l2-rollout, l2-arp, l2-gossip or l2-all on a rig of agents (RUNS=30).

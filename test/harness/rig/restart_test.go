@@ -37,27 +37,7 @@ func others(seen map[netip.Addr]rig.Seen, owners map[netip.Addr]string, n *rig.N
 
 // TestRestarts stops every agent the ways that it can be stopped. The kernels are real.
 func TestRestarts(t *testing.T) {
-	lab, err := harness.Open(harness.Options{StateDir: t.TempDir()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	r, err := rig.Start(t.Context(), rig.Options{Root: lab.Root(), Dir: t.TempDir(), Nodes: 3, AgentArgs: []string{"--announce-interval=0"}, Progress: t.Output()})
-	t.Cleanup(func() {
-		if err := r.Stop(); err != nil {
-			t.Error(err)
-		}
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := r.ApplyScenario(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	if err := r.CreateServices(t.Context(), rig.ServiceOptions{To: services, DualStack: true}); err != nil {
-		t.Fatal(err)
-	}
-	addrs := addresses(t, r)
-	owners := oneEach(t, r, addrs)
+	r, addrs, owners := start(t)
 	for _, n := range r.Nodes() {
 		restart(t, r, n, addrs, owners)
 	}

@@ -20,9 +20,10 @@ import (
 
 const services = 6
 
-// TestRig goes through what a rig offers once, on three nodes: other tests and the
-// benchmarks trust it.
-func TestRig(t *testing.T) {
+// start starts a rig of three nodes with Services, and takes it down after the test. Every
+// address has one owner.
+func start(t *testing.T) (*rig.Rig, []netip.Addr, map[netip.Addr]string) {
+	t.Helper()
 	lab, err := harness.Open(harness.Options{StateDir: t.TempDir()})
 	if err != nil {
 		t.Fatal(err)
@@ -44,6 +45,13 @@ func TestRig(t *testing.T) {
 	}
 	addrs := addresses(t, r)
 	owners := oneEach(t, r, addrs)
+	return r, addrs, owners
+}
+
+// TestRig goes through what a rig offers once, on three nodes: other tests and the
+// benchmarks trust it.
+func TestRig(t *testing.T) {
+	r, addrs, owners := start(t)
 	victim := node(t, r, owners[addrs[0]])
 	powerCut(t, r, victim, owners)
 	partition(t, r)
