@@ -35,9 +35,7 @@ func (a *Announcer) Ask(link string, target, source netip.Addr, to kernel.MAC) b
 	if !a.protocol.Serves(target) {
 		return false
 	}
-	a.mu.Lock()
-	c := a.open[link]
-	a.mu.Unlock()
+	c := a.connection(link)
 	if c == nil {
 		return false
 	}
@@ -81,9 +79,7 @@ func (a *Announcer) Answers(link string, addr netip.Addr) bool {
 	if !a.announces(link, addr) {
 		return false
 	}
-	a.mu.Lock()
-	c := a.open[link]
-	a.mu.Unlock()
+	c := a.connection(link)
 	if c == nil {
 		return false
 	}
@@ -93,6 +89,13 @@ func (a *Announcer) Answers(link string, addr netip.Addr) bool {
 	}
 	_, ok := (*l.table)[plan.Announcement{Interface: link, Addr: addr}]
 	return ok
+}
+
+// connection is that of a link, nil if there is none.
+func (a *Announcer) connection(link string) *responder {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.open[link]
 }
 
 // speak sends questions until the connection is stopped. It is a goroutine of its own,
