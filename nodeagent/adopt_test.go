@@ -157,20 +157,6 @@ func TestShutdownThatIsKnownLate(t *testing.T) {
 	})
 }
 
-// A crash leaves nothing to the kernel; whoever is back soon has its addresses again.
-func TestCrashAndReturn(t *testing.T) {
-	t.Parallel()
-	simulate(t, abc(), func(s *sim) {
-		s.bind(vip, loadbalancer.Cluster, "b", "c", "a")
-		s.wait(2 * time.Second)
-		s.sigkill("b")
-		s.watching("while it is away", "", 2*time.Second)
-		s.start("b")
-		s.wait(3 * time.Second)
-		s.expect("after the return", "b", "b@2")
-	})
-}
-
 // An agent that starts while another restarts has never heard of it; neither has any if
 // all of them are restarted at once.
 func TestEverybodyRestarts(t *testing.T) {

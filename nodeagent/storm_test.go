@@ -91,44 +91,59 @@ func (w *storm) event() {
 		return
 	}
 	switch kind {
-	case 0:
+	case 0, 1, 2, 3, 7:
 		if w.running[n] && !w.frozen[n] {
-			w.note("power cut %s", n)
-			w.off(n)
-			w.lose(n)
-			w.running[n] = false
-		}
-	case 1:
-		if w.running[n] && !w.frozen[n] {
-			w.note("kill %s", n)
-			w.nodes[n].stop()
-			w.lose(n)
-			w.running[n] = false
-		}
-	case 2:
-		if w.running[n] && !w.frozen[n] {
-			w.note("restart %s", n)
-			w.sigterm(n)
-			w.running[n] = false
-		}
-	case 3:
-		if w.running[n] && !w.frozen[n] {
-			w.note("leave %s", n)
-			w.terminate(n)
-			w.kernelOf(n).set(func() { w.kernelOf(n).gone = false })
-			w.running[n] = false
+			w.agentEvent(n, kind)
 		}
 	case 4, 5, 6:
 		w.back(n)
-	case 7:
-		if w.running[n] && !w.frozen[n] {
-			w.note("stop %s", n)
-			w.sigstop(n)
-			w.frozen[n] = true
-			w.lose(n)
-		}
 	case 8:
 		w.goOn(n)
+	case 15:
+		w.claimEvent()
+	case 17:
+		w.groupEvent()
+	case 16, 18, 19:
+		w.wireEvent(n, kind)
+	default:
+		w.clusterEvent(n, kind)
+	}
+}
+
+// agentEvent ends or stops an agent that runs.
+func (w *storm) agentEvent(n loadbalancer.NodeName, kind int) {
+	switch kind {
+	case 0:
+		w.note("power cut %s", n)
+		w.off(n)
+		w.lose(n)
+		w.running[n] = false
+	case 1:
+		w.note("kill %s", n)
+		w.nodes[n].stop()
+		w.lose(n)
+		w.running[n] = false
+	case 2:
+		w.note("restart %s", n)
+		w.sigterm(n)
+		w.running[n] = false
+	case 3:
+		w.note("leave %s", n)
+		w.terminate(n)
+		w.kernelOf(n).set(func() { w.kernelOf(n).gone = false })
+		w.running[n] = false
+	case 7:
+		w.note("stop %s", n)
+		w.sigstop(n)
+		w.frozen[n] = true
+		w.lose(n)
+	}
+}
+
+// clusterEvent parts the cluster, the API server or the copies of it, or changes what nodes
+// may announce.
+func (w *storm) clusterEvent(n loadbalancer.NodeName, kind int) {
+	switch kind {
 	case 9:
 		others := slices.DeleteFunc(slices.Clone(w.names), func(o loadbalancer.NodeName) bool { return o == n })
 		kernels := w.rand.IntN(2) == 0
@@ -171,8 +186,12 @@ func (w *storm) event() {
 		}
 		w.note("endpoints on %v", serving)
 		w.serve(serving...)
-	case 15:
-		w.claimEvent()
+	}
+}
+
+// wireEvent changes a link, or who is on it.
+func (w *storm) wireEvent(n loadbalancer.NodeName, kind int) {
+	switch kind {
 	case 16:
 		node := w.nodes[n]
 		node.mu.Lock()
@@ -186,8 +205,6 @@ func (w *storm) event() {
 			node.unplug()
 			node.set(func() { clear(node.until) }) // they went with the link
 		}
-	case 17:
-		w.groupEvent()
 	case 18:
 		addr := fmt.Sprintf("10.0.0.%d", 200+w.rand.IntN(6))
 		w.note("a stranger has %s", addr)
