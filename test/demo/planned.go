@@ -60,7 +60,7 @@ func (d *demo) restart(ctx context.Context) (harness.Observation, error) {
 		return o, fmt.Errorf("%s has no owner", address)
 	}
 	node := before.Status.Owner.Node
-	pod, err := d.agentPod(ctx, node)
+	pod, err := d.lab.AgentPod(ctx, node)
 	if err != nil {
 		return o, err
 	}
@@ -102,20 +102,6 @@ func (d *demo) restart(ctx context.Context) (harness.Observation, error) {
 		now.Node, now.Epoch, node, before.Status.Owner.Epoch)
 	o.Held = report.Failed == 0 && now.Node == node
 	return o, nil
-}
-
-// agentPod is the name of a node's agent pod.
-func (d *demo) agentPod(ctx context.Context, node string) (string, error) {
-	pods, err := d.lab.Pods(ctx, harness.Namespace, "app.kubernetes.io/component=node-agent")
-	if err != nil {
-		return "", err
-	}
-	for i := range pods {
-		if pods[i].Spec.NodeName == node && pods[i].DeletionTimestamp == nil {
-			return pods[i].Name, nil
-		}
-	}
-	return "", fmt.Errorf("no agent pod on %s", node)
 }
 
 // cordon empties the node of addresses. It has pods of the tutorial, which stay.

@@ -160,17 +160,11 @@ func (s *scenario) occupy(node string, ports ...string) {
 // agentPod returns the name of a node's agent pod.
 func (s *scenario) agentPod(node string) string {
 	s.t.Helper()
-	pods, err := lab.Pods(s.t.Context(), harness.Namespace, "app.kubernetes.io/component=node-agent")
+	name, err := lab.AgentPod(s.t.Context(), node)
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	for i := range pods {
-		if pods[i].Spec.NodeName == node && pods[i].DeletionTimestamp == nil {
-			return pods[i].Name
-		}
-	}
-	s.t.Fatalf("no agent pod on %s", node)
-	return ""
+	return name
 }
 
 // examples applies every file of deploy/examples and checks that its pools are valid,

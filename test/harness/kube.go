@@ -90,6 +90,20 @@ func (l *Lab) Pods(ctx context.Context, namespace, selector string) ([]corev1.Po
 	return list.Items, err
 }
 
+// AgentPod is the name of a node's agent pod.
+func (l *Lab) AgentPod(ctx context.Context, node string) (string, error) {
+	pods, err := l.Pods(ctx, Namespace, "app.kubernetes.io/component=node-agent")
+	if err != nil {
+		return "", err
+	}
+	for i := range pods {
+		if pods[i].Spec.NodeName == node && pods[i].DeletionTimestamp == nil {
+			return pods[i].Name, nil
+		}
+	}
+	return "", fmt.Errorf("no agent pod on %s", node)
+}
+
 // Events reads the events about one object, oldest first as kubectl lists them.
 func (l *Lab) Events(ctx context.Context, namespace, kind, name string) ([]corev1.Event, error) {
 	list, err := Get[corev1.EventList](ctx, l, "events", "-n", namespace,

@@ -312,27 +312,13 @@ func (f *Field) KillAgent(ctx context.Context, load Load) (*Outcome, error) {
 	})
 }
 
-// agentPod is the name of a node's agent pod.
-func (f *Field) agentPod(ctx context.Context, node string) (string, error) {
-	pods, err := f.lab.Pods(ctx, harness.Namespace, "app.kubernetes.io/component=node-agent")
-	if err != nil {
-		return "", err
-	}
-	for i := range pods {
-		if pods[i].Spec.NodeName == node && pods[i].DeletionTimestamp == nil {
-			return pods[i].Name, nil
-		}
-	}
-	return "", fmt.Errorf("no agent pod on %s", node)
-}
-
 // ReplaceAgent deletes the owner's agent pod: SIGTERM, and another pod.
 func (f *Field) ReplaceAgent(ctx context.Context, load Load) (*Outcome, error) {
 	owner, err := f.victim(ctx)
 	if err != nil {
 		return nil, err
 	}
-	pod, err := f.agentPod(ctx, owner)
+	pod, err := f.lab.AgentPod(ctx, owner)
 	if err != nil {
 		return nil, err
 	}
