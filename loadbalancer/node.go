@@ -21,6 +21,8 @@ type Node struct {
 	ShuttingDown bool
 	// Ready is the condition of that name as the API server last told.
 	Ready bool
+	// PodCIDRs are the ranges of the node's pods, where the API knows them.
+	PodCIDRs []netip.Prefix
 }
 
 // Advertisement is one L2Advertisement with its node selectors resolved.
@@ -47,4 +49,7 @@ type Endpoints struct {
 	Nodes map[NodeName]struct{}
 	// Any is true when some endpoint serves, on a known node or not.
 	Any bool
+	// Backends are all endpoints, one for each of their ports, ascending by address, port
+	// and port name; those that do not serve too.
+	Backends []Backend
 }

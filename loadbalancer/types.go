@@ -79,6 +79,23 @@ type Record struct {
 	Addrs          []netip.Addr
 	Policy         TrafficPolicy
 	Advertisements []string
+
+	// DataPlane asked for. A node whose kernel has no IPVS leaves it to kube-proxy all the same.
+	DataPlane DataPlane
+	Targets   TargetType
+	Ports     []ServicePort
+	// Scheduler by its name in the kernel, with Flags; empty: rr.
+	Scheduler string
+	Flags     SchedulerFlags
+	// Affinity is the Service's session affinity by client address, 0 for none.
+	Affinity time.Duration
+	// Sources that may connect (spec.loadBalancerSourceRanges); none: everybody.
+	Sources []netip.Prefix
+	// NodeAddrs are granted addresses of spec.externalIPs that are nodes' own: each is
+	// served by the node that has it, and neither bound nor announced.
+	NodeAddrs []netip.Addr
+	// Revision is the record's resourceVersion when it was read.
+	Revision string
 }
 
 // Interface is one link that can announce.

@@ -40,7 +40,7 @@ type Snapshot struct {
 	Advertisements map[string]loadbalancer.Advertisement
 	// Nodes by name.
 	Nodes map[loadbalancer.NodeName]loadbalancer.Node
-	// Endpoints by Service; needed for those with the Local policy only.
+	// Endpoints by Service.
 	Endpoints map[loadbalancer.ServiceKey]loadbalancer.Endpoints
 	// Members are the live node agents, this one included.
 	Members map[loadbalancer.NodeName]Member
@@ -55,6 +55,13 @@ type Snapshot struct {
 	// yet, and which the API server holds for ready: their agents may be restarting too.
 	// Nothing is taken over that is theirs in the API.
 	Awaited map[loadbalancer.NodeName]struct{}
+	// Dead are nodes whose agents were members and are known to be gone: real servers there
+	// get nothing new, within the limits of package plan.
+	Dead map[loadbalancer.NodeName]struct{}
+	// InCluster are further sources that count as within the cluster, beside the nodes' PodCIDRs.
+	InCluster []netip.Prefix
+	// Forwards says that this node's kernel forwards by IPVS; else nothing is planned for it.
+	Forwards bool
 }
 
 // Announcement is one address on one interface.
@@ -83,6 +90,8 @@ type GroupState struct {
 // NodeState is what one node should do: a decision for every group with a claim.
 type NodeState struct {
 	Groups map[loadbalancer.Group]GroupState
+	// Forwarding is what this node's data plane should be.
+	Forwarding loadbalancer.Forwarding
 }
 
 // Announcements returns what this node announces now, with the epoch of each.

@@ -157,5 +157,26 @@ const (
 	Minority Reason = "Minority"
 )
 
+// Why a node, or a Service, is not forwarded by IPVS, or not fully.
+const (
+	// Forwarded: IPVS forwards on every node.
+	Forwarded Reason = "Forwarded"
+	// KernelWithoutIPVS: the node's kernel has no ip_vs.
+	KernelWithoutIPVS Reason = "KernelWithoutIPVS"
+	// KernelRefuses: the kernel refused what the agent programs; the message says what.
+	KernelRefuses Reason = "KernelRefuses"
+	// CNIBypassed: the CNI's network policies would not see packets that IPVS forwards.
+	CNIBypassed Reason = "CNIBypassed"
+	// HostFirewall: a host firewall drops packets to Services before IPVS has them.
+	HostFirewall Reason = "HostFirewall"
+	// KubeProxyExcludeCIDRs: kube-proxy in its ipvs mode removes what it did not make,
+	// unless ipvs.excludeCIDRs names the pools.
+	KubeProxyExcludeCIDRs Reason = "KubeProxyExcludeCIDRs"
+	// LeftToKubeProxy: it is asked for, or it is kube-proxy's by its own rules.
+	LeftToKubeProxy Reason = "LeftToKubeProxy"
+	// NotEveryNode: some node leaves forwarding to kube-proxy, or has not programmed the Service yet.
+	NotEveryNode Reason = "NotEveryNode"
+)
+
 // String returns the reason's name.
 func (r Reason) String() string { return string(r) }

@@ -47,8 +47,20 @@ const (
 	AnnotationAdvertisements = PrefixFairlead + "advertisements"
 
 	// AnnotationTargetType says what the load balancer sends to: "pod" (default,
-	// straight to ready pods) or "node-port" (to the node port of every node).
+	// straight to ready pods) or "node-port" (to the node port of every other node with
+	// pods, and to this node's own pods). externalTrafficPolicy Local implies "pod".
 	AnnotationTargetType = PrefixFairlead + "target-type"
+
+	// AnnotationDataPlane says who forwards packets for the Service: "ipvs" (default, on
+	// nodes whose kernel has it) or "kube-proxy".
+	AnnotationDataPlane = PrefixFairlead + "data-plane"
+	// AnnotationScheduler is the scheduler of the Service's virtual servers, one of rr
+	// (default), wrr, lc, wlc, lblc, lblcr, dh, sh, sed, nq, fo, ovf and mh, and after a
+	// comma the flags of sh and mh: "mh,mh-port", "sh,sh-fallback,sh-port".
+	AnnotationScheduler = PrefixFairlead + "scheduler"
+	// AnnotationWeight is on a Node or an EndpointSlice: the weight of the real servers
+	// there, 1 (default) to 100. The slice's counts before the node's.
+	AnnotationWeight = PrefixFairlead + "weight"
 )
 
 // MaxAddressesPerFamily bounds the addresses of one Service, per IP family.

@@ -58,10 +58,11 @@ type IPClaimSpec struct {
 	// +kubebuilder:validation:MaxLength=45
 	// +kubebuilder:validation:XValidation:rule="isIP(self) && ip.isCanonical(self)",message="must be an IP address in canonical form"
 	Address string `json:"address"`
-	// Pool is the IPAddressPool that the address came from.
-	// +kubebuilder:validation:MinLength=1
+	// Pool is the IPAddressPool that the address came from; absent for an address of
+	// spec.externalIPs that lies in none.
 	// +kubebuilder:validation:MaxLength=253
-	Pool string `json:"pool"`
+	// +optional
+	Pool string `json:"pool,omitempty"`
 	// Group joins the claims that one node announces together (both families of a
 	// Service, all Services that share an address): the lowest claim name among them.
 	// +kubebuilder:validation:MinLength=1

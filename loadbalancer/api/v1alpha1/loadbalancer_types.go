@@ -19,11 +19,16 @@ const (
 )
 
 // Forwarding says which data plane takes packets from the announcing node to the targets.
-// +kubebuilder:validation:Enum=kube-proxy
+// +kubebuilder:validation:Enum=kube-proxy;ipvs
 type Forwarding string
 
-// ForwardingKubeProxy leaves forwarding to kube-proxy (ipMode VIP in the Service's status).
-const ForwardingKubeProxy Forwarding = "kube-proxy"
+const (
+	// ForwardingKubeProxy leaves forwarding to kube-proxy (ipMode VIP in the Service's status).
+	ForwardingKubeProxy Forwarding = "kube-proxy"
+	// ForwardingIPVS has every node agent program IPVS, where its kernel can; the others
+	// leave it to kube-proxy. The Service's status says ipMode Proxy once all have.
+	ForwardingIPVS Forwarding = "ipvs"
+)
 
 // TrafficPolicy is the Service's externalTrafficPolicy.
 // +kubebuilder:validation:Enum=Cluster;Local
@@ -87,6 +92,34 @@ type LoadBalancerSpec struct {
 	ExternalTrafficPolicy TrafficPolicy `json:"externalTrafficPolicy"`
 	// Forwarding says which data plane serves the addresses.
 	Forwarding Forwarding `json:"forwarding"`
+	// Scheduler of the virtual servers by its name in the kernel; absent: rr.
+	// +kubebuilder:validation:Enum=rr;wrr;lc;wlc;lblc;lblcr;dh;sh;sed;nq;fo;ovf;mh
+	// +optional
+	Scheduler string `json:"scheduler,omitempty"`
+	// SchedulerFlags of sh and mh.
+	// +kubebuilder:validation:MaxItems=2
+	// +kubebuilder:validation:items:Enum=fallback;port
+	// +optional
+	// +listType=set
+	SchedulerFlags []string `json:"schedulerFlags,omitempty"`
+	// SessionAffinitySeconds is how long a client stays with its pod; absent: not at all.
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=86400
+	// +optional
+	SessionAffinitySeconds int32 `json:"sessionAffinitySeconds,omitempty"`
+	// SourceRanges that may connect, as CIDRs; absent: everybody.
+	// +kubebuilder:validation:MaxItems=256
+	// +kubebuilder:validation:items:MaxLength=49
+	// +optional
+	// +listType=set
+	SourceRanges []string `json:"sourceRanges,omitempty"`
+	// NodeAddresses are granted addresses of the Service's spec.externalIPs that are nodes'
+	// own: each is served by the node that has it, and never announced.
+	// +kubebuilder:validation:MaxItems=32
+	// +kubebuilder:validation:items:MaxLength=45
+	// +optional
+	// +listType=set
+	NodeAddresses []string `json:"nodeAddresses,omitempty"`
 	// Advertisements that announce the addresses.
 	// +kubebuilder:validation:MaxItems=64
 	// +optional

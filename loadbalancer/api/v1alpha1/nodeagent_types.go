@@ -76,6 +76,9 @@ type NodeAgentStatus struct {
 	// +listType=map
 	// +listMapKey=name
 	KernelSettings []KernelSetting `json:"kernelSettings,omitempty"`
+	// DataPlane is who forwards on this node, and what is programmed.
+	// +optional
+	DataPlane DataPlaneStatus `json:"dataPlane,omitempty"`
 	// Gossip is the agent's view of its peers.
 	// +optional
 	Gossip GossipStatus `json:"gossip,omitempty"`
@@ -127,6 +130,50 @@ type KernelSetting struct {
 	// Value that the agent set.
 	// +kubebuilder:validation:MaxLength=32
 	Value string `json:"value"`
+}
+
+// DataPlaneStatus says who forwards packets for Services on one node.
+type DataPlaneStatus struct {
+	// Forwarding that this node does: ipvs, or kube-proxy where ipvs cannot be.
+	// +optional
+	Forwarding Forwarding `json:"forwarding,omitempty"`
+	// Reason why it is not ipvs, in one word.
+	// +kubebuilder:validation:MaxLength=64
+	// +optional
+	Reason string `json:"reason,omitempty"`
+	// Message for people: what is wrong and what to set, also where it is ipvs.
+	// +kubebuilder:validation:MaxLength=1024
+	// +optional
+	Message string `json:"message,omitempty"`
+	// KubeProxyMode is what of kube-proxy was found on the node: iptables, nftables, ipvs.
+	// +kubebuilder:validation:MaxLength=16
+	// +optional
+	KubeProxyMode string `json:"kubeProxyMode,omitempty"`
+	// VirtualServers counts those that are programmed.
+	// +optional
+	VirtualServers int32 `json:"virtualServers,omitempty"`
+	// Revision: all records up to this resourceVersion are programmed, but those waiting.
+	// +kubebuilder:validation:MaxLength=32
+	// +optional
+	Revision string `json:"revision,omitempty"`
+	// Waiting are records that this node could not program, as namespace/name, with why.
+	// +kubebuilder:validation:MaxItems=64
+	// +optional
+	// +listType=map
+	// +listMapKey=name
+	Waiting []WaitingRecord `json:"waiting,omitempty"`
+}
+
+// WaitingRecord is a LoadBalancer that a node could not program.
+type WaitingRecord struct {
+	// Name of the record as namespace/name.
+	// +kubebuilder:validation:MaxLength=317
+	Name string `json:"name"`
+	// +kubebuilder:validation:MaxLength=64
+	Reason string `json:"reason"`
+	// +kubebuilder:validation:MaxLength=1024
+	// +optional
+	Message string `json:"message,omitempty"`
 }
 
 // GossipStatus is one agent's view of the membership.
