@@ -44,6 +44,7 @@ type loop struct {
 	held    holdings
 	highest map[loadbalancer.Group]uint64
 	links   []kernel.Link
+	cables  cables
 	nodes   map[loadbalancer.NodeName]loadbalancer.Node
 	routes  kernel.DefaultRoutes
 	macs    macs
@@ -203,6 +204,9 @@ func (l *loop) refreshLinks(ctx context.Context, now time.Time) {
 			l.links = append(l.links, k)
 		}
 	}
+	if l.cables.look(now, l.links) && l.holdUntil.Before(now.Add(listenAgain)) {
+		l.holdUntil = now.Add(listenAgain)
+	}
 	routes, err := l.a.d.kernel.DefaultRoutes()
 	if err != nil {
 		klog.FromContext(ctx).Error(err, "Cannot read the default routes, keeping the old ones")
@@ -250,7 +254,7 @@ func (l *loop) snapshot(ctx context.Context, now time.Time, objs intake.Objects,
 		l.quorum.expect(now, maps.Keys(l.awaited))
 	}
 	minority := l.quorum.minority(now, l.living.confirmed(s.Members), s.Nodes)
-	s.Hold = s.Hold || l.living.gathering(now, minority, view.Members)
+	s.Hold = s.Hold || l.living.gathering(now, minority, view.Members) || minority && l.cables.fresh(now)
 	switch {
 	case !view.Up:
 		s.Guard = reason.NoGossipKey

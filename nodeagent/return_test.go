@@ -31,3 +31,25 @@ func TestPulseNoticesTheSecondPowerCutToo(t *testing.T) {
 		s.expect("after the second cut", "a", "a@3")
 	})
 }
+
+// A node whose cable is plugged in again hears of what was decided meanwhile from its peers,
+// and only later from the API server. It takes nothing back before.
+func TestLinkThatComesBackTakesNothingBack(t *testing.T) {
+	t.Parallel()
+	simulate(t, abcd(), func(s *sim) {
+		s.bind(vip, loadbalancer.Cluster, "b", "c", "a")
+		s.wait(2 * time.Second)
+		s.expect("before", "b", "b@1")
+		b := s.nodes["b"]
+		s.freeze("b")
+		links := b.unplug()
+		s.cutOff([]loadbalancer.NodeName{"b"}, []loadbalancer.NodeName{"a", "c", "d"})
+		s.wait(5 * time.Second)
+		s.expect("while it is away", "c", "c@2")
+		b.replug(links)
+		s.wait(700 * time.Millisecond)
+		s.heal()
+		s.wait(5 * time.Second)
+		s.expect("after its return", "c", "c@2")
+	})
+}

@@ -448,9 +448,18 @@ func (n *simNode) noIPv6() {
 	mark(n.agent.linksDirty)
 }
 
-func (n *simNode) unplug() {
+// unplug takes the node's links away and returns them.
+func (n *simNode) unplug() []kernel.Link {
 	n.mu.Lock()
-	n.links = nil
+	links := n.links
+	n.mu.Unlock()
+	n.replug(nil)
+	return links
+}
+
+func (n *simNode) replug(links []kernel.Link) {
+	n.mu.Lock()
+	n.links = links
 	n.mu.Unlock()
 	mark(n.agent.linksDirty)
 }
