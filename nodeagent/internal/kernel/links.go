@@ -52,7 +52,8 @@ func (l Link) Equal(m Link) bool {
 
 // Kernel is the kernel of one network namespace. It is safe for concurrent use.
 type Kernel struct {
-	h *netlink.Handle
+	h       *netlink.Handle
+	sysctls string
 
 	mu sync.Mutex
 	// lapses by index, and those of all links, when the kernel stopped telling.
@@ -61,19 +62,23 @@ type Kernel struct {
 }
 
 // New opens a netlink handle in the current network namespace.
-func New() (*Kernel, error) {
+func New(opts ...Option) (*Kernel, error) {
 	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 	if err != nil {
 		return nil, fmt.Errorf("open netlink: %w", err)
 	}
-	return &Kernel{h: h, lapses: make(map[int]uint64)}, nil
+	k := &Kernel{h: h, sysctls: sysctlRoot, lapses: make(map[int]uint64)}
+	for _, o := range opts {
+		o(k)
+	}
+	return k, nil
 }
 
 // Close releases the handle.
 func (k *Kernel) Close() { k.h.Close() }
 
 // Links returns the links that are up with carrier, have an Ethernet address, speak
-// ARP, and are neither loopback nor a port of a bridge, a bond or the like, sorted by name.
+// ARP, and are neither loopback nor our own dummy nor a port of a bridge, a bond or the like, sorted by name.
 // What arrives on a port is the bridge's, which has the addresses: a port that announced
 // would tell of an Ethernet address that nobody else uses. Ports of a VRF are no such
 // ports: they have addresses of their own. VLANs, bonds and bridges are links as any other.
@@ -121,7 +126,7 @@ func (k *Kernel) Links() ([]Link, error) {
 // announceable says whether a link can announce; kinds are those of all links by index.
 func announceable(a *netlink.LinkAttrs, kinds map[int]string) bool {
 	const refuse = unix.IFF_LOOPBACK | unix.IFF_NOARP | unix.IFF_SLAVE
-	return usable(a.RawFlags) && a.RawFlags&refuse == 0 && len(a.HardwareAddr) == len(MAC{}) &&
+	return a.Name != VIPLinkName && usable(a.RawFlags) && a.RawFlags&refuse == 0 && len(a.HardwareAddr) == len(MAC{}) &&
 		(a.MasterIndex == 0 || kinds[a.MasterIndex] == kindVRF)
 }
 
