@@ -98,8 +98,15 @@ test-unit: ## Unit tests, with the race detector where it is cheap. No root, no 
 	$(GOTEST) $(OTHER_PKGS)
 
 .PHONY: test-kernel
-test-kernel: ## Tests on real network namespaces (root).
-	$(GOTEST) -tags kernel -count=1 ./nodeagent/... ./test/netns/... ./test/lab/cluster/...
+test-kernel: ## Tests on a real kernel: network namespaces, and what needs ip_vs, here or in a small virtual machine (root).
+	$(GOTEST) -tags kernel -count=1 ./nodeagent/... ./test/netns/... ./test/lab/cluster/... ./test/vm/...
+	@$(MAKE) test-ipvs
+
+.PHONY: test-ipvs
+test-ipvs: build ## Only the tests that need ip_vs: files tagged ipvs (PKG=./path and TEST=PATTERN for some of them).
+	@bin/fairlead-lab build
+	@$(BUILD) -o bin/fairlead-vm ./test/vm/cmd/fairlead-vm
+	@bin/fairlead-vm test $(if $(TEST),-run '$(TEST)') $(or $(PKG),./nodeagent/... ./test/...)
 
 .PHONY: test-e2e
 test-e2e: ## Each behaviour once, on a lab cluster (root).

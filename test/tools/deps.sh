@@ -7,10 +7,15 @@ set -euo pipefail
 # package:command that proves it (empty command: ask dpkg only)
 needs=(
   iproute2:ip nftables:nft iptables:iptables iputils-arping:arping iputils-ping:ping ndisc6:ndisc6
-  ipvsadm:ipvsadm curl:curl jq:jq zsh:zsh tcpdump:tcpdump conntrack:conntrack
+  ipvsadm:ipvsadm ipset:ipset curl:curl jq:jq zsh:zsh tcpdump:tcpdump conntrack:conntrack
   pkg-config:pkg-config gcc:gcc ethtool:ethtool procps:ps git:git ca-certificates:
   libc6-dev: libseccomp-dev:
 )
+
+# Where the kernel has no ip_vs, the tests that need it run in a small virtual machine.
+if ! [ -e /proc/net/ip_vs ] && ! modprobe -q ip_vs 2>/dev/null; then
+  needs+=(qemu-system-x86:qemu-system-x86_64 kmod:depmod)
+fi
 
 if ! command -v go >/dev/null; then
   echo "deps: Go is missing; install Go 1.26 or later and put it on PATH" >&2
