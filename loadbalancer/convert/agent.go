@@ -51,8 +51,8 @@ func Ownership(in *v1alpha1.Owner) loadbalancer.Ownership {
 	return loadbalancer.Ownership{Node: loadbalancer.NodeName(in.Node), Epoch: uint64(in.Epoch)}
 }
 
-// Record converts a LoadBalancer. Addresses that cannot be parsed are left out and
-// reported; the record is usable all the same.
+// Record converts a LoadBalancer. What cannot be understood is left out and reported; the
+// record is usable all the same.
 func Record(in *v1alpha1.LoadBalancer) (loadbalancer.Record, error) {
 	out := loadbalancer.Record{
 		UID:     loadbalancer.ServiceUID(in.Spec.ServiceUID),
@@ -73,12 +73,18 @@ func Record(in *v1alpha1.LoadBalancer) (loadbalancer.Record, error) {
 	for _, ad := range in.Spec.Advertisements {
 		out.Advertisements = append(out.Advertisements, ad.Name)
 	}
+	if err := forward(&out, in); err != nil {
+		errs = append(errs, fmt.Errorf("load balancer %s: %w", out.Service, err))
+	}
 	return out, errors.Join(errs...)
 }
 
 // Node converts a Node. Addresses that are names are left out.
 func Node(in *corev1.Node) loadbalancer.Node {
-	out := loadbalancer.Node{Name: loadbalancer.NodeName(in.Name), Excluded: excluded(in.Labels), Cordoned: in.Spec.Unschedulable}
+	out := loadbalancer.Node{
+		Name: loadbalancer.NodeName(in.Name), Excluded: excluded(in.Labels), Cordoned: in.Spec.Unschedulable,
+		PodCIDRs: podCIDRs(in.Spec.PodCIDR, in.Spec.PodCIDRs),
+	}
 	for _, a := range in.Status.Addresses {
 		if a.Type != corev1.NodeInternalIP && a.Type != corev1.NodeExternalIP {
 			continue

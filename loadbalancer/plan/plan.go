@@ -12,8 +12,11 @@ import (
 )
 
 // For plans the node s.Self. It costs time in proportion to the groups and to what nodes
-// claim, not to groups times nodes.
-func For(s Snapshot) NodeState {
+// claim, not to groups times nodes, and to the records and their endpoints.
+func For(s Snapshot) NodeState { return new(Memory).For(s) }
+
+// For is like the function For and costs less where little changed since the last plan.
+func (m *Memory) For(s Snapshot) NodeState {
 	p := planner{
 		s: s, reserved: reservedAddrs(s), claims: claimsByName(s.Members),
 		candidates: make([]candidate, 0, len(s.Members)), index: make(map[loadbalancer.NodeName]int, len(s.Members)),
@@ -33,6 +36,7 @@ func For(s Snapshot) NodeState {
 		slices.SortFunc(claims, func(a, b loadbalancer.Claim) int { return a.Addr.Compare(b.Addr) })
 		out.Groups[g] = p.group(g, claims)
 	}
+	out.Forwarding = m.forwarding(&p)
 	return out
 }
 

@@ -46,8 +46,10 @@ type Intake struct {
 
 	converting sync.Mutex
 	// guarded by converting
-	knownClaims  memo[*v1alpha1.IPClaim, claim]
-	knownRecords memo[*v1alpha1.LoadBalancer, loadbalancer.Record]
+	knownClaims    memo[*v1alpha1.IPClaim, claim]
+	knownRecords   memo[*v1alpha1.LoadBalancer, loadbalancer.Record]
+	knownNodes     memo[*corev1.Node, node]
+	knownEndpoints endpointsMemo
 }
 
 // claim is a converted claim; ok is false when it cannot be understood.
@@ -57,7 +59,7 @@ type claim struct {
 }
 
 // Objects are the copies as domain values. See plan.Snapshot for the fields. Slices and maps
-// within claims and records are shared with later Objects and must not be changed.
+// within their elements are shared with later Objects and must not be changed.
 type Objects struct {
 	Claims         []loadbalancer.Claim
 	Records        map[loadbalancer.ServiceUID]loadbalancer.Record
@@ -112,14 +114,23 @@ func slim(obj any) (any, error) {
 	}
 	switch o := obj.(type) {
 	case *corev1.Node:
-		o.Status.Images, o.Annotations = nil, nil
+		o.Status.Images, o.Annotations = nil, onlyWeight(o.Annotations)
 	case *discoveryv1.EndpointSlice:
-		o.Ports, o.Annotations = nil, nil
-		for e := range o.Endpoints {
-			o.Endpoints[e].Hints, o.Endpoints[e].TargetRef, o.Endpoints[e].DeprecatedTopology = nil, nil, nil
+		o.Annotations = onlyWeight(o.Annotations)
+		for i := range o.Endpoints {
+			e := &o.Endpoints[i]
+			e.Hints, e.TargetRef, e.DeprecatedTopology, e.Hostname, e.Zone = nil, nil, nil, nil, nil
 		}
 	}
 	return obj, nil
+}
+
+// onlyWeight keeps the one annotation of nodes and slices that is read.
+func onlyWeight(annotations map[string]string) map[string]string {
+	if w, ok := annotations[v1alpha1.AnnotationWeight]; ok {
+		return map[string]string{v1alpha1.AnnotationWeight: w}
+	}
+	return nil
 }
 
 func serviceOf(obj any) ([]string, error) {
@@ -151,8 +162,8 @@ func onlyStatus(before, after any) bool {
 }
 
 // matters says whether a plan depends on an EndpointSlice, which change all the time: it
-// does if its Service has a record with the Local policy. Should the record come later,
-// the record's own event counts.
+// does if its Service has a record with the Local policy, which tells who may announce, or
+// one that IPVS forwards. Should the record come later, the record's own event counts.
 func (i *Intake) matters(obj any) bool {
 	if gone, ok := obj.(cache.DeletedFinalStateUnknown); ok {
 		obj = gone.Obj
@@ -163,7 +174,8 @@ func (i *Intake) matters(obj any) bool {
 	}
 	rec, ok, err := i.records.GetStore().GetByKey(keys[0])
 	lb, isRecord := rec.(*v1alpha1.LoadBalancer)
-	return err == nil && ok && isRecord && lb.Spec.ExternalTrafficPolicy == v1alpha1.TrafficPolicyLocal
+	return err == nil && ok && isRecord &&
+		(lb.Spec.ExternalTrafficPolicy == v1alpha1.TrafficPolicyLocal || lb.Spec.Forwarding == v1alpha1.ForwardingIPVS)
 }
 
 // Run lists and watches until ctx ends, reconnecting for ever.
@@ -233,8 +245,8 @@ func (i *Intake) Objects(ctx context.Context) Objects {
 		Claims:         make([]loadbalancer.Claim, 0, len(i.knownClaims.known)),
 		Records:        make(map[loadbalancer.ServiceUID]loadbalancer.Record, len(i.knownRecords.known)),
 		Advertisements: make(map[string]loadbalancer.Advertisement),
-		Nodes:          make(map[loadbalancer.NodeName]loadbalancer.Node),
-		Endpoints:      make(map[loadbalancer.ServiceKey]loadbalancer.Endpoints),
+		Nodes:          make(map[loadbalancer.NodeName]loadbalancer.Node, len(i.knownNodes.known)),
+		Endpoints:      make(map[loadbalancer.ServiceKey]loadbalancer.Endpoints, len(i.knownRecords.known)),
 	}
 	n := 0
 	for c := range each[*v1alpha1.IPClaim](i.claims) {
@@ -244,22 +256,18 @@ func (i *Intake) Objects(ctx context.Context) Objects {
 		}
 	}
 	i.knownClaims.end(n)
+	labels := i.nodesAndWeights(ctx, &out)
 	n = 0
 	for lb := range each[*v1alpha1.LoadBalancer](i.records) {
 		n++
 		r := i.knownRecords.get(lb, func(lb *v1alpha1.LoadBalancer) loadbalancer.Record { return i.record(ctx, lb) })
 		out.Records[r.UID] = r
-		if r.Policy == loadbalancer.Local {
-			out.Endpoints[r.Service] = i.endpoints(r.Service)
+		if r.Policy == loadbalancer.Local || r.DataPlane == loadbalancer.IPVS {
+			out.Endpoints[r.Service] = i.endpoints(ctx, r.Service)
 		}
 	}
 	i.knownRecords.end(n)
-	var labels []convert.NodeLabels
-	for n := range each[*corev1.Node](i.nodes) {
-		node := convert.Node(n)
-		out.Nodes[node.Name] = node
-		labels = append(labels, convert.NodeLabels{Name: node.Name, Labels: n.Labels})
-	}
+	i.knownEndpoints.end(len(out.Endpoints))
 	for a := range each[*v1alpha1.L2Advertisement](i.ads) {
 		ad, err := convert.Resolve(a, labels)
 		i.report(ctx, "L2Advertisement "+a.Name, err)
@@ -268,6 +276,39 @@ func (i *Intake) Objects(ctx context.Context) Objects {
 		}
 	}
 	return out
+}
+
+// node is a converted Node, with its labels and the weight of its real servers, 0 for none.
+type node struct {
+	loadbalancer.Node
+	labels map[string]string
+	weight uint16
+}
+
+// nodesAndWeights fills in the nodes and tells the endpoints their weights. It returns the
+// nodes' labels.
+func (i *Intake) nodesAndWeights(ctx context.Context, out *Objects) []convert.NodeLabels {
+	labels := make([]convert.NodeLabels, 0, len(i.knownNodes.known))
+	weights := make(map[loadbalancer.NodeName]uint16)
+	n := 0
+	for obj := range each[*corev1.Node](i.nodes) {
+		n++
+		known := i.knownNodes.get(obj, func(obj *corev1.Node) node { return i.node(ctx, obj) })
+		out.Nodes[known.Name] = known.Node
+		labels = append(labels, convert.NodeLabels{Name: known.Name, Labels: known.labels})
+		if known.weight > 0 {
+			weights[known.Name] = known.weight
+		}
+	}
+	i.knownNodes.end(n)
+	i.knownEndpoints.weigh(weights)
+	return labels
+}
+
+func (i *Intake) node(ctx context.Context, n *corev1.Node) node {
+	weight, err := convert.Weight(n.Annotations)
+	i.report(ctx, "Node "+n.Name, err)
+	return node{convert.Node(n), n.Labels, weight}
 }
 
 func (i *Intake) claim(ctx context.Context, c *v1alpha1.IPClaim) claim {
@@ -282,7 +323,7 @@ func (i *Intake) record(ctx context.Context, lb *v1alpha1.LoadBalancer) loadbala
 	return out
 }
 
-func (i *Intake) endpoints(key loadbalancer.ServiceKey) loadbalancer.Endpoints {
+func (i *Intake) endpoints(ctx context.Context, key loadbalancer.ServiceKey) loadbalancer.Endpoints {
 	objs, err := i.slices.GetIndexer().ByIndex(byService, key.String())
 	if err != nil {
 		return loadbalancer.Endpoints{}
@@ -293,7 +334,12 @@ func (i *Intake) endpoints(key loadbalancer.ServiceKey) loadbalancer.Endpoints {
 			slices = append(slices, s)
 		}
 	}
-	return convert.EndpointsOf(slices)
+	return i.knownEndpoints.get(key, slices, func() loadbalancer.Endpoints {
+		out := convert.EndpointsOf(slices)
+		out.Backends, err = convert.BackendsOf(slices, i.knownEndpoints.weights)
+		i.report(ctx, "EndpointSlices of "+key.String(), err)
+		return out
+	})
 }
 
 func each[T any](inf cache.SharedIndexInformer) func(yield func(T) bool) {
