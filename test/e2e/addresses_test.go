@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/fairlead-lb/fairlead/loadbalancer/api/v1alpha1"
 	"github.com/fairlead-lb/fairlead/loadbalancer/reason"
@@ -60,7 +59,7 @@ func sharing(s *scenario) {
 		t.Errorf("the claim's sharing key is %q, want k", claim.Spec.SharingKey)
 	}
 	owner := s.owner(a)
-	s.eventually(10*time.Second, func(ctx context.Context) error {
+	s.eventually(patience, func(ctx context.Context) error {
 		for _, name := range []string{"web", "alt", "names"} {
 			rec, err := lab.Record(ctx, s.name, name)
 			if err != nil {
@@ -180,7 +179,7 @@ func externalAddresses(s *scenario) {
 		return strings.Replace(m, "type: LoadBalancer", "type: ClusterIP", 1)
 	}
 	// The controller makes an empty policy where there is none: nothing is granted.
-	s.eventually(5*time.Second, func(ctx context.Context) error {
+	s.eventually(patience, func(ctx context.Context) error {
 		if _, err := lab.Apply(ctx, web("web", granted)); err == nil {
 			return errors.New("spec.externalIPs was accepted without a grant")
 		}
@@ -190,7 +189,7 @@ func externalAddresses(s *scenario) {
 	t.Cleanup(func() {
 		cleanUp(t, "patch", "externalippolicy.fairlead.dev", "default", "--type=merge", "-p", `{"spec":{"grants":[]}}`)
 	})
-	s.eventually(10*time.Second, func(ctx context.Context) error {
+	s.eventually(patience, func(ctx context.Context) error {
 		_, err := lab.Apply(ctx, web("web", granted))
 		return err
 	})
@@ -213,5 +212,5 @@ func externalAddresses(s *scenario) {
 	s.has("lb", ungranted)
 	s.patch("svc/web", `{"spec":{"externalIPs":null}}`)
 	s.free(granted)
-	s.silent(granted, 5*time.Second)
+	s.silent(granted)
 }

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"strings"
 	"testing"
-	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -34,7 +33,7 @@ func TestAllocation(t *testing.T) {
 func (s *scenario) condition(service, kind string, want reason.Reason) metav1.ConditionStatus {
 	s.t.Helper()
 	var status metav1.ConditionStatus
-	s.eventually(10*time.Second, func(ctx context.Context) error {
+	s.eventually(patience, func(ctx context.Context) error {
 		rec, err := lab.Record(ctx, s.name, service)
 		if err != nil {
 			return err
@@ -75,7 +74,7 @@ func requestedAddress(s *scenario) {
 			if st := s.condition(name, v1alpha1.ConditionAllocated, tc.want); st != metav1.ConditionFalse {
 				t.Errorf("Allocated is %q, want False", st)
 			}
-			s.eventually(5*time.Second, func(ctx context.Context) error {
+			s.eventually(patience, func(ctx context.Context) error {
 				if n := s.events(ctx, name)[tc.want.String()]; n != 1 {
 					return fmt.Errorf("%d events %s, want 1", n, tc.want)
 				}
@@ -98,7 +97,7 @@ func conflictingAnnotations(s *scenario) {
 	if a := s.address("two"); a != "172.20.251.35" {
 		t.Errorf("two got %s, want the address of the fairlead.dev annotation", a)
 	}
-	s.eventually(5*time.Second, func(ctx context.Context) error {
+	s.eventually(patience, func(ctx context.Context) error {
 		if n := s.events(ctx, "two")[reason.ConflictingAnnotations.String()]; n != 1 {
 			return fmt.Errorf("%d events ConflictingAnnotations, want 1", n)
 		}
@@ -117,7 +116,7 @@ func statusWiped(s *scenario) {
 	s.apply(s.serviceManifest("web", "", ""))
 	a := s.address("web")
 	s.kubectl("patch", "svc", "-n", s.name, "web", "--subresource=status", "--type=merge", "-p", `{"status":{"loadBalancer":{"ingress":null}}}`)
-	took := s.eventually(5*time.Second, func(ctx context.Context) error {
+	took := s.eventually(patience, func(ctx context.Context) error {
 		got, err := lab.Address(ctx, s.name, "web")
 		if err == nil && got != a {
 			err = fmt.Errorf("address %s, want %s back", got, a)
@@ -157,7 +156,7 @@ func badPools(s *scenario) {
 // poolReason waits until a pool's Ready condition is as wanted.
 func (s *scenario) poolReason(pool string, status metav1.ConditionStatus, want reason.Reason) {
 	s.t.Helper()
-	s.eventually(5*time.Second, func(ctx context.Context) error {
+	s.eventually(patience, func(ctx context.Context) error {
 		p, err := harness.Get[*v1alpha1.IPAddressPool](ctx, lab, "ipaddresspool.fairlead.dev", pool)
 		if err != nil {
 			return err

@@ -11,7 +11,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -45,7 +44,7 @@ func localPolicy(s *scenario) {
 	s.begin("local", "172.20.251.90-172.20.251.99")
 	s.apply(s.podManifest("web1", "worker3") + "---\n" + s.serviceManifest("web", "", "externalTrafficPolicy: Local"))
 	a := s.address("web")
-	s.ownedBy(a, 20*time.Second, "worker3")
+	s.ownedBy(a, "worker3")
 	body := s.answers(a)
 	if from := harness.Field(body, "RemoteAddr"); !strings.HasPrefix(from, mypcAddress+":") {
 		t.Errorf("the pod sees %s, want the client's address %s", from, mypcAddress)
@@ -58,7 +57,7 @@ func localPolicy(s *scenario) {
 	}
 
 	s.apply(s.podManifest("web2", "worker"))
-	s.ownedBy(a, 20*time.Second, "worker")
+	s.ownedBy(a, "worker")
 	if name := harness.Field(s.answers(a), "Hostname"); name != "web2" {
 		t.Errorf("%s answers, want web2", name)
 	}
@@ -73,7 +72,7 @@ func localWithoutEndpoints(s *scenario) {
 	if st := s.condition("web", v1alpha1.ConditionAnnounced, reason.NoEndpoints); st != metav1.ConditionFalse {
 		t.Errorf("Announced is %q, want False", st)
 	}
-	s.silent(a, time.Second)
+	s.silent(a)
 }
 
 // TestBeside shows what needs no address of a scenario's own: the examples' pools serve
@@ -104,7 +103,7 @@ func TestExcludedNode(t *testing.T) {
 			others = append(others, n)
 		}
 	}
-	s.ownedBy(a, 10*time.Second, others...)
+	s.ownedBy(a, others...)
 	s.answers(a)
 }
 
@@ -112,13 +111,11 @@ func TestExcludedNode(t *testing.T) {
 func nodeSelectors(s *scenario) {
 	t := s.t
 	s.begin("selected", "172.20.251.102/32")
-	s.kubectl("patch", "l2advertisement.fairlead.dev", s.name, "--type=merge",
-		"-p", `{"spec":{"nodeSelectors":[{"matchLabels":{"kubernetes.io/hostname":"worker2"}}]}}`)
+	s.patchAd(`{"nodeSelectors":[{"matchLabels":{"kubernetes.io/hostname":"worker2"}}]}`)
 	s.apply(s.serviceManifest("web", "", ""))
-	s.ownedBy(s.address("web"), 10*time.Second, "worker2")
-	s.kubectl("patch", "l2advertisement.fairlead.dev", s.name, "--type=merge",
-		"-p", `{"spec":{"nodeSelectors":[{"matchLabels":{"kubernetes.io/hostname":"none"}}]}}`)
-	s.silent(s.address("web"), 10*time.Second)
+	s.ownedBy(s.address("web"), "worker2")
+	s.patchAd(`{"nodeSelectors":[{"matchLabels":{"kubernetes.io/hostname":"none"}}]}`)
+	s.silent(s.address("web"))
 	if st := s.condition("web", v1alpha1.ConditionAnnounced, reason.NoEligibleNode); st != metav1.ConditionFalse {
 		t.Errorf("Announced is %q, want False", st)
 	}
@@ -134,7 +131,7 @@ func noAdvertisement(s *scenario) {
 	if st := s.condition("web", v1alpha1.ConditionAnnounced, reason.NoAdvertisement); st != metav1.ConditionFalse {
 		t.Errorf("Announced is %q, want False", st)
 	}
-	s.silent(a, time.Second)
+	s.silent(a)
 	s.apply(adManifest(s.name))
 	s.owner(a)
 }
@@ -149,7 +146,7 @@ func (s *scenario) occupy(node string, ports ...string) {
 		b.WriteString("  - {name: p" + p + ", image: traefik/whoami, env: [{name: WHOAMI_PORT_NUMBER, value: \"" + p + "\"}]}\n")
 	}
 	s.apply(b.String())
-	s.kubectl("wait", "-n", s.name, "--for=condition=Ready", "pod/ports", "--timeout=30s")
+	s.kubectl("wait", "-n", s.name, "--for=condition=Ready", "pod/ports", "--timeout=60s")
 	for _, p := range ports {
 		if _, err := lab.Fetch(s.t.Context(), node, "http://127.0.0.1:"+p+"/"); err != nil {
 			s.t.Fatalf("port %s is not occupied: %v", p, err)
@@ -179,7 +176,7 @@ func examples(s *scenario) {
 	for _, f := range files {
 		t.Cleanup(func() { cleanUp(t, "delete", "-f", f, "--ignore-not-found") })
 		// A policy's parameters are known to the API server a moment after they are written.
-		s.eventually(5*time.Second, func(ctx context.Context) error {
+		s.eventually(patience, func(ctx context.Context) error {
 			_, err := lab.Kubectl(ctx, "apply", "-f", f)
 			return err
 		})
@@ -190,7 +187,7 @@ func examples(s *scenario) {
 			t.Error(err)
 		}
 	})
-	s.eventually(20*time.Second, func(ctx context.Context) error {
+	s.eventually(patience, func(ctx context.Context) error {
 		pools, err := harness.Get[v1alpha1.IPAddressPoolList](ctx, lab, "ipaddresspools.fairlead.dev")
 		if err != nil {
 			return err

@@ -8,7 +8,6 @@ import (
 	"context"
 	"errors"
 	"slices"
-	"time"
 
 	"github.com/fairlead-lb/fairlead/loadbalancer/api/v1alpha1"
 	"github.com/fairlead-lb/fairlead/loadbalancer/reason"
@@ -52,7 +51,7 @@ func served(s *scenario, name, addresses, class string) {
 	s.create(service{name: "late", annotations: `fairlead.dev/addresses: "` + last + `"`, spec: spec})
 	s.refused("late", reason.AddressInUse, s.name+"/asks")
 	s.refused("outside", reason.AddressNotInPool)
-	s.eventually(5*time.Second, func(ctx context.Context) error {
+	s.eventually(patience, func(ctx context.Context) error {
 		if e := s.events(ctx, "web"); e["AddressAllocated"] != 1 || e["Announcing"] != 1 {
 			return errors.New("web has not one event AddressAllocated and one Announcing")
 		}
@@ -60,14 +59,14 @@ func served(s *scenario, name, addresses, class string) {
 	})
 
 	// A deletion frees the address, also for who asks for it.
-	s.kubectl("delete", "svc", "-n", s.name, "asks", "--timeout=20s")
+	s.kubectl("delete", "svc", "-n", s.name, "asks", "--timeout=60s")
 	s.has("late", last)
 
 	// Kubernetes lets a class come and go with the type only.
 	s.patch("svc/web", `{"spec":{"type":"ClusterIP","loadBalancerClass":null}}`)
 	s.free(first)
-	s.silent(first, 5*time.Second)
-	s.eventually(5*time.Second, func(ctx context.Context) error {
+	s.silent(first)
+	s.eventually(patience, func(ctx context.Context) error {
 		svc, err := lab.Service(ctx, s.name, "web")
 		if err == nil && len(svc.Finalizers)+len(svc.Status.LoadBalancer.Ingress) > 0 {
 			err = errors.New("as ClusterIP it has a finalizer or an address")

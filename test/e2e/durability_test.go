@@ -31,7 +31,7 @@ func TestAdoption(t *testing.T) {
 	s.owner(a)
 	s.answers(a)
 	before := s.tenants(a, v1alpha1.ClaimBound, "web").Spec.Services[0].UID
-	s.kubectl("delete", "svc", "-n", s.name, "first", "--timeout=20s")
+	s.kubectl("delete", "svc", "-n", s.name, "first", "--timeout=60s")
 	s.free(lower)
 
 	if err := lab.Pause(t.Context(), "controller"); err != nil {
@@ -49,7 +49,7 @@ func TestAdoption(t *testing.T) {
 	t.Cleanup(resume)
 	report := s.probe(a, 6*time.Second, func() {
 		s.patch("svc/web", `{"metadata":{"finalizers":null}}`)
-		s.kubectl("delete", "svc", "-n", s.name, "web", "--timeout=10s")
+		s.kubectl("delete", "svc", "-n", s.name, "web", "--timeout=60s")
 		s.create(service{name: "web"})
 		resume()
 	})
@@ -76,7 +76,7 @@ func badCloudConfig(s *scenario) {
 		"  nodeName: worker\n  restartPolicy: Never\n  securityContext: {runAsNonRoot: true, runAsUser: 65532}\n" +
 		"  containers: [{name: c, image: '" + image + "', args: [--cloud-provider=fairlead, --cloud-config=/etc/fairlead/cloud-config.yaml],\n" +
 		"    volumeMounts: [{name: config, mountPath: /etc/fairlead}]}]\n  volumes: [{name: config, configMap: {name: bad}}]\n")
-	s.eventually(20*time.Second, func(ctx context.Context) error {
+	s.eventually(patience, func(ctx context.Context) error {
 		pod, err := harness.Get[*corev1.Pod](ctx, lab, "pod", "-n", s.name, "controller")
 		if err == nil && pod.Status.Phase != corev1.PodFailed {
 			err = fmt.Errorf("the controller's pod is %s, want Failed", pod.Status.Phase)
@@ -96,7 +96,7 @@ func reinstall(ctx context.Context) error {
 	if _, err := lab.Kubectl(ctx, "apply", "--server-side", "-k", "deploy/kustomize/overlays/lab"); err != nil {
 		return err
 	}
-	if _, err := lab.Kubectl(ctx, "rollout", "status", "-n", harness.Namespace, "deployment/fairlead-controller", "--timeout=60s"); err != nil {
+	if _, err := lab.Kubectl(ctx, "rollout", "status", "-n", harness.Namespace, "deployment/fairlead-controller", "--timeout=180s"); err != nil {
 		return err
 	}
 	_, err := harness.Eventually(ctx, time.Minute, func(ctx context.Context) error {

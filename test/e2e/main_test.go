@@ -40,8 +40,14 @@ func TestMain(m *testing.M) {
 	}
 }
 
-// allNodes is how many nodes the lab has.
-const allNodes = 4
+const (
+	// allNodes is how many nodes the lab has.
+	allNodes = 4
+	// patience is how long a test waits for what has to happen. It is no figure of how
+	// quick it should be, those are test/bench's: a machine that stands still for some
+	// seconds, or takes ten times as long, must not fail a test of what happens.
+	patience = time.Minute
+)
 
 // scenario is one test's namespace with a pool of its own.
 type scenario struct {
@@ -70,8 +76,7 @@ func (s *scenario) begin(name, addresses string) {
 	s.t.Cleanup(func() { s.clean(manifest) })
 	s.apply(manifest)
 	if addresses != "" {
-		// A dozen scenarios begin at once.
-		s.eventually(30*time.Second, func(ctx context.Context) error {
+		s.eventually(patience, func(ctx context.Context) error {
 			_, err := lab.Kubectl(ctx, "wait", "--for=condition=Ready", "--timeout=1s",
 				"ipaddresspool.fairlead.dev/"+name, "l2advertisement.fairlead.dev/"+name)
 			return err
@@ -108,7 +113,7 @@ func (s *scenario) podManifest(name, node string) string {
 
 // clean removes the scenario; when the test failed it first shows the state of things.
 func (s *scenario) clean(manifest string) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(s.t.Context()), 90*time.Second)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(s.t.Context()), 3*patience)
 	defer cancel()
 	if s.t.Failed() {
 		dump(ctx, s.t)
@@ -125,7 +130,7 @@ func (s *scenario) clean(manifest string) {
 	if err := giveUpRetained(ctx, s.name); err != nil {
 		s.t.Errorf("clean up: %v", err)
 	}
-	if _, err = harness.Eventually(ctx, 15*time.Second, s.noClaims); err != nil {
+	if _, err = harness.Eventually(ctx, patience, s.noClaims); err != nil {
 		s.t.Errorf("clean up: %v", err)
 	}
 }
@@ -219,7 +224,7 @@ func (s *scenario) eventually(timeout time.Duration, check func(context.Context)
 func (s *scenario) address(service string) string {
 	s.t.Helper()
 	var a string
-	s.eventually(10*time.Second, func(ctx context.Context) (err error) {
+	s.eventually(patience, func(ctx context.Context) (err error) {
 		a, err = lab.Address(ctx, s.name, service)
 		return err
 	})
@@ -230,7 +235,7 @@ func (s *scenario) address(service string) string {
 func (s *scenario) answers(address string) string {
 	s.t.Helper()
 	var body string
-	s.eventually(30*time.Second, func(ctx context.Context) (err error) {
+	s.eventually(patience, func(ctx context.Context) (err error) {
 		body, err = lab.Fetch(ctx, "mypc", "http://"+address+"/")
 		if err == nil && harness.Field(body, "Hostname") == "" {
 			err = fmt.Errorf("unexpected answer %q", body)
@@ -245,7 +250,7 @@ func (s *scenario) answers(address string) string {
 func (s *scenario) owner(address string) string {
 	s.t.Helper()
 	var owner string
-	s.eventually(10*time.Second, func(ctx context.Context) (err error) {
+	s.eventually(patience, func(ctx context.Context) (err error) {
 		ip, err := netip.ParseAddr(address)
 		if err != nil {
 			return err
@@ -268,9 +273,9 @@ func (s *scenario) owner(address string) string {
 }
 
 // ownedBy waits until one of the nodes owns the address by the claim and on the network.
-func (s *scenario) ownedBy(address string, timeout time.Duration, nodes ...string) string {
+func (s *scenario) ownedBy(address string, nodes ...string) string {
 	s.t.Helper()
-	s.eventually(timeout, func(ctx context.Context) error {
+	s.eventually(patience, func(ctx context.Context) error {
 		owner, err := lab.Owner(ctx, address)
 		if err == nil && !slices.Contains(nodes, owner) {
 			err = fmt.Errorf("%s is announced by %s, want one of %v", address, owner, nodes)
@@ -296,9 +301,9 @@ func (s *scenario) probe(address string, length time.Duration, event func()) *ha
 }
 
 // silent waits until nobody answers ARP for the address.
-func (s *scenario) silent(address string, timeout time.Duration) {
+func (s *scenario) silent(address string) {
 	s.t.Helper()
-	s.eventually(timeout, func(ctx context.Context) error { return lab.Silent(ctx, "mypc", address) })
+	s.eventually(patience, func(ctx context.Context) error { return lab.Silent(ctx, "mypc", address) })
 }
 
 // events counts how often each reason was reported about a Service, by the series' counts.
@@ -327,7 +332,7 @@ func occurrences(e *corev1.Event) int {
 // wholeCluster waits until every node and agent is as it was at the start.
 func (s *scenario) wholeCluster() {
 	s.t.Helper()
-	s.eventually(90*time.Second, func(ctx context.Context) error {
+	s.eventually(2*patience, func(ctx context.Context) error {
 		if err := lab.NodesReady(ctx, allNodes); err != nil {
 			return err
 		}

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"strings"
 	"testing"
-	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -40,7 +39,7 @@ func mirrorFollowsItsSource(s *scenario) {
 	})
 	s.poolReason("mirrored", metav1.ConditionTrue, reason.Valid)
 	s.apply(metallbPool("mirrored", "metallb-system", "172.20.251.111/32"))
-	s.eventually(5*time.Second, func(ctx context.Context) error {
+	s.eventually(patience, func(ctx context.Context) error {
 		p, err := harness.Get[*v1alpha1.IPAddressPool](ctx, lab, "ipaddresspool.fairlead.dev", "mirrored")
 		if err == nil && (len(p.Spec.Addresses) != 1 || p.Spec.Addresses[0] != "172.20.251.111/32") {
 			err = fmt.Errorf("the copy has %v", p.Spec.Addresses)
@@ -54,7 +53,7 @@ func mirrorFollowsItsSource(s *scenario) {
 		t.Errorf("editing the copy gives %v, want a refusal that says so", err)
 	}
 	s.kubectl("delete", "ipaddresspool.metallb.io", "-n", "metallb-system", "mirrored")
-	s.eventually(5*time.Second, func(ctx context.Context) error {
+	s.eventually(patience, func(ctx context.Context) error {
 		res, err := lab.Kubectl(ctx, "get", "ipaddresspool.fairlead.dev", "mirrored", "--ignore-not-found", "-o", "name")
 		if err == nil && res.Stdout != "" {
 			err = fmt.Errorf("%s is still there", strings.TrimSpace(res.Stdout))
@@ -129,7 +128,7 @@ func (s *scenario) unreadKind() (told func()) {
 	s.apply("apiVersion: apiextensions.k8s.io/v1\nkind: CustomResourceDefinition\nmetadata: {name: bgpadvertisements.metallb.io}\nspec:\n" +
 		"  group: metallb.io\n  scope: Namespaced\n  names: {kind: BGPAdvertisement, plural: bgpadvertisements, singular: bgpadvertisement}\n" +
 		"  versions: [{name: v1beta1, served: true, storage: true, schema: {openAPIV3Schema: {type: object, x-kubernetes-preserve-unknown-fields: true}}}]\n")
-	s.kubectl("wait", "--for=condition=Established", "crd/bgpadvertisements.metallb.io", "--timeout=10s")
+	s.kubectl("wait", "--for=condition=Established", "crd/bgpadvertisements.metallb.io", "--timeout=60s")
 	s.apply("apiVersion: metallb.io/v1beta1\nkind: BGPAdvertisement\nmetadata: {name: tells, namespace: " + namespace + "}\nspec: {}\n")
 	return func() { s.toldIn(namespace, "BGPAdvertisement", "tells", reason.KindNotSupported) }
 }

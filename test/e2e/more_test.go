@@ -14,6 +14,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/fairlead-lb/fairlead/loadbalancer/api/v1alpha1"
 	"github.com/fairlead-lb/fairlead/loadbalancer/reason"
@@ -69,16 +70,55 @@ func (s *scenario) patch(object, patch string) {
 	s.kubectl("patch", "-n", s.name, object, "--type=merge", "-p", patch)
 }
 
-// patchPool changes the spec of the scenario's pool.
+// patchPool changes the spec of the scenario's pool and waits until the controller goes by
+// it: what is created next may be seen before the change else, by a watch of its own.
 func (s *scenario) patchPool(spec string) {
 	s.t.Helper()
-	s.patch("ipaddresspool.fairlead.dev/"+s.name, `{"spec":`+spec+`}`)
+	const kind = "ipaddresspool.fairlead.dev"
+	s.patch(kind+"/"+s.name, `{"spec":`+spec+`}`)
+	s.known(kind, s.name)
+}
+
+// patchAd is patchPool for the scenario's advertisement.
+func (s *scenario) patchAd(spec string) {
+	s.t.Helper()
+	const kind = "l2advertisement.fairlead.dev"
+	s.patch(kind+"/"+s.name, `{"spec":`+spec+`}`)
+	s.known(kind, s.name)
+}
+
+// conditioned is any object whose conditions name the generation that they are about.
+type conditioned struct {
+	Metadata metav1.ObjectMeta `json:"metadata"`
+	Status   struct {
+		Conditions []metav1.Condition `json:"conditions"`
+	} `json:"status"`
+}
+
+// known waits until the conditions of an object are about its present generation.
+func (s *scenario) known(kind, name string) {
+	s.t.Helper()
+	s.eventually(patience, func(ctx context.Context) error {
+		o, err := harness.Get[conditioned](ctx, lab, kind, name)
+		if err != nil {
+			return err
+		}
+		if len(o.Status.Conditions) == 0 {
+			return fmt.Errorf("%s %s has no conditions yet", kind, name)
+		}
+		for _, c := range o.Status.Conditions {
+			if c.ObservedGeneration < o.Metadata.Generation {
+				return fmt.Errorf("condition %s of %s %s is about generation %d, not yet %d", c.Type, kind, name, c.ObservedGeneration, o.Metadata.Generation)
+			}
+		}
+		return nil
+	})
 }
 
 // has waits until a Service's status shows exactly these addresses, in this order.
 func (s *scenario) has(service string, want ...string) time.Duration {
 	s.t.Helper()
-	return s.eventually(10*time.Second, func(ctx context.Context) error {
+	return s.eventually(patience, func(ctx context.Context) error {
 		svc, err := lab.Service(ctx, s.name, service)
 		if err != nil {
 			return err
@@ -115,7 +155,7 @@ func (s *scenario) told(kind, name string, want reason.Reason, words ...string) 
 // toldIn is told for an object of any namespace; objects without one have theirs in default.
 func (s *scenario) toldIn(namespace, kind, name string, want reason.Reason, words ...string) {
 	s.t.Helper()
-	s.eventually(10*time.Second, func(ctx context.Context) error {
+	s.eventually(patience, func(ctx context.Context) error {
 		events, err := lab.Events(ctx, namespace, kind, name)
 		if err != nil {
 			return err
@@ -146,7 +186,7 @@ func (s *scenario) toldIn(namespace, kind, name string, want reason.Reason, word
 // rule waits until a Service's record says why it has an address.
 func (s *scenario) rule(service, address string, want v1alpha1.AllocationRule) {
 	s.t.Helper()
-	s.eventually(5*time.Second, func(ctx context.Context) error {
+	s.eventually(patience, func(ctx context.Context) error {
 		rec, err := lab.Record(ctx, s.name, service)
 		if err != nil {
 			return err
@@ -167,7 +207,7 @@ func (s *scenario) rule(service, address string, want v1alpha1.AllocationRule) {
 func (s *scenario) tenants(address string, phase v1alpha1.ClaimPhase, want ...string) *v1alpha1.IPClaim {
 	s.t.Helper()
 	var claim *v1alpha1.IPClaim
-	s.eventually(10*time.Second, func(ctx context.Context) (err error) {
+	s.eventually(patience, func(ctx context.Context) (err error) {
 		if claim, err = lab.Claim(ctx, address); err != nil {
 			return err
 		}
@@ -187,7 +227,7 @@ func (s *scenario) tenants(address string, phase v1alpha1.ClaimPhase, want ...st
 // free waits until no claim holds an address.
 func (s *scenario) free(address string) time.Duration {
 	s.t.Helper()
-	return s.eventually(10*time.Second, func(ctx context.Context) error {
+	return s.eventually(patience, func(ctx context.Context) error {
 		claims, err := lab.Claims(ctx)
 		if err != nil {
 			return err

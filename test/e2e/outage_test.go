@@ -35,7 +35,7 @@ func TestControllerAway(t *testing.T) {
 	toldOfKind := s.unreadKind()
 	// As a restore from a backup does: another UID, no status, and the claim still there.
 	s.patch("svc/restored", `{"metadata":{"finalizers":null}}`)
-	s.kubectl("delete", "svc", "-n", s.name, "restored", "--timeout=10s")
+	s.kubectl("delete", "svc", "-n", s.name, "restored", "--timeout=60s")
 	s.apply(s.serviceManifest("restored", "", ""))
 	svc, err := lab.Service(t.Context(), s.name, "goes")
 	if err != nil {
@@ -47,7 +47,7 @@ func TestControllerAway(t *testing.T) {
 	s.answers(stays)
 	steady()
 	s.scaleController(2)
-	s.eventually(60*time.Second, func(ctx context.Context) error {
+	s.eventually(patience, func(ctx context.Context) error {
 		res, err := lab.Kubectl(ctx, "get", "svc", "-n", s.name, "goes", "--ignore-not-found", "-o", "name")
 		if err == nil && res.Stdout != "" {
 			err = errors.New("the deleted Service is still there")
@@ -92,7 +92,7 @@ func (s *scenario) steady(address string, length time.Duration) (done func()) {
 func (s *scenario) scaleController(n int) {
 	s.t.Helper()
 	s.kubectl("scale", "-n", harness.Namespace, "deployment/fairlead-controller", fmt.Sprintf("--replicas=%d", n))
-	s.eventually(60*time.Second, func(ctx context.Context) error {
+	s.eventually(patience, func(ctx context.Context) error {
 		pods, err := lab.Pods(ctx, harness.Namespace, "app.kubernetes.io/component=controller")
 		if err != nil {
 			return err

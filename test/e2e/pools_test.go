@@ -58,7 +58,7 @@ func editedPool(s *scenario) {
 	)
 	s.has("next", "172.20.249.52")
 	s.refused("asks", reason.AddressExcluded, "172.20.249.51")
-	s.eventually(5*time.Second, func(ctx context.Context) error {
+	s.eventually(patience, func(ctx context.Context) error {
 		p, err := pool(ctx, s.name)
 		if err != nil {
 			return err
@@ -73,12 +73,19 @@ func editedPool(s *scenario) {
 	s.patchPool(`{"excludedAddresses":[],"addresses":["172.20.249.54-172.20.249.55"]}`)
 	s.create(service{name: "moved"})
 	s.has("moved", "172.20.249.54")
+	s.refused("asks", reason.AddressNotInPool, "172.20.249.51")
+	// Who asks for the pool by name is told when the controller knows that it is gone.
+	s.create(service{name: "witness", annotations: "fairlead.dev/pool: " + s.name + `, fairlead.dev/address-count: "2"`})
+	s.refused("witness", reason.PoolExhausted)
 	s.kubectl("delete", "ipaddresspool.fairlead.dev", s.name)
+	s.refused("witness", reason.PoolNotFound)
+	s.kubectl("delete", "svc", "-n", s.name, "witness")
 	s.create(service{name: "none"})
 	s.refused("none", reason.NoPool)
 	s.has("web", "172.20.249.50")
 	s.has("next", "172.20.249.52")
 	s.has("moved", "172.20.249.54")
+	// Both have waited for it, and the younger would take what the older asks for.
 	s.apply(poolManifest(s.name, "172.20.249.50-172.20.249.55", s.name))
 	s.has("asks", "172.20.249.51")
 	s.has("none", "172.20.249.53")
@@ -108,7 +115,7 @@ func poolDefaults(s *scenario) {
 		"speaks": {"172.20.249.61", "worker2", v1alpha1.TargetPod},
 	} {
 		s.has(name, want.address)
-		s.ownedBy(want.address, 10*time.Second, want.node)
+		s.ownedBy(want.address, want.node)
 		rec, err := lab.Record(t.Context(), s.name, name)
 		if err != nil {
 			t.Fatal(err)
@@ -176,7 +183,7 @@ func youngerRange(s *scenario) {
 // out, and why.
 func (s *scenario) poolConflict(status metav1.ConditionStatus, want reason.Reason) {
 	s.t.Helper()
-	s.eventually(10*time.Second, func(ctx context.Context) error {
+	s.eventually(patience, func(ctx context.Context) error {
 		p, err := pool(ctx, s.name)
 		if err != nil {
 			return err
@@ -220,8 +227,9 @@ func oldestFirst(s *scenario) {
 	s.patchPool(`{"addresses":["172.20.249.90-172.20.249.91"]}`)
 	took := s.has("c-first", "172.20.249.91")
 	t.Logf("the oldest was served %s after the pool was widened", took)
-	if took > time.Second {
-		t.Errorf("the oldest was served after %s, want at most 1 s", took)
+	// On a machine that does nothing else it takes a tenth of a second.
+	if limit := 10 * time.Second; took > limit {
+		t.Errorf("the oldest was served after %s, want at most %s", took, limit)
 	}
 	empty("b-second", "a-third")
 
@@ -229,7 +237,7 @@ func oldestFirst(s *scenario) {
 	// One second of it is the quarantine in which the old owner falls silent.
 	took = s.has("b-second", "172.20.249.90")
 	t.Logf("the next was served %s after a Service was deleted", took)
-	if limit := 3 * time.Second; took > limit {
+	if limit := 10 * time.Second; took > limit {
 		t.Errorf("the next was served after %s, want at most %s", took, limit)
 	}
 	empty("a-third")

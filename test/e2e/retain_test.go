@@ -5,8 +5,6 @@
 package e2e
 
 import (
-	"time"
-
 	"github.com/fairlead-lb/fairlead/loadbalancer/api/v1alpha1"
 	"github.com/fairlead-lb/fairlead/loadbalancer/reason"
 )
@@ -22,7 +20,7 @@ func retained(s *scenario) {
 	s.owner(a)
 	s.kubectl("delete", "svc", "-n", s.name, "web")
 	s.tenants(a, v1alpha1.ClaimRetained, "web")
-	s.silent(a, 5*time.Second)
+	s.silent(a)
 	s.create(
 		service{name: "other", annotations: "fairlead.dev/reclaim-policy: Delete"},
 		service{name: "asks", annotations: `fairlead.dev/addresses: "` + a + `"`},
@@ -48,7 +46,8 @@ func deadline(s *scenario) {
 	t := s.t
 	const a = "172.20.249.130"
 	s.begin("deadline", a+"/32")
-	s.patchPool(`{"retainFor":"6s"}`)
+	// Long enough for a slow machine to see the next Service refused meanwhile.
+	s.patchPool(`{"retainFor":"15s"}`)
 	s.create(service{name: "web", annotations: "fairlead.dev/reclaim-policy: Retain"})
 	s.has("web", a)
 	s.kubectl("delete", "svc", "-n", s.name, "web")

@@ -107,7 +107,7 @@ func (s *scenario) takenBack(addresses ...string) {
 	for _, a := range addresses {
 		s.answers(a)
 	}
-	s.eventually(45*time.Second, func(ctx context.Context) error {
+	s.eventually(patience, func(ctx context.Context) error {
 		for _, a := range addresses {
 			if _, err := lab.OneMAC(ctx, "mypc", a); err != nil {
 				return err
@@ -124,7 +124,7 @@ func (s *scenario) takenBack(addresses ...string) {
 func (s *scenario) unchanged(keeps, shared string) {
 	s.t.Helper()
 	want := map[string]string{"keeps": keeps, "one": shared, "two": shared}
-	s.eventually(10*time.Second, func(ctx context.Context) error {
+	s.eventually(patience, func(ctx context.Context) error {
 		services, err := lab.Services(ctx, s.name)
 		if err != nil {
 			return err
@@ -153,16 +153,16 @@ func (s *scenario) life(name, not string) {
 	}
 	s.owner(a)
 	s.answers(a)
-	s.kubectl("delete", "svc", "-n", s.name, name, "--timeout=20s")
+	s.kubectl("delete", "svc", "-n", s.name, name, "--timeout=60s")
 	s.free(a)
-	s.silent(a, 5*time.Second)
+	s.silent(a)
 }
 
 // agents applies a kustomization and waits until every node's agent is its.
 func (s *scenario) agents(kustomization string) {
 	s.t.Helper()
 	s.kubectl("apply", "--server-side", "--force-conflicts", "-k", kustomization)
-	s.kubectl("rollout", "status", "-n", harness.Namespace, "daemonset/fairlead-node-agent", "--timeout=90s")
+	s.kubectl("rollout", "status", "-n", harness.Namespace, "daemonset/fairlead-node-agent", "--timeout=180s")
 	s.wholeCluster()
 }
 
@@ -174,10 +174,10 @@ func (s *scenario) controller(kustomization string) {
 		s.t.Fatal(err)
 	}
 	s.kubectl("apply", "--server-side", "--force-conflicts", "-k", kustomization)
-	s.kubectl("rollout", "status", "-n", harness.Namespace, "deployment/fairlead-controller", "--timeout=60s")
+	s.kubectl("rollout", "status", "-n", harness.Namespace, "deployment/fairlead-controller", "--timeout=180s")
 	// The one that led is gone: nobody needs to wait until its lease has run out.
 	s.kubectl("delete", "lease", "-n", harness.Namespace, harness.ControllerLease)
-	s.eventually(30*time.Second, func(ctx context.Context) error {
+	s.eventually(patience, func(ctx context.Context) error {
 		now, err := lab.Leader(ctx)
 		if err == nil && now.Identity == before.Identity {
 			err = fmt.Errorf("%s still leads", now.Identity)

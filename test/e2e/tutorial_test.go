@@ -41,7 +41,7 @@ func TestTutorial(t *testing.T) {
 	for _, a := range got {
 		owners[s.owner(a)] = true
 		for _, client := range []string{"mypc", "mypc2"} {
-			s.eventually(30*time.Second, func(ctx context.Context) error {
+			s.eventually(patience, func(ctx context.Context) error {
 				_, err := lab.Fetch(ctx, client, "http://"+a+"/")
 				return err
 			})
@@ -51,7 +51,7 @@ func TestTutorial(t *testing.T) {
 		t.Errorf("the three addresses are announced by %v, want three nodes", owners)
 	}
 
-	s.kubectl("wait", "-n", s.name, "--for=condition=Ready", "pod", "--all", "--timeout=30s")
+	s.kubectl("wait", "-n", s.name, "--for=condition=Ready", "pod", "--all", "--timeout=60s")
 	for _, a := range got {
 		dist, err := lab.Requests(t.Context(), "mypc", "http://"+a+"/", 100)
 		if err != nil {
@@ -78,7 +78,7 @@ func TestTutorial(t *testing.T) {
 // readable checks what people read: columns, description, and events on change only.
 func readable(t *testing.T, s *scenario) {
 	t.Helper()
-	s.kubectl("wait", "-n", s.name, "--for=condition=Ready", "loadbalancer", "--all", "--timeout=10s")
+	s.kubectl("wait", "-n", s.name, "--for=condition=Ready", "loadbalancer", "--all", "--timeout=60s")
 	out := s.kubectl("get", "loadbalancers,ipclaims,ipaddresspools", "-A")
 	owner := s.owner("172.20.255.200")
 	for _, want := range [][]string{

@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/fairlead-lb/fairlead/loadbalancer/api/v1alpha1"
 	"github.com/fairlead-lb/fairlead/test/harness"
@@ -36,7 +35,7 @@ func TestReinstall(t *testing.T) {
 	web, classy := prefix+"1", prefix+"2"
 	s.create(service{name: "alt", annotations: `fairlead.dev/addresses: "` + prefix + `5"`})
 	s.has("alt", prefix+"5")
-	s.kubectl("delete", "svc", "-n", s.name, "gone", "--timeout=20s")
+	s.kubectl("delete", "svc", "-n", s.name, "gone", "--timeout=60s")
 	s.free(prefix + "0")
 	if err := lab.BuildPlugin(ctx); err != nil {
 		t.Fatal(err)
@@ -60,7 +59,7 @@ func TestReinstall(t *testing.T) {
 			t.Errorf("%s has addresses %v and finalizers %v, want none", services[i].Name, a, services[i].Finalizers)
 		}
 	}
-	s.silent(web, 5*time.Second)
+	s.silent(web)
 
 	if err := reinstall(ctx); err != nil {
 		dump(ctx, t)
@@ -100,7 +99,7 @@ func TestUninstall(t *testing.T) {
 	}
 
 	s.kubectl("delete", "daemonset", "-n", harness.Namespace, "fairlead-node-agent", "--cascade=foreground", "--timeout=60s")
-	s.silent(a, 5*time.Second)
+	s.silent(a)
 	for _, n := range harness.FairleadNodes() {
 		if err := lab.Traces(ctx, n, "172.20.251."); err != nil {
 			t.Errorf("after the agents have left: %v", err)
@@ -126,7 +125,7 @@ func TestUninstall(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	s.eventually(10*time.Second, func(ctx context.Context) error {
+	s.eventually(patience, func(ctx context.Context) error {
 		out, err := lab.Kubectl(ctx, "get", "crd,clusterrole,clusterrolebinding,validatingadmissionpolicy,validatingadmissionpolicybinding,namespace,service", "-A", "-o", "name")
 		if err != nil {
 			return err

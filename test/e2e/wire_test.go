@@ -82,7 +82,7 @@ func foreignHost(s *scenario) {
 	}
 	s.told("Service", "later", reason.DuplicateAddress, mac)
 
-	s.eventually(20*time.Second, func(ctx context.Context) error {
+	s.eventually(patience, func(ctx context.Context) error {
 		_, err := lab.Owner(ctx, held)
 		return err
 	})
@@ -100,7 +100,7 @@ func addressOnLoopback(s *scenario) {
 	owner := s.owner(a)
 	other := otherWorker(owner)
 	s.give(other, a, "lo")
-	s.eventually(10*time.Second, func(ctx context.Context) error {
+	s.eventually(patience, func(ctx context.Context) error {
 		agent, err := harness.Get[*v1alpha1.NodeAgent](ctx, lab, "nodeagent.fairlead.dev", other)
 		if err != nil {
 			return err
@@ -133,16 +133,15 @@ func preferredNodes(s *scenario) {
 	s.begin("preferred", "172.20.251.108-172.20.251.109")
 	prefer := func(node string) {
 		t.Helper()
-		s.kubectl("patch", "l2advertisement.fairlead.dev", s.name, "--type=merge", "-p",
-			`{"spec":{"preferredNodeSelectors":[{"weight":100,"preference":{"matchLabels":{"kubernetes.io/hostname":"`+node+`"}}}]}}`)
+		s.patchAd(`{"preferredNodeSelectors":[{"weight":100,"preference":{"matchLabels":{"kubernetes.io/hostname":"` + node + `"}}}]}`)
 	}
 	prefer("worker3")
 	s.create(service{name: "first"})
 	first := s.address("first")
-	s.ownedBy(first, 10*time.Second, "worker3")
+	s.ownedBy(first, "worker3")
 	prefer("worker2")
 	s.create(service{name: "second"})
-	s.ownedBy(s.address("second"), 10*time.Second, "worker2")
+	s.ownedBy(s.address("second"), "worker2")
 	if got := s.owner(first); got != "worker3" {
 		t.Errorf("%s announces the first address now, want worker3 as before", got)
 	}
@@ -174,7 +173,7 @@ func rotatedKey(s *scenario) {
 	w := l2.NewWatch(t.Context(), lab, addresses)
 	s.kubectl("annotate", "secret", "-n", harness.Namespace, secret, "--overwrite", fmt.Sprintf("fairlead.dev/rotate-key=%d", time.Now().UnixNano()))
 	poked := time.Now()
-	took := s.eventually(60*time.Second, func(ctx context.Context) error {
+	took := s.eventually(2*patience, func(ctx context.Context) error {
 		// A kubelet looks at a pod's Secrets once a minute, and when the pod changes.
 		if now := time.Now(); now.Sub(poked) > 2*time.Second {
 			poked = now
@@ -190,7 +189,7 @@ func rotatedKey(s *scenario) {
 		return err
 	})
 	t.Logf("the key was replaced after %s", took)
-	s.eventually(20*time.Second, func(ctx context.Context) error { return lab.AgentsReady(ctx, allNodes) })
+	s.eventually(patience, func(ctx context.Context) error { return lab.AgentsReady(ctx, allNodes) })
 	if changes := w.Stop(); len(changes) > 0 {
 		t.Errorf("owners changed %v, want none", changes)
 	}
