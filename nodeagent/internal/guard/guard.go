@@ -1,0 +1,263 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package guard
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"sigs.k8s.io/knftables"
+
+	"github.com/fairlead-lb/fairlead/loadbalancer"
+)
+
+// Table is the name of our table, of family inet.
+const Table = "fairlead"
+
+// deepEvery is how many checks pass from one that compares every element to the next:
+// reading 10,000 Services back costs a second of CPU time, the table's outline
+// some milliseconds.
+const deepEvery = 300
+
+// Guard is our nftables table. Its methods are for one goroutine.
+type Guard struct {
+	nft knftables.Interface
+	// have is what the kernel has; nil: not known, or not what it should be.
+	have contents
+	// lists of sources that are in the kernel, used or not.
+	lists map[string]bool
+	// owned is what was or will be served since the last Settle.
+	owned map[element]bool
+	// outline of the table as we made it; nil: not looked at since.
+	outline []string
+	checks  int
+}
+
+// Open returns the way to our table in the network namespace of the calling thread. It
+// fails without the program nft, and where the kernel has no nf_tables.
+func Open() (knftables.Interface, error) {
+	nft, err := knftables.New(knftables.InetFamily, Table)
+	if err != nil {
+		return nil, fmt.Errorf("opening nftables: %w", err)
+	}
+	return nft, nil
+}
+
+// New returns the guard of the table behind nft. It changes nothing.
+func New(nft knftables.Interface) *Guard {
+	return &Guard{nft: nft, owned: make(map[element]bool)}
+}
+
+// Prepare notes as ours what a plan serves, before its virtual servers are programmed: a
+// crash in between leaves none that nobody knows. It forwards nothing.
+func (g *Guard) Prepare(ctx context.Context, want loadbalancer.Forwarding) error {
+	fresh := make(contents)
+	for _, s := range want.Served {
+		if e := keyOf(s); !g.owned[e] {
+			fresh.add("left"+suffix(s.Addr), e, "")
+		}
+	}
+	if len(fresh) == 0 {
+		return nil
+	}
+	tx := g.nft.NewTransaction()
+	if g.have == nil {
+		tx.Add(&knftables.Table{})
+		for _, obj := range leftSets() {
+			tx.Add(obj)
+		}
+	}
+	for _, name := range names(fresh) {
+		g.difference(tx, name, nil, fresh[name])
+	}
+	if err := g.nft.Run(ctx, tx); err != nil {
+		g.have = nil
+		return fmt.Errorf("noting in nftables what will be served: %w", err)
+	}
+	for name, elements := range fresh {
+		for e := range elements {
+			g.owned[e] = true
+			if g.have != nil {
+				g.have.add(name, e, "")
+			}
+		}
+	}
+	return nil
+}
+
+// Apply makes the table what the plan says. A plan that differs little from the former one
+// is a small transaction. After an error the table is as it was, and the next Apply
+// replaces it whole.
+func (g *Guard) Apply(ctx context.Context, want loadbalancer.Forwarding) error {
+	next := contentsOf(want)
+	if g.have == nil {
+		former, err := g.former(ctx)
+		if err != nil {
+			return err
+		}
+		maps.Copy(g.owned, former)
+	}
+	for _, s := range want.Served {
+		g.owned[keyOf(s)] = true
+	}
+	g.leave(next)
+	if g.have == nil {
+		return g.replace(ctx, next)
+	}
+	return g.change(ctx, next)
+}
+
+// Settle tells that no virtual server is left but those of the last plan that was applied:
+// what was served before that is forgotten.
+func (g *Guard) Settle(ctx context.Context) error {
+	if g.have == nil {
+		return nil
+	}
+	next := maps.Clone(g.have)
+	delete(next, "left4")
+	delete(next, "left6")
+	tx := g.nft.NewTransaction()
+	g.differences(tx, next)
+	lists := make(map[string]bool)
+	for _, name := range slices.Sorted(maps.Keys(g.lists)) {
+		if next[name] != nil {
+			lists[name] = true
+			continue
+		}
+		tx.Flush(&knftables.Chain{Name: name})
+		tx.Delete(&knftables.Chain{Name: name})
+		tx.Delete(&knftables.Set{Name: name})
+	}
+	if err := g.run(ctx, tx, next, lists); err != nil {
+		return err
+	}
+	clear(g.owned)
+	for _, name := range []string{"served4", "served6"} {
+		for e := range next[name] {
+			g.owned[e] = true
+		}
+	}
+	return nil
+}
+
+// leave notes in next what is ours and not served any more.
+func (g *Guard) leave(next contents) {
+	for e := range g.owned {
+		family := suffix(e.prefix.Addr())
+		if _, serves := next["served"+family][e]; !serves {
+			next.add("left"+family, e, "")
+		}
+	}
+}
+
+// replace makes the whole table anew in one transaction.
+func (g *Guard) replace(ctx context.Context, next contents) error {
+	tx := g.nft.NewTransaction()
+	tx.Add(&knftables.Table{})
+	tx.Delete(&knftables.Table{})
+	tx.Add(&knftables.Table{})
+	for _, objects := range [][]knftables.Object{setsAndMaps(), chains(), rules()} {
+		for _, obj := range objects {
+			tx.Add(obj)
+		}
+	}
+	g.lists = make(map[string]bool)
+	lists := g.addLists(tx, next)
+	g.differences(tx, next)
+	return g.run(ctx, tx, next, lists)
+}
+
+// change brings the sets and maps from what they hold to next.
+func (g *Guard) change(ctx context.Context, next contents) error {
+	tx := g.nft.NewTransaction()
+	lists := g.addLists(tx, next)
+	g.differences(tx, next)
+	return g.run(ctx, tx, next, lists)
+}
+
+// addLists adds the lists of sources that are not there. One that nobody uses any more
+// stays until Settle: the kernel refuses to delete a chain together with the last element
+// that jumps there.
+func (g *Guard) addLists(tx *knftables.Transaction, next contents) map[string]bool {
+	lists := maps.Clone(g.lists)
+	for _, name := range names(next) {
+		if !strings.HasPrefix(name, sourcesPrefix) || lists[name] {
+			continue
+		}
+		lists[name] = true
+		for _, obj := range sourceList(name) {
+			tx.Add(obj)
+		}
+		g.difference(tx, name, nil, next[name])
+	}
+	return lists
+}
+
+func (g *Guard) differences(tx *knftables.Transaction, next contents) {
+	all := maps.Clone(next)
+	for name := range g.have {
+		all[name] = nil
+	}
+	for _, name := range names(all) {
+		if !strings.HasPrefix(name, sourcesPrefix) {
+			g.difference(tx, name, g.have[name], next[name])
+		}
+	}
+}
+
+// difference deletes before it adds: the value of a map's element changes only so.
+func (g *Guard) difference(tx *knftables.Transaction, name string, have, want map[element]string) {
+	for _, e := range ascending(have) {
+		if value, stays := want[e]; !stays || value != have[e] {
+			tx.Delete(e.object(name, have[e]))
+		}
+	}
+	for _, e := range ascending(want) {
+		if value, there := have[e]; !there || value != want[e] {
+			tx.Add(e.object(name, want[e]))
+		}
+	}
+}
+
+func (g *Guard) run(ctx context.Context, tx *knftables.Transaction, next contents, lists map[string]bool) error {
+	if tx.NumOperations() == 0 {
+		return nil
+	}
+	if err := g.nft.Run(ctx, tx); err != nil {
+		g.have = nil
+		return fmt.Errorf("changing nftables: %w", err)
+	}
+	if g.have == nil || !maps.Equal(lists, g.lists) {
+		g.outline = nil
+	}
+	g.have, g.lists = next, lists
+	return nil
+}
+
+// Remove deletes the table.
+func (g *Guard) Remove(ctx context.Context) error {
+	tx := g.nft.NewTransaction()
+	tx.Add(&knftables.Table{})
+	tx.Delete(&knftables.Table{})
+	if err := g.nft.Run(ctx, tx); err != nil {
+		return fmt.Errorf("deleting the nftables table: %w", err)
+	}
+	g.have, g.outline = nil, nil
+	clear(g.owned)
+	return nil
+}
+
+func names[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
+
+func ascending(elements map[element]string) []element {
+	return slices.SortedFunc(maps.Keys(elements), func(a, b element) int {
+		return cmp.Or(
+			a.prefix.Addr().Compare(b.prefix.Addr()), cmp.Compare(a.prefix.Bits(), b.prefix.Bits()),
+			cmp.Compare(a.protocol, b.protocol), cmp.Compare(a.port, b.port),
+		)
+	})
+}
