@@ -56,9 +56,11 @@ func (a *Allocator) ticket(svc *corev1.Service) store.Ticket {
 	return t
 }
 
-// before returns the ticket of somebody who has to let o go first, beside t.
+// before returns the ticket of somebody who has to let o go first, beside t. Whatever o
+// waits for, what has come free since it was asked may be that: a pool that is back may
+// hold the very address that it names, and that a younger one would take as any.
 func (o *opening) before(t store.Ticket) store.Ticket {
-	if !o.waits || o.stuck {
+	if o.stuck {
 		return t
 	}
 	if !t.Behind {

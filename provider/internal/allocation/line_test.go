@@ -12,6 +12,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/fairlead-lb/fairlead/loadbalancer/reason"
 	"github.com/fairlead-lb/fairlead/provider/internal/store/storetest"
 )
 
@@ -57,6 +58,37 @@ func testNobodyOvertakes(t *testing.T, k kind) {
 			next := api.Service("default", all[size+i].Name)
 			if got := ips(&next.Status.LoadBalancer); !slices.Equal(got, []string{c}) {
 				t.Fatalf("round %d: the oldest that waits, %s, got %v, want %s", i, next.Name, got, c)
+			}
+		}
+	})
+}
+
+// Whoever waited longest is asked first when a pool comes back, whatever the reason was:
+// here the younger would take the one address that the older asks for.
+func TestOlderIsAskedFirstWhateverItWaitsFor(t *testing.T) { forBoth(t, testOlderIsAskedFirst) }
+
+func testOlderIsAskedFirst(t *testing.T, k kind) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		api := storetest.New()
+		l := newLeader(t, api, k)
+		asks := newService("asks", 1, annotate("fairlead.dev/addresses", "192.0.2.0"))
+		other := newService("any", 2, nil)
+		l.mustFail(t, asks, reason.AddressNotInPool)
+		l.mustFail(t, other, reason.NoPool)
+		api.PutPool(newPool("a", "192.0.2.0/31"))
+		// The service controller's next attempt comes before the line is served.
+		if got, err := l.ensureOnly(t, other); err == nil && k.class == "" {
+			t.Errorf("the younger got %v before the older was asked", got)
+		}
+		ctx, stop := context.WithCancel(quiet(t))
+		defer stop()
+		go func() { _ = l.ctl.Run(ctx) }()
+		<-time.After(3 * time.Second)
+		synctest.Wait()
+		for name, want := range map[string]string{"asks": "192.0.2.0", "any": "192.0.2.1"} {
+			if got := ips(&api.Service("default", name).Status.LoadBalancer); !slices.Equal(got, []string{want}) {
+				t.Errorf("%s has %v, want %s", name, got, want)
 			}
 		}
 	})
