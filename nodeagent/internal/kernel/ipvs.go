@@ -32,6 +32,8 @@ var (
 	ErrNoScheduler = errors.New("the kernel has no such scheduler")
 )
 
+var errFamily = errors.New("the IP families of virtual and real server differ")
+
 // Flags of a virtual server that linux/ip_vs.h has beside the schedulers' own.
 const (
 	svcPersistent  = 0x0001
@@ -121,7 +123,7 @@ func (i *IPVS) DeleteServer(key loadbalancer.VirtualServerKey) error {
 
 // AddReal adds a real server, masqueraded, to a virtual server. The error is [ErrExists]
 // where it has it, [ErrNotFound] where there is no such virtual server. One that was deleted
-// and still has connections comes back with its counters.
+// and still has connections comes back with them, also in a virtual server made anew.
 func (i *IPVS) AddReal(key loadbalancer.VirtualServerKey, r loadbalancer.RealServer) error {
 	return i.writeReal("add", key, r, (*ipvs.Handle).NewDestination)
 }
@@ -143,6 +145,9 @@ func (i *IPVS) writeReal(verb string, key loadbalancer.VirtualServerKey, r loadb
 	do func(*ipvs.Handle, *ipvs.Service, *ipvs.Destination) error,
 ) error {
 	err := i.write(verb, key, func(h *ipvs.Handle) error {
+		if r.Addr.Is4() != key.Addr.Is4() { // the kernel would cut the address
+			return errFamily
+		}
 		return do(h, service(loadbalancer.VirtualServer{VirtualServerKey: key}), destination(r))
 	})
 	if err != nil {

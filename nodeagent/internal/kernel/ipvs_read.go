@@ -60,9 +60,9 @@ const (
 	forwardingMask = 0x7 // IP_VS_CONN_F_FWD_MASK; masquerading is 0
 )
 
-// Stats are counters since a virtual or real server was made, and what the kernel estimates
-// them to grow by each second, over the last few. Its estimator may be switched off
-// (net/ipv4/vs/run_estimation); then counters and rates stay 0 for what is not counted.
+// Stats are counters since a virtual or real server was made, and how much they grow each
+// second, over the last few. Both are as of the last run of the kernel's estimator, which
+// runs every 2 s, and stay 0 where it is switched off (net/ipv4/vs/run_estimation).
 type Stats struct {
 	Connections, PacketsIn, PacketsOut, BytesIn, BytesOut                uint64
 	ConnectionRate, PacketRateIn, PacketRateOut, ByteRateIn, ByteRateOut uint64
