@@ -107,7 +107,8 @@ type RealServer struct {
 	Weight uint32
 }
 
-// VirtualServer is one as it should be in the kernel.
+// VirtualServer is one as it should be in the kernel. One without real servers is there for
+// the kernel to refuse: nothing serves the Service anywhere.
 type VirtualServer struct {
 	VirtualServerKey
 	// Service that it serves, for people: the kernel does not keep it.
@@ -135,10 +136,12 @@ type Served struct {
 	// Masquerade has packets from outside leave with this node's address, unless their real
 	// server is on this node. Packets from within the cluster always do.
 	Masquerade bool
-	// Foreign addresses are the node's own (spec.externalIPs that name it): they are not on
-	// our link, and their other ports are not ours to refuse.
+	// Foreign addresses have other ports that are not ours to refuse: the node's own
+	// (spec.externalIPs that name it), which are not on our link, and virtual addresses
+	// that have Services of kube-proxy too.
 	Foreign bool
-	// Sources that may connect; none: everybody.
+	// Sources that may connect, of either family, disjoint and ascending; none: everybody.
+	// Where all are of the other family, that is nobody.
 	Sources []netip.Prefix
 }
 
@@ -149,10 +152,11 @@ type Forwarding struct {
 	VIPs []netip.Addr
 	// VirtualServers ascend by key: address, protocol, port, mark.
 	VirtualServers []VirtualServer
-	// Served ascend by address, protocol and port.
+	// Served ascend by address, protocol and port. One without a virtual server of its address
+	// and port is served by other nodes only: what comes here from outside is to wait.
 	Served []Served
-	// InCluster are the sources that count as within the cluster: pods. The node's own
-	// addresses do without being listed.
+	// InCluster are the sources that count as within the cluster: pods; disjoint. The node's
+	// own addresses do without being listed.
 	InCluster []netip.Prefix
 	// LocalReals are addresses of real servers that are pods of this node.
 	LocalReals []netip.Addr

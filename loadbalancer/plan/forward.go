@@ -25,6 +25,9 @@ func (m *Memory) forwarding(p *planner) loadbalancer.Forwarding {
 		}
 	}
 	m.end()
+	if shared := f.shared(); !maps.Equal(shared, m.shared) {
+		m.shared, m.changed = shared, true
+	}
 	inCluster := f.inCluster()
 	if m.changed || !slices.Equal(inCluster, m.last.InCluster) {
 		m.last = m.assemble()
@@ -40,6 +43,8 @@ type forwarder struct {
 	bound map[netip.Addr]*loadbalancer.Claim
 	// own are this node's addresses.
 	own map[netip.Addr]struct{}
+	// podRanges are all nodes', disjoint and ascending.
+	podRanges []netip.Prefix
 	// dead nodes get no new connections.
 	dead map[loadbalancer.NodeName]struct{}
 	// targets are the addresses at which nodes' node ports are reached.
@@ -75,6 +80,7 @@ func newForwarder(p *planner) *forwarder {
 		}
 	}
 	for name, n := range p.s.Nodes {
+		f.podRanges = append(f.podRanges, n.PodCIDRs...)
 		var t nodeAddrs
 		for _, a := range slices.Concat(n.InternalIPs, n.Addrs) {
 			switch {
@@ -86,7 +92,23 @@ func newForwarder(p *planner) *forwarder {
 		}
 		f.targets[name] = t
 	}
+	f.podRanges = loadbalancer.Disjoint(f.podRanges)
 	return f
+}
+
+// reservedHere says whether an address may not be virtual: it is a node's, a gateway's or a pod's.
+func (f *forwarder) reservedHere(a netip.Addr) bool {
+	if _, bad := f.reserved[a]; bad {
+		return true
+	}
+	// The last range that begins at or before the address is the only one that may hold it.
+	i, _ := slices.BinarySearchFunc(f.podRanges, a, func(p netip.Prefix, a netip.Addr) int {
+		if p.Addr().Compare(a) <= 0 {
+			return -1
+		}
+		return 1
+	})
+	return i > 0 && f.podRanges[i-1].Contains(a)
 }
 
 // deadNodes are the nodes that real servers are taken from: none if they are more than half
@@ -107,15 +129,11 @@ func deadNodes(s Snapshot) map[loadbalancer.NodeName]struct{} {
 	return dead
 }
 
-// addrs appends the addresses of a record that a bound claim gives it: virtual ones. None
-// is a node's or a gateway's, whatever the claim says.
+// addrs appends the virtual addresses of a record: those that a bound claim gives it.
 func (f *forwarder) addrs(out []netip.Addr, r loadbalancer.Record) []netip.Addr {
 	for _, a := range r.Addrs {
 		c, ok := f.bound[a]
-		if !ok || !slices.Contains(c.Services, r.UID) {
-			continue
-		}
-		if _, bad := f.reserved[a]; !bad {
+		if ok && slices.Contains(c.Services, r.UID) && !f.reservedHere(a) {
 			out = append(out, a)
 		}
 	}
@@ -132,11 +150,21 @@ func (f *forwarder) ownAddrs(out []netip.Addr, r loadbalancer.Record) []netip.Ad
 	return out
 }
 
+// shared are the virtual addresses that have Services of kube-proxy too.
+func (f *forwarder) shared() map[netip.Addr]struct{} {
+	out := make(map[netip.Addr]struct{})
+	for _, r := range f.s.Records {
+		if r.DataPlane == loadbalancer.IPVS {
+			continue
+		}
+		for _, a := range f.addrs(nil, r) {
+			out[a] = struct{}{}
+		}
+	}
+	return out
+}
+
 // inCluster are the sources that count as within the cluster.
 func (f *forwarder) inCluster() []netip.Prefix {
-	all := slices.Clone(f.s.InCluster)
-	for _, n := range f.s.Nodes {
-		all = append(all, n.PodCIDRs...)
-	}
-	return loadbalancer.Disjoint(all)
+	return loadbalancer.Disjoint(slices.Concat(f.podRanges, f.s.InCluster))
 }

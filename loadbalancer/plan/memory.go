@@ -29,6 +29,8 @@ type Memory struct {
 
 	// changed says that some share did, or is gone; reshaped that it has other keys.
 	changed, reshaped bool
+	// shared addresses have Services of kube-proxy too.
+	shared map[netip.Addr]struct{}
 	// fronts and insides are in the order in which the forwarding has them.
 	fronts, insides []entry
 	last            loadbalancer.Forwarding
@@ -144,6 +146,9 @@ func (m *Memory) assemble() loadbalancer.Forwarding {
 		}
 		served := f.Served
 		served.Mark = e.of.marks[f.inside]
+		if _, shared := m.shared[f.Addr]; shared {
+			served.Foreign = true
+		}
 		out.Served = append(out.Served, served)
 	}
 	for _, e := range m.records {
