@@ -20,8 +20,12 @@ import (
 	"github.com/fairlead-lb/fairlead/test/harness"
 )
 
-// mypcAddress is the client's own address.
-const mypcAddress = "172.20.0.6"
+const (
+	// mypcAddress is the client's own address.
+	mypcAddress = "172.20.0.6"
+	// controlPlaneAddress is that of the node where most scenarios' pods run.
+	controlPlaneAddress = "172.20.0.5"
+)
 
 // TestAnnouncing shows which node announces an address, and when none does.
 func TestAnnouncing(t *testing.T) {

@@ -5,6 +5,8 @@
 package e2e
 
 import (
+	"context"
+	"fmt"
 	"strings"
 	"testing"
 )
@@ -70,7 +72,7 @@ func metricsNeedPermission(s *scenario) {
 	t := s.t
 	s.begin("metrics", "")
 	get := func(token string) string {
-		res, err := lab.Exec(t.Context(), "worker", "curl", "-sk", "--max-time", "5", "-w", "\n%{http_code}",
+		res, err := lab.Exec(t.Context(), "worker", "curl", "-sk", "--max-time", "20", "-w", "\n%{http_code}",
 			"-H", "Authorization: Bearer "+token, "https://172.20.0.4:7480/metrics")
 		if err != nil {
 			t.Fatal(err)
@@ -93,10 +95,13 @@ func metricsNeedPermission(s *scenario) {
 		"apiVersion: v1\nkind: ServiceAccount\nmetadata: {name: reader, namespace: " + s.name + "}\n")
 	t.Cleanup(func() { cleanUp(t, "delete", "clusterrolebinding,clusterrole", "e2e-metrics") })
 	reader := strings.TrimSpace(s.kubectl("create", "token", "-n", s.name, "reader"))
-	out := get(reader)
-	if !strings.HasSuffix(out, "\n200") {
-		t.Errorf("with permission: %s, want status 200", out)
-	}
+	var out string
+	s.eventually(patience, func(context.Context) error { // the API server learns of a binding a moment later
+		if out = get(reader); !strings.HasSuffix(out, "\n200") {
+			return fmt.Errorf("with permission: %s, want status 200", out)
+		}
+		return nil
+	})
 	for _, metric := range []string{"fairlead_agent_announced_addresses", "fairlead_agent_takeovers_total", "fairlead_agent_gossip_members 4"} {
 		if !strings.Contains(out, metric) {
 			t.Errorf("no %q among the metrics", metric)

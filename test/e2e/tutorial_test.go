@@ -6,6 +6,7 @@ package e2e
 
 import (
 	"context"
+	"fmt"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -53,12 +54,22 @@ func TestTutorial(t *testing.T) {
 
 	s.kubectl("wait", "-n", s.name, "--for=condition=Ready", "pod", "--all", "--timeout=60s")
 	for _, a := range got {
-		dist, err := lab.Requests(t.Context(), "mypc", "http://"+a+"/", 100)
-		if err != nil {
-			t.Fatal(err)
+		// A machine that stands still costs a request sometimes, a fault always.
+		var err error
+		for range attempts {
+			var dist harness.Distribution
+			if dist, err = lab.Requests(t.Context(), "mypc", "http://"+a+"/", 100); err != nil {
+				t.Fatal(err)
+			}
+			if dist.Total() == 100 && dist["webpod1"] >= 25 && dist["webpod2"] >= 25 {
+				err = nil
+				break
+			}
+			err = fmt.Errorf("100 requests to %s were answered by %s, want all, at least 25 by each pod", a, dist)
+			t.Log(err)
 		}
-		if dist.Total() != 100 || dist["webpod1"] < 25 || dist["webpod2"] < 25 {
-			t.Errorf("100 requests to %s were answered by %s, want all, at least 25 by each pod", a, dist)
+		if err != nil {
+			t.Error(err)
 		}
 	}
 

@@ -25,7 +25,7 @@ type Outcome struct {
 	// Reports of the probers, one per family.
 	Reports []*harness.Report
 	// Plain is the same stream to the pod through a node port at the same time: what fails
-	// there is the machine's doing. Nil where silence was measured.
+	// there is the machine's doing. Nil where silence was measured without a witness.
 	Plain *harness.Report
 	// Held is about the connections to the first Service that were open before.
 	Held *harness.HoldReport
@@ -54,6 +54,19 @@ func (o *Outcome) Lost() int {
 		failed -= 2 * len(o.Reports) * o.Plain.Failed
 	}
 	return max(0, failed)
+}
+
+// Stall is how long the machine stood still meanwhile, as far as its probers can tell: a
+// request that was sent after its time, or a plain pod that was not heard for a while.
+func (o *Outcome) Stall() time.Duration {
+	ms := 0.0
+	for _, r := range o.Reports {
+		ms = max(ms, r.LatestStartMs)
+	}
+	if o.Plain != nil {
+		ms = max(ms, o.Plain.LatestStartMs, o.Plain.LongestGapMs)
+	}
+	return time.Duration(ms * float64(time.Millisecond)).Round(time.Millisecond)
 }
 
 // Reset counts the failed requests that a node ended which had not seen their beginning:
@@ -132,6 +145,8 @@ type Load struct {
 	Rate int
 	// For how long; it must cover the disturbance.
 	For time.Duration
+	// Witness has a plain pod asked meanwhile also where silence is measured.
+	Witness bool
 	// Delay at random before the disturbance begins, so that it meets the detectors at
 	// any point of their cycles.
 	Delay time.Duration
@@ -149,16 +164,16 @@ func (f *Field) Disturb(ctx context.Context, name, node string, load Load, event
 	}
 	var probes []*harness.Probe
 	for _, a := range targets {
-		p, err := f.start(ctx, a, load)
+		p, err := f.start(ctx, harness.URL(a), load)
 		if err != nil {
 			return o, err
 		}
 		probes = append(probes, p)
 	}
 	var plain *harness.Probe
-	if load.Rate > 0 {
+	if load.Rate > 0 || load.Witness {
 		var err error
-		if plain, err = f.lab.StartStream(ctx, client, f.plainURL(), load.Rate, load.For); err != nil {
+		if plain, err = f.start(ctx, f.PlainURL(), load); err != nil {
 			return o, err
 		}
 	}
@@ -197,12 +212,27 @@ func (f *Field) Disturb(ctx context.Context, name, node string, load Load, event
 	return o, nil
 }
 
-// start a prober of new connections.
-func (f *Field) start(ctx context.Context, address string, load Load) (*harness.Probe, error) {
-	if load.Rate == 0 {
-		return f.lab.StartProbe(ctx, client, harness.URL(address), load.For)
+// Beside runs event while a plain pod is asked for a while, and nobody else: a witness of
+// the machine for what is not seen by requests. The event's error is returned as it is.
+func (f *Field) Beside(ctx context.Context, name, node string, length time.Duration, event func(context.Context) error) (*Outcome, error) {
+	o := &Outcome{Name: name, Node: node, Began: time.Now(), Held: &harness.HoldReport{}}
+	plain, err := f.lab.StartProbe(ctx, client, f.PlainURL(), length)
+	if err != nil {
+		return o, err
 	}
-	return f.lab.StartStream(ctx, client, harness.URL(address), load.Rate, load.For)
+	if err := event(ctx); err != nil {
+		return o, err
+	}
+	o.Plain, err = plain.Wait(ctx)
+	return o, err
+}
+
+// start a prober of new connections.
+func (f *Field) start(ctx context.Context, url string, load Load) (*harness.Probe, error) {
+	if load.Rate == 0 {
+		return f.lab.StartProbe(ctx, client, url, load.For)
+	}
+	return f.lab.StartStream(ctx, client, url, load.Rate, load.For)
 }
 
 // PowerCut cuts the owner's power under a load, and boots it again.

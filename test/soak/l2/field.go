@@ -148,8 +148,8 @@ func (f *Field) served(ctx context.Context, n int, dual bool) error {
 	return nil
 }
 
-// plainURL is the pod by the node port of its own node: no load balancer in between.
-func (f *Field) plainURL() string {
+// PlainURL is the pod by the node port of its own node: no load balancer in between.
+func (f *Field) PlainURL() string {
 	return fmt.Sprintf("http://%s:%d/", controlPlaneAddress, f.port)
 }
 

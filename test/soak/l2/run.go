@@ -108,7 +108,7 @@ func Run(ctx context.Context, lab *harness.Lab, c Config) (rep *Report, err erro
 // any load balancer: half as many as long as requests fail.
 func (r *run) plain(ctx context.Context) error {
 	for rate := r.c.Rate; rate >= 50; rate /= 2 {
-		p, err := r.lab.StartStream(ctx, client, r.f.plainURL(), rate, 10*time.Second)
+		p, err := r.lab.StartStream(ctx, client, r.f.PlainURL(), rate, 10*time.Second)
 		if err != nil {
 			return err
 		}
