@@ -80,9 +80,15 @@ func TestVIPLinkIsSilent(t *testing.T) {
 	conn, err := (&net.Dialer{}).DialContext(t.Context(), "udp4", "198.51.100.1:9")
 	if err == nil {
 		t.Cleanup(func() { _ = conn.Close() })
-		if got, ok := conn.LocalAddr().(*net.UDPAddr); ok && got.AddrPort().Addr() == four {
+		if got, ok := conn.LocalAddr().(*net.UDPAddr); ok && got.AddrPort().Addr().Unmap() == four {
 			t.Errorf("the node speaks from %s", got)
 		}
+	}
+	netns.AddAddr(t, "v1", "203.0.113.5/24")
+	netns.AddAddr(t, "v1", "fd00::5/64")
+	if local, err := k.LocalAddrs(); err != nil || !slices.Contains(local, netip.MustParseAddr("203.0.113.5")) ||
+		!slices.Contains(local, netip.MustParseAddr("fd00::5")) || slices.Contains(local, four) || slices.Contains(local, six) {
+		t.Errorf("other links have %v: %v", local, err)
 	}
 }
 

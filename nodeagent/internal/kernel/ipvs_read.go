@@ -125,7 +125,7 @@ func (i *IPVS) List() ([]ServerState, error) {
 			continue
 		}
 		seen[s.VirtualServerKey] = struct{}{}
-		if s.Reals, err = i.reals(s.VirtualServerKey); err != nil {
+		if s.Reals, err = i.dests(s.VirtualServerKey); err != nil {
 			return nil, err
 		}
 		out = append(out, s)
@@ -133,7 +133,22 @@ func (i *IPVS) List() ([]ServerState, error) {
 	return out, nil
 }
 
-func (i *IPVS) reals(key loadbalancer.VirtualServerKey) ([]RealState, error) {
+// Reals reads the real servers of one virtual server, the last one added first. The error is
+// [ErrNotFound] where there is no such virtual server: of that the kernel says nothing but
+// that it has no real servers, and one more request tells.
+func (i *IPVS) Reals(key loadbalancer.VirtualServerKey) ([]RealState, error) {
+	out, err := i.dests(key)
+	if err != nil || len(out) > 0 {
+		return out, err
+	}
+	found, err := i.Has(key)
+	if err == nil && !found {
+		err = fmt.Errorf("list real servers of %s: %w", name(key), ErrNotFound)
+	}
+	return nil, err
+}
+
+func (i *IPVS) dests(key loadbalancer.VirtualServerKey) ([]RealState, error) {
 	replies, err := i.reader.get(cmdGetDest, unix.NLM_F_DUMP, selector(key))
 	if err != nil {
 		return nil, fmt.Errorf("list real servers of %s: %w", name(key), err)

@@ -19,7 +19,10 @@ import (
 // leave links named dummy… out when they look for the node's own address.
 const VIPLinkName = "dummy-fairlead"
 
-const kindDummy = "dummy"
+const (
+	kindDummy     = "dummy"
+	kubeProxyLink = "kube-ipvs0" // of its mode ipvs
+)
 
 // VIPLink lists the addresses on our link in order; false if there is no such link.
 func (k *Kernel) VIPLink() ([]netip.Addr, bool, error) {
@@ -113,6 +116,50 @@ func (k *Kernel) RemoveVIP(addr netip.Addr) error {
 		return fmt.Errorf("remove %s from %s: %w", addr, VIPLinkName, err)
 	}
 	return nil
+}
+
+// HasVIP says whether an address is on our link, by two requests however many there are.
+func (k *Kernel) HasVIP(addr netip.Addr) (bool, error) {
+	link, err := k.vipLink()
+	if errors.Is(err, ErrNotFound) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	// The kernel has no question for one IPv4 address, but a local route for each.
+	routes, err := k.h.RouteGetWithOptions(addr.AsSlice(), &netlink.RouteGetOptions{FIBMatch: true})
+	if errors.Is(err, unix.ENETUNREACH) || errors.Is(err, unix.EHOSTUNREACH) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("look for %s on %s: %w", addr, VIPLinkName, err)
+	}
+	return slices.ContainsFunc(routes, func(r netlink.Route) bool {
+		return r.Type == unix.RTN_LOCAL && r.LinkIndex == link.Attrs().Index
+	}), nil
+}
+
+// LocalAddrs are the addresses of all links but ours and kube-proxy's own, sorted, without
+// link-local ones and those that [Kernel.Keep] put there.
+func (k *Kernel) LocalAddrs() ([]netip.Addr, error) {
+	indices, err := k.indices()
+	if err != nil {
+		return nil, err
+	}
+	list, err := k.addrs(nil, netlink.FAMILY_ALL)
+	if err != nil {
+		return nil, fmt.Errorf("list addresses: %w", err)
+	}
+	ours, theirs := indices[VIPLinkName], indices[kubeProxyLink] // 0 is no index
+	var out []netip.Addr
+	for i := range list {
+		if p, ok := prefixOf(&list[i]); ok && list[i].LinkIndex != ours && list[i].LinkIndex != theirs {
+			out = append(out, p.Addr())
+		}
+	}
+	slices.SortFunc(out, netip.Addr.Compare)
+	return slices.Compact(out), nil
 }
 
 func (k *Kernel) changeVIP(what, flags int, addr netip.Addr) error {

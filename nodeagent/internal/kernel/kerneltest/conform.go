@@ -11,6 +11,7 @@ import (
 	"time"
 
 	gocmp "github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/fairlead-lb/fairlead/loadbalancer"
 	"github.com/fairlead-lb/fairlead/nodeagent/internal/kernel"
@@ -19,6 +20,7 @@ import (
 // Table has the methods of [kernel.IPVS] that [Conform] holds to rules.
 type Table interface {
 	List() ([]kernel.ServerState, error)
+	Reals(key loadbalancer.VirtualServerKey) ([]kernel.RealState, error)
 	Has(key loadbalancer.VirtualServerKey) (bool, error)
 	ConnTableSize() (int, error)
 	AddServer(v loadbalancer.VirtualServer) error
@@ -36,6 +38,7 @@ type Link interface {
 	DeleteVIPLink() error
 	AddVIP(addr netip.Addr) error
 	RemoveVIP(addr netip.Addr) error
+	HasVIP(addr netip.Addr) (bool, error)
 }
 
 // Conform checks that an empty table keeps the rules on which the data plane is built; the
@@ -179,6 +182,11 @@ func wantReals(t *testing.T, table Table, key loadbalancer.VirtualServerKey, wan
 			}
 			got = append(got, r.RealServer)
 		}
+		one, err := table.Reals(key)
+		must(t, err)
+		if diff := gocmp.Diff(list[i].Reals, one, gocmp.Comparer(sameAddr), cmpopts.EquateEmpty()); diff != "" {
+			t.Errorf("real servers of %v in a list and alone (-list +alone):\n%s", key, diff)
+		}
 	}
 	if diff := gocmp.Diff(want, got, gocmp.Comparer(sameAddr)); diff != "" {
 		t.Errorf("real servers of %v (-want +got):\n%s", key, diff)
@@ -195,6 +203,8 @@ func conformErrors(t *testing.T, table Table) {
 	other.Port++
 	wantErr(t, "update none", table.UpdateServer(v), kernel.ErrNotFound)
 	wantErr(t, "delete none", table.DeleteServer(key), kernel.ErrNotFound)
+	_, err := table.Reals(key)
+	wantErr(t, "the real servers of none", err, kernel.ErrNotFound)
 	wantErr(t, "a real server of none", table.AddReal(key, r), kernel.ErrNotFound)
 	wantErr(t, "an unknown scheduler", table.AddServer(unschedulable), kernel.ErrNoScheduler)
 	must(t, table.AddServer(v))
@@ -237,6 +247,13 @@ func ConformLink(t *testing.T, link Link) {
 		must(t, err)
 		if ok != exists || !slices.Equal(got, addrs) {
 			t.Errorf("link %t with %v, want %t with %v", ok, got, exists, addrs)
+		}
+		for _, a := range []netip.Addr{four, six} {
+			has, err := link.HasVIP(a)
+			must(t, err)
+			if has != slices.Contains(addrs, a) {
+				t.Errorf("has %s: %t, want %v", a, has, addrs)
+			}
 		}
 	}
 	want(false)

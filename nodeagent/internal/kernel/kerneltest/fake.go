@@ -53,7 +53,7 @@ func (o Op) String() string {
 // Writes says whether the operation changes something.
 func (o Op) Writes() bool {
 	switch o.Name {
-	case "List", "Has", "ConnTableSize", "VIPLink", "LinkNames", "Sysctl":
+	case "List", "Reals", "Has", "HasVIP", "LocalAddrs", "ConnTableSize", "VIPLink", "LinkNames", "Sysctl":
 		return false
 	default:
 		return true
@@ -108,6 +108,7 @@ type Fake struct {
 	links      []string
 	link       bool
 	vips       map[netip.Addr]struct{}
+	addrs      []netip.Addr
 }
 
 // New returns a kernel with IPVS, all of its schedulers and its settings as they are by
@@ -185,6 +186,21 @@ func (f *Fake) List() ([]kernel.ServerState, error) {
 	})
 	slices.SortFunc(out, func(a, b kernel.ServerState) int {
 		return cmp.Or(a.Addr.Compare(b.Addr), cmp.Compare(a.Protocol, b.Protocol), cmp.Compare(a.Port, b.Port), cmp.Compare(a.Mark, b.Mark))
+	})
+	return out, err
+}
+
+// Reals is [kernel.IPVS.Reals].
+func (f *Fake) Reals(key loadbalancer.VirtualServerKey) ([]kernel.RealState, error) {
+	var out []kernel.RealState
+	err := f.do(Op{Name: "Reals", Server: key}, func() error {
+		s, ok := f.servers[key]
+		if !ok {
+			return kernel.ErrNotFound
+		}
+		out = slices.Clone(s.Reals)
+		slices.Reverse(out)
+		return nil
 	})
 	return out, err
 }
@@ -358,6 +374,26 @@ func (f *Fake) RemoveVIP(addr netip.Addr) error {
 		delete(f.vips, addr)
 		return nil
 	})
+}
+
+// HasVIP is [kernel.Kernel.HasVIP].
+func (f *Fake) HasVIP(addr netip.Addr) (bool, error) {
+	found := false
+	err := f.do(Op{Name: "HasVIP", Addr: addr}, func() error {
+		_, found = f.vips[addr]
+		return nil
+	})
+	return found, err
+}
+
+// LocalAddrs is [kernel.Kernel.LocalAddrs].
+func (f *Fake) LocalAddrs() ([]netip.Addr, error) {
+	var out []netip.Addr
+	err := f.do(Op{Name: "LocalAddrs"}, func() error {
+		out = slices.Clone(f.addrs)
+		return nil
+	})
+	return out, err
 }
 
 // LinkNames is [kernel.Kernel.LinkNames].

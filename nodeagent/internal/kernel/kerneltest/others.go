@@ -4,6 +4,7 @@ package kerneltest
 
 import (
 	"fmt"
+	"net/netip"
 	"slices"
 
 	"github.com/fairlead-lb/fairlead/loadbalancer"
@@ -65,6 +66,13 @@ func (f *Fake) SetLinks(names ...string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.links = slices.Clone(names)
+}
+
+// SetAddrs replaces the addresses of other links.
+func (f *Fake) SetAddrs(addrs ...netip.Addr) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.addrs = slices.SortedFunc(slices.Values(addrs), netip.Addr.Compare)
 }
 
 // Settle sets a setting, whether the kernel had it or not.
