@@ -102,10 +102,14 @@ func (n *node) leave(t *testing.T) {
 	}
 }
 
+// slack is how much longer than on a calm machine a step may take: these clocks are real.
+const slack = 5
+
 // until waits for a view and returns how long it took.
 func (n *node) until(t *testing.T, what string, within time.Duration, ok func(View) bool) time.Duration {
 	t.Helper()
 	start := time.Now()
+	within *= slack
 	timeout := time.NewTimer(within)
 	defer timeout.Stop()
 	for !ok(n.View()) {

@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 )
 
 // faultObjects are a dual-stack Service in front of the pod web, and a pod that
@@ -36,13 +35,11 @@ func faults(t *testing.T, l *lab) {
 		if l.reaches(t, "worker", "https://172.20.0.5:6443/readyz") {
 			t.Error("the API server answers a node that is cut off from it")
 		}
-		if !l.pings(t, "worker", "172.20.0.5") || !l.reaches(t, "mypc", "https://172.20.0.5:6443/readyz") {
-			t.Error("more is cut than the API server for one node")
-		}
+		eventually(t, "no more is cut than the API server for one node", patience, func() bool {
+			return l.pings(t, "worker", "172.20.0.5") && l.reaches(t, "mypc", "https://172.20.0.5:6443/readyz")
+		})
 		l.must(t, "heal")
-		if !l.reaches(t, "worker", "https://172.20.0.5:6443/readyz") {
-			t.Error("the API server does not answer after heal")
-		}
+		eventually(t, "the API server answers after heal", patience, func() bool { return l.reaches(t, "worker", "https://172.20.0.5:6443/readyz") })
 	})
 	t.Run("agent", func(t *testing.T) { agentFaults(t, l) })
 	t.Run("burn", func(t *testing.T) {
@@ -50,7 +47,7 @@ func faults(t *testing.T, l *lab) {
 		if out := l.must(t, "exec", "worker", "--", "ps", "-eo", "args"); !strings.Contains(out, "fairlead-lab spin 2 5s") {
 			t.Errorf("nothing burns:\n%s", out)
 		}
-		eventually(t, "the fire is out", 20*time.Second, func() bool {
+		eventually(t, "the fire is out", patience, func() bool {
 			out, err := l.run(t, "exec", "worker", "--", "ps", "-eo", "args")
 			return err == nil && !strings.Contains(out, "spin 2 5s")
 		})
@@ -83,7 +80,7 @@ func urls() []string {
 func bothFamilies(t *testing.T, l *lab) {
 	t.Helper()
 	for _, url := range urls() {
-		eventually(t, url+" answers", 30*time.Second, func() bool { return l.reaches(t, "mypc", url) })
+		eventually(t, url+" answers", patience, func() bool { return l.reaches(t, "mypc", url) })
 	}
 	out := l.must(t, "exec", "mypc", "--", "ndisc6", "fd00:172:20::4", "eth0")
 	if !strings.Contains(out, "02:42:AC:14:00:04") {
@@ -111,13 +108,9 @@ func peersCut(t *testing.T, l *lab) {
 	if _, err := l.run(t, "exec", "worker", "--", "ndisc6", "-r", "1", "fd00:172:20::5", "eth0"); err == nil {
 		t.Error("a neighbour solicitation gets across the cut")
 	}
-	if !l.reaches(t, "worker", "https://172.20.0.5:6443/readyz") {
-		t.Error("the API server is cut off too")
-	}
+	eventually(t, "the API server is not cut off", patience, func() bool { return l.reaches(t, "worker", "https://172.20.0.5:6443/readyz") })
 	for _, url := range urls() {
-		if !l.reaches(t, "mypc", url) {
-			t.Errorf("a client does not get to %s", url)
-		}
+		eventually(t, "a client gets to "+url, patience, func() bool { return l.reaches(t, "mypc", url) })
 	}
 	l.must(t, "kubectl", "--", "logs", "agent")
 	if out := l.must(t, "status"); !strings.Contains(out, "worker cut off from peers") {
@@ -127,9 +120,7 @@ func peersCut(t *testing.T, l *lab) {
 		t.Errorf("heal printed %q", out)
 	}
 	for _, a := range []string{"172.20.0.5", "fd00:172:20::5"} {
-		if !l.pings(t, "worker", a) {
-			t.Errorf("%s does not answer after heal", a)
-		}
+		eventually(t, a+" answers after heal", patience, func() bool { return l.pings(t, "worker", a) })
 	}
 	if out := l.must(t, "exec", "worker", "--", "ip", "neigh", "show", "nud", "permanent"); strings.Contains(out, "eth0") {
 		t.Errorf("neighbours stay permanent:\n%s", out)
@@ -147,7 +138,7 @@ func agentFaults(t *testing.T, l *lab) {
 		}
 		return ""
 	}
-	eventually(t, "the agent runs", 30*time.Second, func() bool { return strings.HasSuffix(state(), " S") })
+	eventually(t, "the agent runs", patience, func() bool { return strings.HasSuffix(state(), " S") })
 	first := state()
 	l.must(t, "pause", "worker/agent")
 	if got := state(); !strings.HasSuffix(got, " T") {
@@ -176,7 +167,7 @@ func agentFaults(t *testing.T, l *lab) {
 	if out := l.must(t, "kill-agent", "worker"); !strings.HasPrefix(out, "killed at ") {
 		t.Errorf("kill-agent printed %q", out)
 	}
-	eventually(t, "the agent is started again", 30*time.Second, func() bool { s := state(); return s != "" && s != first })
+	eventually(t, "the agent is started again", patience, func() bool { s := state(); return s != "" && s != first })
 }
 
 // agentName is the process name of Fairlead's node agent.

@@ -43,6 +43,9 @@ func (l *lab) must(t *testing.T, args ...string) string {
 	return out
 }
 
+// patience is how long a test waits for what has to happen, on a machine that may be slow.
+const patience = time.Minute
+
 func eventually(t *testing.T, what string, limit time.Duration, f func() bool) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), limit)
@@ -78,7 +81,7 @@ func TestLab(t *testing.T) {
 		t.Fatal(err)
 	}
 	l.must(t, "kubectl", "--", "apply", "-f", manifest)
-	l.must(t, "kubectl", "--", "wait", "--for=condition=Ready", "pod/web", "--timeout=60s")
+	l.must(t, "kubectl", "--", "wait", "--for=condition=Ready", "pod/web", "--timeout=120s")
 	answers := func() bool {
 		ip, err := l.run(t, "kubectl", "--", "get", "pod", "web", "-o", "jsonpath={.status.podIP}")
 		if err != nil {
@@ -87,7 +90,7 @@ func TestLab(t *testing.T) {
 		out, err := l.run(t, "exec", "control-plane", "--", "curl", "-s", "-m", "1", ip)
 		return err == nil && strings.Contains(out, "Hostname: web\n")
 	}
-	eventually(t, "the pod answers", 10*time.Second, answers)
+	eventually(t, "the pod answers", patience, answers)
 	faults(t, l)
 	t.Run("power cut and return", func(t *testing.T) {
 		if out := l.must(t, "kill", "worker"); !strings.HasPrefix(out, "cut at ") {
@@ -100,7 +103,7 @@ func TestLab(t *testing.T) {
 			t.Error("a killed node is shown as running")
 		}
 		l.must(t, "start", "worker")
-		eventually(t, "the pod answers again", 60*time.Second, answers)
+		eventually(t, "the pod answers again", patience, answers)
 	})
 	t.Run("cable", func(t *testing.T) {
 		l.must(t, "link", "worker", "down")
@@ -108,7 +111,7 @@ func TestLab(t *testing.T) {
 			t.Error("a pulled cable is shown as plugged")
 		}
 		l.must(t, "link", "worker", "up")
-		eventually(t, "the node answers", 10*time.Second, func() bool {
+		eventually(t, "the node answers", patience, func() bool {
 			_, err := l.run(t, "exec", "mypc", "--", "ping", "-c1", "-W1", "172.20.0.4")
 			return err == nil
 		})
@@ -119,7 +122,7 @@ func TestLab(t *testing.T) {
 			t.Error("a frozen API server answers")
 		}
 		l.must(t, "resume", "apiserver")
-		l.must(t, "kubectl", "--", "get", "nodes", "--request-timeout=20s")
+		l.must(t, "kubectl", "--", "get", "nodes", "--request-timeout=60s")
 	})
 	t.Run("crash beside it", func(t *testing.T) { crashed(t, bin) })
 	l.must(t, "down")
