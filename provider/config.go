@@ -4,6 +4,7 @@ package provider
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -18,6 +19,7 @@ import (
 	"github.com/fairlead-lb/fairlead/loadbalancer/api/v1alpha1"
 	"github.com/fairlead-lb/fairlead/loadbalancer/convert"
 	"github.com/fairlead-lb/fairlead/loadbalancer/pool"
+	"github.com/fairlead-lb/fairlead/provider/internal/allocation"
 )
 
 // MirrorMode says whether metallb.io objects are read.
@@ -65,6 +67,12 @@ type Config struct {
 	Services ServicesConfig `json:"services"`
 	// Cluster tells what the API does not.
 	Cluster ClusterConfig `json:"cluster"`
+	// DataPlane is who forwards for Services that do not say (annotation
+	// fairlead.dev/data-plane): ipvs or kube-proxy. Default ipvs.
+	DataPlane v1alpha1.Forwarding `json:"dataPlane"`
+	// Scheduler of IPVS for Services that do not say, with flags, as the annotation
+	// fairlead.dev/scheduler has it. Default rr.
+	Scheduler string `json:"scheduler"`
 }
 
 // NodesConfig is about Nodes.
@@ -186,6 +194,16 @@ func (c *Config) validate() []error {
 			errs = append(errs, fmt.Errorf("services.class is %q: %s", class, fault))
 		}
 	}
+	switch c.DataPlane {
+	case "", v1alpha1.ForwardingIPVS, v1alpha1.ForwardingKubeProxy:
+	default:
+		errs = append(errs, fmt.Errorf("dataPlane is %q, want %s or %s", c.DataPlane, v1alpha1.ForwardingIPVS, v1alpha1.ForwardingKubeProxy))
+	}
+	if c.Scheduler != "" {
+		if _, err := convert.ParseScheduler(c.Scheduler); err != nil {
+			errs = append(errs, fmt.Errorf("scheduler: %w", err))
+		}
+	}
 	errs = append(errs, checkRanges("cluster.podRanges", c.Cluster.PodRanges)...)
 	return append(errs, checkRanges("cluster.serviceRanges", c.Cluster.ServiceRanges)...)
 }
@@ -220,6 +238,17 @@ func (c *Config) setDefaults() {
 		classless := true
 		c.Services.Classless = &classless
 	}
+	c.DataPlane = cmp.Or(c.DataPlane, v1alpha1.ForwardingIPVS)
+	c.Scheduler = cmp.Or(c.Scheduler, convert.DefaultScheduler().Name)
+}
+
+// forwarding returns what Services get that do not say; defaults must be set.
+func (c *Config) forwarding() allocation.Defaults {
+	scheduler, err := convert.ParseScheduler(c.Scheduler)
+	if err != nil { // validated
+		scheduler = convert.DefaultScheduler()
+	}
+	return allocation.Defaults{Forwarding: c.DataPlane, Scheduler: scheduler}
 }
 
 // classes returns which Services are Fairlead's; defaults must be set.

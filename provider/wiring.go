@@ -91,6 +91,7 @@ func (w *wiring) makeControllers() error {
 	}
 	w.p.alloc = allocation.New(allocation.Options{
 		Store: w.p.store, Announcer: ann, Events: w.events, Service: w.getService, Patch: w.patchService, Now: time.Now,
+		Defaults: w.p.config.forwarding(),
 	})
 	w.p.controllers[ServiceAddressController] = allocation.NewController(w.p.store, w.p.alloc)
 	w.p.controllers[IPAddressPoolController], err = poolstatus.New(poolstatus.Options{

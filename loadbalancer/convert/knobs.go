@@ -67,17 +67,6 @@ func invalid(key, format string, args ...any) *pool.Error {
 	return &pool.Error{Reason: reason.InvalidAnnotation, Message: "annotation " + key + ": " + fmt.Sprintf(format, args...)}
 }
 
-func (r *ServiceRequest) readTargetType(svc *corev1.Service) *pool.Error {
-	switch v := strings.TrimSpace(svc.Annotations[v1alpha1.AnnotationTargetType]); v {
-	case "":
-	case string(v1alpha1.TargetPod), string(v1alpha1.TargetNodePort):
-		r.TargetType = v1alpha1.TargetType(v)
-	default:
-		return invalid(v1alpha1.AnnotationTargetType, "%q is neither pod nor node-port; write one of them", v)
-	}
-	return nil
-}
-
 func (r *ServiceRequest) readReclaim(svc *corev1.Service) *pool.Error {
 	switch v := strings.TrimSpace(svc.Annotations[v1alpha1.AnnotationReclaimPolicy]); v {
 	case "":

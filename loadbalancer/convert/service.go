@@ -26,8 +26,8 @@ type ServiceRequest struct {
 	Pool pool.Request
 	// Ports of the Service.
 	Ports []v1alpha1.Port
-	// TargetType asked for, empty when the pool's default counts.
-	TargetType v1alpha1.TargetType
+	// Wishes about forwarding.
+	Wishes
 	// Reclaim is the policy asked for, empty when the pool's counts.
 	Reclaim v1alpha1.ReclaimPolicy
 	// ExternalIPs are the addresses of spec.externalIPs, each once.
@@ -82,13 +82,18 @@ func Service(svc *corev1.Service) (*ServiceRequest, *pool.Error) {
 	}
 	r.Pool.Pool, _ = r.knob(svc, poolKeys())
 	for _, read := range []func(*corev1.Service) *pool.Error{
-		r.readTargetType, r.readReclaim, r.readAdvertisements, r.readSharingKey, r.readAddresses, r.readCount,
+		r.readForwarding, r.readReclaim, r.readAdvertisements, r.readSharingKey, r.readAddresses, r.readCount,
 	} {
 		if err := read(svc); err != nil {
 			return nil, err
 		}
 	}
 	return r, nil
+}
+
+func (r *ServiceRequest) readForwarding(svc *corev1.Service) (err *pool.Error) {
+	r.Wishes, err = Forwarding(svc)
+	return err
 }
 
 // Tenant returns a Service as it stands on an address.

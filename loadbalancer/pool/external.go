@@ -9,35 +9,34 @@ import (
 )
 
 // AllocateExternal decides whether a Service may have an address of its
-// spec.externalIPs that a grant allows. inPool is false when that is not ours to
-// decide: the address lies in no valid pool, or is a node's own. An address that the
-// Service has already, by whatever rule, is its own, also when its pool is gone or not
-// valid any more; the assignment then names no pool. It changes nothing.
-func AllocateExternal(s *Set, l *Ledger, t Tenant, a netip.Addr) (got Assignment, inPool bool, err *Error) {
+// spec.externalIPs that a grant allows and that is nobody's in the cluster: neither a
+// node's nor reserved otherwise. An address that the Service has already, by whatever rule,
+// is its own, also when its pool is gone or not valid any more; the assignment then names
+// no pool, nor does that of an address that lies in no valid pool. It changes nothing.
+func AllocateExternal(s *Set, l *Ledger, t Tenant, a netip.Addr) (got Assignment, err *Error) {
 	l.SetPools(s)
 	p, ok := s.ByAddr(a)
 	h, held := l.held[a]
-	if l.Reserved(a) || !ok && (!held || h.State != Bound || !h.Names(t.UID)) {
-		return Assignment{}, false, nil
-	}
 	got = Assignment{Addr: a, Rule: RuleExternalIP}
 	if ok {
 		got.Pool = p.name
 	}
 	switch {
 	case ok && held && h.namesake(t.Service, t.UID) && p.returns(a, h):
-		return got, true, nil
+		return got, nil
 	case held && h.State == Bound && h.Names(t.UID) && h.SharingKey != ExternalKey:
-		return got, true, nil
+		return got, nil
 	case held && h.State == Bound:
 		err = Fits(h, t, ExternalKey)
 	case held:
 		err = heldByOther(h)
-	default:
+	case ok:
 		err = p.gives(l, t, a)
+	default:
+		err = l.unclaimed(t, a)
 	}
 	if err == nil {
-		return got, true, nil
+		return got, nil
 	}
 	switch err.Reason {
 	case reason.AddressInUse, reason.SharingKeyMismatch, reason.PortInUse, reason.AddressRetained:
@@ -45,7 +44,15 @@ func AllocateExternal(s *Set, l *Ledger, t Tenant, a netip.Addr) (got Assignment
 	default:
 	}
 	err.Message = "address " + a.String() + " is in spec.externalIPs, but " + err.Message
-	return Assignment{}, true, err
+	return Assignment{}, err
+}
+
+// unclaimed says why an address that no claim holds is another's all the same.
+func (l *Ledger) unclaimed(t Tenant, a netip.Addr) *Error {
+	if other, ok := l.wantedByOther(a, t.UID); ok {
+		return inUse(other)
+	}
+	return nil
 }
 
 // gives says why a pool does not give a free address to spec.externalIPs. Whom the
@@ -57,8 +64,5 @@ func (p *Pool) gives(l *Ledger, t Tenant, a netip.Addr) *Error {
 	if p.disabled {
 		return &Error{reason.PoolDisabled, "pool \"" + p.name + "\" is disabled and gives no more addresses; use another or unset its disabled"}
 	}
-	if other, ok := l.wantedByOther(a, t.UID); ok {
-		return inUse(other)
-	}
-	return nil
+	return l.unclaimed(t, a)
 }

@@ -399,16 +399,23 @@ func TestExternal(t *testing.T) {
 		"192.0.2.8": bound(pool.ExternalKey, pool.Tenant{Service: key("other"), UID: "other", Backends: "x"}),
 
 		"192.0.2.10": bound("k", tenant("other", 443)),
+
+		"198.51.100.2": bound(pool.ExternalKey, tenant("other", 80)),
+		"198.51.100.3": in(pool.Releasing, tenant("other")),
+		"198.51.100.4": bound(pool.ExternalKey, tenant("other", 443)),
 	})
-	l.SetReserved(map[netip.Addr]string{addr("192.0.2.250"): `node "n"`})
+	l.Want(addr("198.51.100.5"), key("old"), "old")
 	l.Want(addr("192.0.2.9"), key("old"), "old")
 	tests := map[string]struct {
-		reason  reason.Reason
-		notOurs bool
+		reason reason.Reason
+		inNone bool
 	}{
 		"192.0.2.100":  {},
-		"198.51.100.1": {notOurs: true},
-		"192.0.2.250":  {notOurs: true},
+		"198.51.100.1": {inNone: true},
+		"198.51.100.2": {reason: reason.ExternalIPInUse},
+		"198.51.100.3": {reason: reason.AddressReleasing},
+		"198.51.100.4": {inNone: true},
+		"198.51.100.5": {reason: reason.ExternalIPInUse},
 		"192.0.2.1":    {reason: reason.ExternalIPInUse},
 		"192.0.2.2":    {},
 		"192.0.2.3":    {reason: reason.ExternalIPInUse},
@@ -423,7 +430,7 @@ func TestExternal(t *testing.T) {
 		"203.0.113.1":  {reason: reason.PoolDisabled},
 	}
 	for a, want := range tests {
-		got, inPool, err := pool.AllocateExternal(set, l, tenant("web", 80), addr(a))
+		got, err := pool.AllocateExternal(set, l, tenant("web", 80), addr(a))
 		var why reason.Reason
 		if err != nil {
 			why = err.Reason
@@ -432,10 +439,14 @@ func TestExternal(t *testing.T) {
 				t.Errorf("%s: message %q", a, err.Message)
 			}
 		}
-		if inPool == want.notOurs || why != want.reason {
-			t.Errorf("%s: in pool %v, %v, want %+v", a, inPool, err, want)
+		if why != want.reason {
+			t.Errorf("%s: %v, want %+v", a, err, want)
 		}
-		if ok := why == "" && inPool; ok != (got == pool.Assignment{Addr: addr(a), Pool: "a", Rule: pool.RuleExternalIP}) {
+		from := "a"
+		if want.inNone {
+			from = ""
+		}
+		if ok := why == ""; ok != (got == pool.Assignment{Addr: addr(a), Pool: from, Rule: pool.RuleExternalIP}) {
 			t.Errorf("%s: assignment %v", a, got)
 		}
 	}

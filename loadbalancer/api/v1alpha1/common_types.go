@@ -72,6 +72,9 @@ const (
 	ConditionAllocated = "Allocated"
 	// ConditionAnnounced says whether a node announces the LoadBalancer's addresses.
 	ConditionAnnounced = "Announced"
+	// ConditionForwarded says whether IPVS forwards a LoadBalancer's addresses on every node that
+	// runs a node agent: then, and only then, the status of its Service has ipMode Proxy.
+	ConditionForwarded = "Forwarded"
 	// ConditionConflict says that a pool has addresses that it never hands out, because a
 	// node, a pod range or a Service range has them, or that an address of a LoadBalancer
 	// is announced by a host outside the cluster too.

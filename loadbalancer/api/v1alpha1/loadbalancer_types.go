@@ -3,6 +3,8 @@
 package v1alpha1
 
 import (
+	"strconv"
+
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 )
@@ -127,12 +129,21 @@ type LoadBalancerSpec struct {
 	Advertisements []AdvertisementReference `json:"advertisements,omitempty"`
 }
 
+// Origin says in words which pool an address came from.
+func Origin(pool string) string {
+	if pool == "" {
+		return "from outside every pool"
+	}
+	return "from pool " + strconv.Quote(pool)
+}
+
 // LoadBalancerAddress is one address and where it came from.
 type LoadBalancerAddress struct {
 	// Address in canonical form.
 	// +kubebuilder:validation:MaxLength=45
 	Address string `json:"address"`
-	// Pool is the IPAddressPool that the address came from.
+	// Pool is the IPAddressPool that the address came from; empty for an address of
+	// spec.externalIPs that lies in none.
 	// +kubebuilder:validation:MaxLength=253
 	Pool string `json:"pool"`
 	// Claim is the name of the IPClaim that holds the address.
@@ -184,8 +195,8 @@ type LoadBalancerStatus struct {
 	// Owner is a copy of the claims' owner, for people.
 	// +optional
 	Owner *Owner `json:"owner,omitempty"`
-	// Conditions: Allocated, Announced, Ready, and Conflict while a host outside the
-	// cluster has an address too.
+	// Conditions: Allocated, Announced, Ready, Forwarded, and Conflict while a host outside
+	// the cluster has an address too.
 	// +optional
 	// +listType=map
 	// +listMapKey=type

@@ -105,13 +105,18 @@ func newLeader(t *testing.T, api *storetest.API, k kind) *leader {
 
 func newLeaderOf(t *testing.T, api *storetest.API, k kind, classes convert.Classes) *leader {
 	t.Helper()
+	return newLeaderWith(t, api, k, classes, allocation.Defaults{}, time.Now)
+}
+
+func newLeaderWith(t *testing.T, api *storetest.API, k kind, classes convert.Classes, defaults allocation.Defaults, now func() time.Time) *leader {
+	t.Helper()
 	ctx, stop := context.WithCancel(quiet(t))
 	l := &leader{
 		kind: k, api: api, store: store.New(store.Options{API: api, Classes: classes}), stop: stop, events: record.NewFakeRecorder(1000),
 		ann: &announcer{failed: make(map[loadbalancer.ServiceKey]reason.Reason)},
 	}
 	l.alloc = allocation.New(allocation.Options{
-		Store: l.store, Announcer: l.ann, Events: l.events, Service: getService(api), Now: time.Now,
+		Store: l.store, Announcer: l.ann, Events: l.events, Service: getService(api), Now: now, Defaults: defaults,
 		Patch: func(_ context.Context, old, updated *corev1.Service) (*corev1.Service, error) {
 			return api.PatchService(old, updated)
 		},
@@ -313,6 +318,7 @@ func testEnsure(t *testing.T, k kind) {
 		},
 		Ports:      []v1alpha1.Port{{Name: "http", Protocol: "TCP", Port: 80, NodePort: 30080}},
 		TargetType: v1alpha1.TargetPod, ExternalTrafficPolicy: v1alpha1.TrafficPolicyCluster, Forwarding: v1alpha1.ForwardingKubeProxy,
+		Scheduler:      "rr",
 		Advertisements: []v1alpha1.AdvertisementReference{{Kind: "L2Advertisement", Name: "l2"}},
 	}
 	if diff := cmp.Diff(wantRecord, r.Spec); diff != "" {

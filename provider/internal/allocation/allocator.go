@@ -10,6 +10,7 @@
 package allocation
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -59,8 +60,10 @@ type Allocator struct {
 	patch     Patcher
 	now       func() time.Time
 	locks     *keyLocks
-	// wake has the line looked at; set before anything runs.
-	wake func()
+	defaults  Defaults
+	// wake has the line looked at, and later a Service; set before anything runs.
+	wake  func()
+	later func(loadbalancer.ServiceKey, time.Duration)
 
 	mu sync.Mutex
 	// open are the Services without every address that they need or may have.
@@ -69,6 +72,8 @@ type Allocator struct {
 	warned map[loadbalancer.ServiceKey]warning
 	// gone are the Services let go, so that a stale cache does not bring them back.
 	gone map[types.UID]departure
+	// retreating are the Services on their way to kube-proxy.
+	retreating map[loadbalancer.ServiceKey]retreat
 	// pruned is when the oldest of them were forgotten last.
 	pruned time.Time
 }
@@ -104,16 +109,23 @@ type Options struct {
 	Patch Patcher
 	// Now is the clock, time.Now outside tests.
 	Now func() time.Time
+	// Defaults for Services that do not say: kube-proxy and rr where left out.
+	Defaults Defaults
 }
 
 // New makes an Allocator.
 func New(o Options) *Allocator {
+	o.Defaults.Forwarding = cmp.Or(o.Defaults.Forwarding, v1alpha1.ForwardingKubeProxy)
+	if o.Defaults.Scheduler.Name == "" {
+		o.Defaults.Scheduler = convert.DefaultScheduler()
+	}
 	return &Allocator{
 		store: o.Store, announcer: o.Announcer, events: o.Events, service: o.Service, patch: o.Patch, now: o.Now, locks: newKeyLocks(),
-		wake:   func() {},
-		open:   make(map[loadbalancer.ServiceKey]opening),
-		warned: make(map[loadbalancer.ServiceKey]warning),
-		gone:   make(map[types.UID]departure),
+		defaults: o.Defaults, wake: func() {}, later: func(loadbalancer.ServiceKey, time.Duration) {},
+		retreating: make(map[loadbalancer.ServiceKey]retreat),
+		open:       make(map[loadbalancer.ServiceKey]opening),
+		warned:     make(map[loadbalancer.ServiceKey]warning),
+		gone:       make(map[types.UID]departure),
 	}
 }
 
@@ -170,7 +182,7 @@ func (a *Allocator) Exists(ctx context.Context, svc *corev1.Service) (*corev1.Lo
 		}
 	}
 	if r != nil && r.Spec.ServiceUID == svc.UID {
-		return statusOf(r), true, nil
+		return statusOf(r, false), true, nil
 	}
 	return &corev1.LoadBalancerStatus{}, a.store.HasClaims(svc.UID), nil
 }
@@ -338,4 +350,5 @@ func (a *Allocator) forget(key loadbalancer.ServiceKey) {
 	defer a.mu.Unlock()
 	delete(a.open, key)
 	delete(a.warned, key)
+	delete(a.retreating, key)
 }

@@ -63,7 +63,7 @@ func NewController(s *store.Store, a *Allocator) *Controller {
 		queue:     worker.New[loadbalancer.ServiceKey]("service_address"),
 		addresses: worker.New[struct{}]("service_address_open"),
 	}
-	a.wake = c.AddressesChanged
+	a.wake, a.later = c.AddressesChanged, func(key loadbalancer.ServiceKey, d time.Duration) { c.queue.AddAfter(key, d) }
 	s.Subscribe(c)
 	return c
 }
@@ -72,9 +72,10 @@ func NewController(s *store.Store, a *Allocator) *Controller {
 func (c *Controller) AddressesChanged() { c.addresses.Add(struct{}{}) }
 
 // ServiceChanged has a Service looked at: at once if it has changed itself and nobody
-// else does it, else a little later.
+// else does it, or if another forwards for it by now, else a little later.
 func (c *Controller) ServiceChanged(key loadbalancer.ServiceKey) {
-	if svc := c.store.Service(key); svc != nil && c.alone(svc) && c.unseen(svc) {
+	svc := c.store.Service(key)
+	if svc != nil && (c.alone(svc) && c.unseen(svc) || outdated(svc, c.store.Record(key))) {
 		c.queue.Add(key)
 		return
 	}

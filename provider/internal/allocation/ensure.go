@@ -41,6 +41,10 @@ type need struct {
 	fault    *pool.Error
 	tenant   pool.Tenant
 	external []netip.Addr
+	// wishes about forwarding; nil when what the Service says cannot be understood.
+	wishes *convert.Wishes
+	// back: kube-proxy is to forward, or to take over from IPVS.
+	back bool
 	// now is the Service as it is since its status was written on the way.
 	now *corev1.Service
 }
@@ -62,7 +66,9 @@ type decision struct {
 	balancer, external []store.Decision
 	// fault is why the load balancer is not as it should be; balancer is then what is kept.
 	fault *pool.Error
-	// refused are the external IPs that it cannot have.
+	// onNodes are external IPs that are nodes' own.
+	onNodes []string
+	// refused are the external IPs that it cannot have, and what else it says in vain.
 	refused []pool.Error
 	// lost says why it leaves addresses that it had.
 	lost []pool.Error
@@ -94,6 +100,9 @@ func (a *Allocator) read(svc *corev1.Service) *need {
 	if n.serves {
 		n.req, n.fault = convert.Service(svc)
 	}
+	if w, err := convert.Forwarding(svc); err == nil {
+		n.wishes = &w
+	}
 	return n
 }
 
@@ -120,7 +129,7 @@ func (a *Allocator) ensure(ctx context.Context, svc *corev1.Service, t store.Tic
 			return outcome{svc: n.now, status: &corev1.LoadBalancerStatus{}}, nil
 		}
 		a.settle(ctx, n, d, r, freed)
-		return outcome{svc: n.now, status: statusOf(r), failed: d.fault != nil}, nil
+		return outcome{svc: n.now, status: statusOf(r, n.back), failed: d.fault != nil}, nil
 	}
 	return outcome{}, fmt.Errorf("allocate for service %s: %w", convert.Key(svc), store.ErrConflict)
 }
@@ -141,23 +150,37 @@ func (a *Allocator) decide(n *need, t store.Ticket) *decision {
 	if n.serves {
 		d.lost = a.lost(n, d)
 	}
+	a.decideExternal(n, d)
+	return d
+}
+
+// decideExternal decides on the addresses of spec.externalIPs.
+func (a *Allocator) decideExternal(n *need, d *decision) {
 	for _, addr := range n.external {
 		if slices.ContainsFunc(d.balancer, func(g store.Decision) bool { return g.Addr == addr }) {
 			continue
 		}
-		got, ours, refused := a.store.AllocateExternal(n.tenant, addr)
+		got, refused := a.store.AllocateExternal(n.svc, addr)
 		switch {
-		case !ours:
-		case refused == nil && len(d.balancer)+len(d.external) == maxAddresses:
-			d.refused = append(d.refused, pool.Error{Reason: reason.ExternalIPNotGranted, Message: fmt.Sprintf(
-				"spec.externalIPs: %s is neither claimed nor announced, because the Service has %d addresses already; use another Service for it", addr, maxAddresses)})
 		case refused != nil:
 			d.refused = append(d.refused, *refused)
+		case len(d.balancer)+len(d.external)+len(d.onNodes) == maxAddresses:
+			d.refused = append(d.refused, pool.Error{Reason: reason.ExternalIPNotGranted, Message: fmt.Sprintf(
+				"spec.externalIPs: %s is neither served nor announced, because the Service has %d addresses already; use another Service for it", addr, maxAddresses)})
+		case got.OnNode:
+			d.onNodes = append(d.onNodes, addr.String())
+			if got.Lost {
+				d.lost = append(d.lost, pool.Error{Reason: reason.NoInterface, Message: fmt.Sprintf(
+					"spec.externalIPs: %s was a node's own, and no node has it now; it waits for its node. To have it announced instead, take it out of the spec and put it back", addr)})
+			}
 		default:
-			d.external = append(d.external, got)
+			d.external = append(d.external, got.Decision)
 		}
 	}
-	return d
+	if n.wishes == nil && !n.serves && len(d.external)+len(d.onNodes) > 0 {
+		_, err := convert.Forwarding(n.svc)
+		d.refused = append(d.refused, *err)
+	}
 }
 
 // complete reports whether a request is met in every family that it names.

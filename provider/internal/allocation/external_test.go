@@ -59,7 +59,10 @@ func TestExternalIPs(t *testing.T) {
 	l := newLeader(t, api, kind{})
 	web := plain("web", 80, "192.0.2.7", "198.51.100.1", "192.0.2.200")
 	l.mustGet(t, web)
-	wantListed(t, api, "web", "192.0.2.7 ExternalIP")
+	wantListed(t, api, "web", "192.0.2.7 ExternalIP", "198.51.100.1 ExternalIP")
+	if c := claimOf(t, api, "198.51.100.1"); c.Spec.Pool != "" || c.Spec.Phase != v1alpha1.ClaimBound {
+		t.Errorf("the claim outside every pool is %s of pool %q", c.Spec.Phase, c.Spec.Pool)
+	}
 	if told := l.told(); len(told) != 2 || !strings.HasPrefix(told[1], "Warning "+reason.ExternalIPNotGranted.String()+" ") {
 		t.Errorf("told %q", told)
 	}
@@ -208,10 +211,9 @@ func TestExternalIPOutlivesItsPool(t *testing.T) {
 	if now := writes(api)[before:]; len(now) != 0 {
 		t.Errorf("it wrote %q", now)
 	}
+	// Others may join it: it is an address outside of all pools now.
 	l.mustGet(t, plain("late", 81, "192.0.2.7"))
-	if got := listed(api, "late"); got != nil {
-		t.Errorf("a pool that is not valid gave %q", got)
-	}
+	wantListed(t, api, "late", "192.0.2.7 ExternalIP")
 	api.PutPolicy(grant("default", "192.0.2.8/32"))
 	l.mustGet(t, web)
 	if got := listed(api, "web"); len(got) != 0 {

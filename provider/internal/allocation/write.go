@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-	"strconv"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -29,13 +28,13 @@ import (
 // finishes. It returns nil for a Service that needs nothing.
 func (a *Allocator) write(ctx context.Context, n *need, d *decision) (*v1alpha1.LoadBalancer, error) {
 	all := d.all()
-	if !n.serves && len(all) == 0 && len(d.refused) == 0 {
+	if !n.serves && len(all)+len(d.onNodes)+len(d.refused) == 0 {
 		if !a.involved(n.svc) {
 			return nil, nil
 		}
 		return nil, a.letGo(ctx, n.svc)
 	}
-	w := writer{a: a, n: n, failing: d.fault != nil}
+	w := writer{a: a, n: n, failing: d.fault != nil, onNodes: d.onNodes}
 	names := make([]string, 0, len(all))
 	for i := range all {
 		g := &all[i]
@@ -94,7 +93,7 @@ func (a *Allocator) hide(ctx context.Context, n *need, r *v1alpha1.LoadBalancer,
 	if len(status.Ingress) == len(now.Status.LoadBalancer.Ingress) {
 		return nil
 	}
-	if next := statusOf(r); len(next.Ingress) > 0 {
+	if next := statusOf(r, n.back); len(next.Ingress) > 0 {
 		status = next // what will be shown anyway
 	}
 	updated := now.DeepCopy()
@@ -118,6 +117,8 @@ type writer struct {
 	a     *Allocator
 	n     *need
 	addrs []v1alpha1.LoadBalancerAddress
+	// onNodes are addresses of nodes, which have no claims.
+	onNodes []string
 	// proposal is asked for once, when something new is written.
 	proposed bool
 	success  []string
@@ -247,9 +248,10 @@ func (w *writer) record(ctx context.Context) (*v1alpha1.LoadBalancer, error) {
 	known := w.a.store.Record(convert.Key(svc))
 	mine := known != nil && known.Spec.ServiceUID == svc.UID
 	spec := v1alpha1.LoadBalancerSpec{
-		ServiceUID: svc.UID, Addresses: w.addrs, Ports: convert.Ports(svc), TargetType: w.targetType(known),
-		ExternalTrafficPolicy: convert.TrafficPolicy(svc), Forwarding: v1alpha1.ForwardingKubeProxy,
+		ServiceUID: svc.UID, Addresses: w.addrs, Ports: convert.Ports(svc),
+		ExternalTrafficPolicy: convert.TrafficPolicy(svc), NodeAddresses: w.onNodes,
 	}
+	w.forwarding(&spec, w.a.record(svc))
 	if mine && equality.Semantic.DeepEqual(known.Spec.Addresses, w.addrs) {
 		// Only announcement changes the advertisements of addresses that stay.
 		spec.Advertisements = known.Spec.Advertisements
@@ -271,23 +273,6 @@ func (w *writer) record(ctx context.Context) (*v1alpha1.LoadBalancer, error) {
 		}
 	}
 	return r, nil
-}
-
-// targetType is what the Service asks for, else its first address's pool says, else pod.
-func (w *writer) targetType(known *v1alpha1.LoadBalancer) v1alpha1.TargetType {
-	if w.n.req == nil && w.n.serves && known != nil {
-		return known.Spec.TargetType // it cannot be understood at present
-	}
-	var asked, byPool v1alpha1.TargetType
-	if w.n.req != nil {
-		asked = w.n.req.TargetType
-	}
-	if len(w.addrs) > 0 {
-		if p := w.a.store.Pool(w.addrs[0].Pool); p != nil && p.Spec.Defaults != nil {
-			byPool = p.Spec.Defaults.TargetType
-		}
-	}
-	return cmp.Or(asked, byPool, v1alpha1.TargetPod)
 }
 
 // writeRecord creates a record or replaces the spec of the known one. The record of a
@@ -341,7 +326,7 @@ func owners(svc *corev1.Service) []metav1.OwnerReference {
 func (a *Allocator) tellAllocated(ctx context.Context, svc *corev1.Service, addrs []v1alpha1.LoadBalancerAddress) {
 	parts := make([]string, 0, len(addrs))
 	for _, ad := range addrs {
-		parts = append(parts, ad.Address+" from pool "+strconv.Quote(ad.Pool))
+		parts = append(parts, ad.Address+" "+v1alpha1.Origin(ad.Pool))
 	}
 	text := strings.Join(parts, ", ")
 	klog.FromContext(ctx).Info("Assigned addresses", "service", klog.KObj(svc), "addresses", text)
@@ -349,9 +334,10 @@ func (a *Allocator) tellAllocated(ctx context.Context, svc *corev1.Service, addr
 }
 
 // statusOf returns the Service status that a record stands for: external IPs are no
-// part of it. ipMode is written out, as the API server would fill it in.
-func statusOf(r *v1alpha1.LoadBalancer) *corev1.LoadBalancerStatus {
-	mode := corev1.LoadBalancerIPModeVIP
+// part of it. ipMode is written out, as the API server would fill it in. back: kube-proxy
+// is to take over, whatever the record still says.
+func statusOf(r *v1alpha1.LoadBalancer, back bool) *corev1.LoadBalancerStatus {
+	mode := modeOf(r, back)
 	s := &corev1.LoadBalancerStatus{}
 	for _, ra := range r.Spec.Addresses {
 		if ra.Rule != v1alpha1.RuleExternalIP {

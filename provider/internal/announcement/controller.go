@@ -96,6 +96,7 @@ type Controller struct {
 	synced []cache.InformerSynced
 
 	worlds worldCache
+	planes planesCache
 
 	mu sync.Mutex
 	// The fields below are guarded by mu.
@@ -112,6 +113,11 @@ type Controller struct {
 	written   map[loadbalancer.ServiceKey]writtenStatus
 	firstSeen map[types.UID]time.Time
 	proposed  map[types.UID]writtenList
+	// specs are the versions of records' specs, and relapsed the times that IPVS lost them
+	// to kube-proxy; pending are records that wait for agents to program them, by name.
+	specs    map[types.UID]specOf
+	relapsed map[types.UID]relapses
+	pending  map[string]struct{}
 	// told are the conflicts that events have told of, by record.
 	told map[types.UID][]string
 }
@@ -141,8 +147,11 @@ func New(opts Options) (*Controller, error) {
 		firstSeen: map[types.UID]time.Time{},
 		proposed:  map[types.UID]writtenList{},
 		told:      map[types.UID][]string{},
+		specs:     map[types.UID]specOf{},
+		relapsed:  map[types.UID]relapses{},
+		pending:   map[string]struct{}{},
 	}
-	c.worlds.informers = opts.Informers
+	c.worlds.informers, c.planes.informers = opts.Informers, opts.Informers
 	if err := c.hook(); err != nil {
 		return nil, fmt.Errorf("announcement controller: %w", err)
 	}

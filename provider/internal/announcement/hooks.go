@@ -108,6 +108,9 @@ func (c *Controller) claimChanged(before, after *v1alpha1.IPClaim) {
 }
 
 func (c *Controller) recordChanged(before, after *v1alpha1.LoadBalancer) {
+	if after != nil {
+		c.noteSpec(after)
+	}
 	if after == nil {
 		c.forget(before)
 		return
@@ -126,6 +129,9 @@ func (c *Controller) forget(gone *v1alpha1.LoadBalancer) {
 	defer c.mu.Unlock()
 	delete(c.firstSeen, gone.UID)
 	delete(c.told, gone.UID)
+	delete(c.specs, gone.UID)
+	delete(c.relapsed, gone.UID)
+	delete(c.pending, key.String())
 	delete(c.settled, key)
 	if w, ok := c.written[key]; ok && w.uid == gone.UID {
 		delete(c.written, key)
@@ -172,6 +178,7 @@ func (c *Controller) nodeChanged(before, after *corev1.Node) {
 
 func (c *Controller) nodeAgentChanged(before, after *v1alpha1.NodeAgent) {
 	c.conflictsChanged(before, after)
+	c.planeChanged(before, after)
 	if before != nil && after != nil && sameAgent(before, after) {
 		return // counters
 	}
@@ -204,6 +211,7 @@ func (c *Controller) advertisementChanged(before, after *v1alpha1.L2Advertisemen
 // worldChanged re-examines every group and record shortly.
 func (c *Controller) worldChanged() {
 	c.worlds.invalidate()
+	c.planes.invalidate()
 	c.markAll(worldDelay)
 }
 

@@ -90,7 +90,11 @@ func (c *Controller) syncRecord(ctx context.Context, name string) (time.Duration
 	if wait := c.holdBack(r, s); wait > 0 {
 		return wait, nil
 	}
-	return 0, c.writeStatus(ctx, r, assess(s), s)
+	f := assessForwarded(s)
+	err := c.writeStatus(ctx, r, assess(s, f), s)
+	relapsed := err == nil && !f.ok && f.reason != reason.LeftToKubeProxy && meta.IsStatusConditionTrue(s.previous, v1alpha1.ConditionForwarded)
+	c.settleForwarded(r.UID, name, f, relapsed)
+	return f.again, err
 }
 
 // forgetFailure ends the memory of a failure whose Service and record are both gone. It
@@ -157,6 +161,8 @@ func (c *Controller) situationOf(r *v1alpha1.LoadBalancer, w *world, wanted wish
 		nodes:      w.nodes,
 		endpoints:  c.endpointsOf(key.String()),
 		now:        time.Now(),
+		onNodes:    r.Spec.NodeAddresses,
+		forwarding: c.forwardingOf(r),
 	}
 	c.mu.Lock()
 	s.settled = c.settled[key]

@@ -20,7 +20,10 @@ import (
 // situation is everything that a record's status depends on.
 type situation struct {
 	addresses []v1alpha1.LoadBalancerAddress
-	wish      wish
+	// onNodes are addresses that are nodes' own: they are served, and not announced.
+	onNodes    []string
+	wish       wish
+	forwarding forwarding
 	// targets are the addresses that the group announces, this Service's among them;
 	// needed while an address has no owner.
 	targets []target
@@ -92,7 +95,7 @@ type answer struct {
 }
 
 // assess derives a record's status. Pure: the same situation gives the same status.
-func assess(s situation) v1alpha1.LoadBalancerStatus {
+func assess(s situation, f forwarded) v1alpha1.LoadBalancerStatus {
 	allocated := assessAllocated(s)
 	announced := assessAnnounced(s)
 	out := v1alpha1.LoadBalancerStatus{Owner: s.owner().DeepCopy(), Conditions: slices.Clone(s.previous)}
@@ -105,6 +108,11 @@ func assess(s situation) v1alpha1.LoadBalancerStatus {
 		{v1alpha1.ConditionReady, assessReady(s, allocated, announced)},
 	} {
 		setCondition(&out.Conditions, c.name, c.answer, s)
+	}
+	if len(s.addresses)+len(s.onNodes) > 0 {
+		setCondition(&out.Conditions, v1alpha1.ConditionForwarded, f.answer, s)
+	} else {
+		meta.RemoveStatusCondition(&out.Conditions, v1alpha1.ConditionForwarded)
 	}
 	if conflict, ok := assessConflict(s); ok {
 		setCondition(&out.Conditions, v1alpha1.ConditionConflict, conflict, s)
@@ -121,10 +129,13 @@ func assessAllocated(s situation) answer {
 	// Another process may have said why not, before us; allocation tries again anyway.
 	before := meta.FindStatusCondition(s.previous, v1alpha1.ConditionAllocated)
 	failed := before != nil && before.Status == metav1.ConditionFalse
-	if len(s.addresses) > 0 && (s.settled || !failed || before.ObservedGeneration != s.generation) {
+	if len(s.addresses)+len(s.onNodes) > 0 && (s.settled || !failed || before.ObservedGeneration != s.generation) {
 		parts := make([]string, 0, len(s.addresses))
 		for _, a := range s.addresses {
-			parts = append(parts, fmt.Sprintf("%s from pool %q", a.Address, a.Pool))
+			parts = append(parts, a.Address+" "+v1alpha1.Origin(a.Pool))
+		}
+		for _, a := range s.onNodes {
+			parts = append(parts, a+" of a node")
 		}
 		return answer{true, reason.Allocated, strings.Join(parts, ", ")}
 	}
@@ -137,6 +148,8 @@ func assessAllocated(s situation) answer {
 func assessAnnounced(s situation) answer {
 	released, n := s.list(func(h holding) bool { return !h.bound })
 	switch {
+	case len(s.addresses) == 0 && len(s.onNodes) > 0:
+		return answer{true, reason.Announced, strings.Join(s.onNodes, ", ") + ", of nodes: each answers for its own"}
 	case len(s.addresses) == 0:
 		return answer{false, reason.NotAllocated, "there is no address to announce"}
 	case n > 0:

@@ -308,7 +308,7 @@ func TestAssess(t *testing.T) {
 			s := announced
 			tc.edit(&s)
 			s.now = time.Unix(1000, 0)
-			got := assess(s)
+			got := assess(s, forwarded{})
 			var parts []string
 			for _, name := range []string{v1alpha1.ConditionAllocated, v1alpha1.ConditionAnnounced, v1alpha1.ConditionReady} {
 				c := meta.FindStatusCondition(got.Conditions, name)
@@ -324,7 +324,7 @@ func TestAssess(t *testing.T) {
 				t.Errorf("owner (-want +got):\n%s", diff)
 			}
 			s.previous, s.now = got.Conditions, s.now.Add(time.Hour)
-			if diff := cmp.Diff(got, assess(s)); diff != "" {
+			if diff := cmp.Diff(got, assess(s, forwarded{})); diff != "" {
 				t.Errorf("an hour later without a change (-want +got):\n%s", diff)
 			}
 		})

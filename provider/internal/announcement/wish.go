@@ -153,15 +153,7 @@ func disputed(nodes []node, targets []target) bool {
 
 // whyNoAdvertisement explains that no advertisement announces addresses of these pools.
 func (i wish) whyNoAdvertisement(pools []string) answer {
-	quoted := make([]string, 0, len(pools))
-	for _, p := range pools {
-		quoted = append(quoted, fmt.Sprintf("%q", p))
-	}
-	noun := "pool "
-	if len(pools) > 1 {
-		noun = "one of the pools "
-	}
-	which := noun + strings.Join(quoted, ", ")
+	which := poolWords(pools)
 	if len(i.asked) == 0 {
 		return answer{false, reason.NoAdvertisement, fmt.Sprintf(
 			"no valid L2Advertisement selects %s and this Service: create or correct one", which)}
@@ -172,6 +164,30 @@ func (i wish) whyNoAdvertisement(pools []string) answer {
 	}
 	return answer{false, reason.NoAdvertisement, fmt.Sprintf(
 		"%s allows only L2Advertisement %s, which does not select %s and this Service%s", i.by, strings.Join(known(i), ", "), which, i.note())}
+}
+
+// poolWords names pools. Only an advertisement of every pool selects addresses of none.
+func poolWords(pools []string) string {
+	var quoted []string
+	none := "every pool, as an address outside of all of them needs,"
+	for _, p := range pools {
+		if p != "" {
+			quoted = append(quoted, fmt.Sprintf("%q", p))
+		}
+	}
+	var words string
+	switch len(quoted) {
+	case 0:
+		return none
+	case 1:
+		words = "pool " + quoted[0]
+	default:
+		words = "one of the pools " + strings.Join(quoted, ", ")
+	}
+	if len(quoted) < len(pools) {
+		words += ", or " + none
+	}
+	return words
 }
 
 // known are the advertisements asked for that exist.

@@ -76,6 +76,22 @@ func (v *clusterView) reserved() map[netip.Addr]string {
 
 func nodePhrase(name string) string { return "node " + strconv.Quote(name) }
 
+// owners returns the addresses that are nodes' own, by the lowest name of a node that
+// has it.
+func (v *clusterView) owners() map[netip.Addr]string {
+	all := make(map[netip.Addr]string)
+	for _, addrs := range []map[string][]netip.Addr{v.nodes, v.agents} {
+		for name, list := range addrs {
+			for _, a := range list {
+				if old, known := all[a]; !known || name < old {
+					all[a] = name
+				}
+			}
+		}
+	}
+	return all
+}
+
 // ranges returns the cluster ranges, in a fixed order.
 func (v *clusterView) ranges() []pool.ClusterRange {
 	var out []pool.ClusterRange
@@ -178,7 +194,8 @@ func appendAddr(addrs []netip.Addr, text string) []netip.Addr {
 // reserve replaces one object's addresses in one of the sources.
 func (s *Store) reserve(source map[string][]netip.Addr, name string, addrs []netip.Addr) {
 	s.mu.Lock()
-	if slices.Equal(source[name], addrs) {
+	before := source[name]
+	if slices.Equal(before, addrs) {
 		s.mu.Unlock()
 		return
 	}
@@ -187,8 +204,10 @@ func (s *Store) reserve(source map[string][]netip.Addr, name string, addrs []net
 	}
 	s.staleReserved = true
 	s.freed++
+	concerned := s.externallyNaming(slices.Concat(before, addrs))
 	s.mu.Unlock()
 	s.tellAddresses()
+	s.tellService(concerned...)
 }
 
 // setRanges replaces one object's ranges in one of the sources.

@@ -3,7 +3,6 @@
 package store
 
 import (
-	"fmt"
 	"net/netip"
 	"slices"
 
@@ -12,9 +11,7 @@ import (
 	"github.com/fairlead-lb/fairlead/loadbalancer"
 	"github.com/fairlead-lb/fairlead/loadbalancer/api/v1alpha1"
 	"github.com/fairlead-lb/fairlead/loadbalancer/convert"
-	"github.com/fairlead-lb/fairlead/loadbalancer/externalip"
 	"github.com/fairlead-lb/fairlead/loadbalancer/pool"
-	"github.com/fairlead-lb/fairlead/loadbalancer/reason"
 )
 
 // Decision is one address for a Service, and the claim that it was decided on.
@@ -101,40 +98,6 @@ func (s *Store) mend(req *pool.Request) {
 	}
 }
 
-// AllocateExternal decides whether a Service may have an address of its spec.externalIPs
-// and books it, as Allocate does. ours is false when the address is none that Fairlead
-// gives: it lies in no pool and is not held, or is a node's own.
-func (s *Store) AllocateExternal(t pool.Tenant, a netip.Addr) (got Decision, ours bool, err *pool.Error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.freshen()
-	as, ours, err := pool.AllocateExternal(s.set, s.ledger, t, a)
-	if !ours {
-		return Decision{}, false, nil
-	}
-	ns := t.Service.Namespace
-	if !externalip.Granted(s.policy, ns, s.namespaces[ns], a, t.Ports) {
-		return Decision{}, true, &pool.Error{Reason: reason.ExternalIPNotGranted, Message: fmt.Sprintf(
-			"spec.externalIPs: %s is not granted to namespace %s on these ports; it is neither claimed nor announced, but kube-proxy serves what is in the spec: take it out, or grant it in ExternalIPPolicy %q",
-			a, ns, v1alpha1.ExternalIPPolicyName)}
-	}
-	// What it has by its load balancer beside others is theirs once it leaves there.
-	if h, held := s.ledger.Holding(a); err == nil && held && h.State == pool.Bound {
-		if misfit := pool.Fits(h, t, pool.ExternalKey); misfit != nil {
-			err = &pool.Error{Reason: reason.ExternalIPInUse, Message: fmt.Sprintf("address %s is in spec.externalIPs, but %s", a, misfit.Message)}
-		}
-	}
-	if err != nil {
-		return Decision{}, true, err
-	}
-	s.book(a, booking{pool.ExternalKey, t})
-	c := s.claims[v1alpha1.ClaimName(a)]
-	if as.Pool == "" && c != nil {
-		as.Pool = c.Spec.Pool
-	}
-	return Decision{as, c}, true, nil
-}
-
 // book notes that a Service is about to have an address, unless it has it; mu is held.
 func (s *Store) book(a netip.Addr, b booking) {
 	if h, held := s.ledger.Holding(a); held && h.State == pool.Bound && h.Names(b.tenant.UID) {
@@ -182,6 +145,7 @@ func (s *Store) Cancel(uid types.UID) {
 		freed = freed || c == nil || !names(c, uid)
 	}
 	delete(s.booked, uid)
+	delete(s.bookedOnNodes, uid)
 	if freed {
 		s.freed++
 	}

@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
 
 	"github.com/fairlead-lb/fairlead/loadbalancer"
 	"github.com/fairlead-lb/fairlead/loadbalancer/api/v1alpha1"
@@ -23,8 +24,15 @@ func (s *Store) ObserveRecord(r *v1alpha1.LoadBalancer) {
 		return
 	}
 	s.records[key] = r
-	relevant := old == nil || old.Generation != r.Generation || old.Generation == 0
+	relevant := old == nil || old.Generation != r.Generation || old.Generation == 0 || forwarded(old) != forwarded(r)
+	left := len(onNodes(old)) > 0 && !slices.Equal(onNodes(old), onNodes(r))
+	if left {
+		s.freed++ // of its ports another may have them
+	}
 	s.mu.Unlock()
+	if left {
+		s.tellAddresses()
+	}
 	if relevant {
 		s.tellService(key)
 	}
@@ -41,8 +49,21 @@ func (s *Store) ForgetRecord(r *v1alpha1.LoadBalancer) {
 		return
 	}
 	delete(s.records, key)
+	left := len(onNodes(old)) > 0
+	if left {
+		s.freed++
+	}
 	s.mu.Unlock()
+	if left {
+		s.tellAddresses()
+	}
 	s.tellService(key)
+}
+
+// forwarded reports whether IPVS forwards a record everywhere, which decides on what the
+// status of its Service says.
+func forwarded(r *v1alpha1.LoadBalancer) bool {
+	return meta.IsStatusConditionTrue(r.Status.Conditions, v1alpha1.ConditionForwarded)
 }
 
 func recordKey(r *v1alpha1.LoadBalancer) loadbalancer.ServiceKey {

@@ -125,6 +125,7 @@ func (s *Store) freshen() {
 	if s.staleReserved {
 		s.staleReserved = false
 		s.ledger.SetReserved(s.cluster.reserved())
+		s.owners = s.cluster.owners()
 	}
 }
 

@@ -110,6 +110,10 @@ type Store struct {
 	inflight map[netip.Addr][]booking
 	booked   map[types.UID][]netip.Addr
 	wanted   map[types.UID][]netip.Addr
+	// owners are the nodes' own addresses with the node's name, and bookedOnNodes what
+	// Services are about to serve there; see external.go.
+	owners        map[netip.Addr]string
+	bookedOnNodes map[types.UID]onNode
 	// freed counts the changes that may let a waiting Service have an address.
 	freed      uint64
 	namespaces map[string]labels.Set
@@ -125,20 +129,21 @@ func New(o Options) *Store {
 		ready:      make(chan struct{}),
 		claims:     make(map[string]*v1alpha1.IPClaim),
 		goneClaims: newGraves(), goneRecords: newGraves(), gonePools: newGraves(),
-		byUID:      make(map[types.UID]map[string]struct{}),
-		records:    make(map[loadbalancer.ServiceKey]*v1alpha1.LoadBalancer),
-		services:   make(map[loadbalancer.ServiceKey]*corev1.Service),
-		external:   make(map[loadbalancer.ServiceKey]struct{}),
-		rebound:    make(map[string]struct{}),
-		pools:      make(map[string]*v1alpha1.IPAddressPool),
-		set:        pool.Compile(nil, nil),
-		ledger:     pool.NewLedger(),
-		inflight:   make(map[netip.Addr][]booking),
-		booked:     make(map[types.UID][]netip.Addr),
-		wanted:     make(map[types.UID][]netip.Addr),
-		namespaces: make(map[string]labels.Set),
-		cluster:    newClusterView(),
-		freed:      1,
+		byUID:         make(map[types.UID]map[string]struct{}),
+		records:       make(map[loadbalancer.ServiceKey]*v1alpha1.LoadBalancer),
+		services:      make(map[loadbalancer.ServiceKey]*corev1.Service),
+		external:      make(map[loadbalancer.ServiceKey]struct{}),
+		rebound:       make(map[string]struct{}),
+		pools:         make(map[string]*v1alpha1.IPAddressPool),
+		set:           pool.Compile(nil, nil),
+		ledger:        pool.NewLedger(),
+		inflight:      make(map[netip.Addr][]booking),
+		booked:        make(map[types.UID][]netip.Addr),
+		wanted:        make(map[types.UID][]netip.Addr),
+		bookedOnNodes: make(map[types.UID]onNode),
+		namespaces:    make(map[string]labels.Set),
+		cluster:       newClusterView(),
+		freed:         1,
 	}
 }
 

@@ -119,7 +119,7 @@ func notServed(classes convert.Classes, svc *corev1.Service) string {
 	class := svc.Spec.LoadBalancerClass
 	switch {
 	case svc.Spec.Type != corev1.ServiceTypeLoadBalancer && len(svc.Spec.ExternalIPs) == 0:
-		return fmt.Sprintf("it is of type %s; Fairlead serves Services of type LoadBalancer, and spec.externalIPs that lie in a pool", svc.Spec.Type)
+		return fmt.Sprintf("it is of type %s; Fairlead serves Services of type LoadBalancer, and spec.externalIPs", svc.Spec.Type)
 	case svc.Spec.Type != corev1.ServiceTypeLoadBalancer:
 		return ""
 	case svc.DeletionTimestamp != nil:
@@ -291,20 +291,24 @@ func (r *ServiceReport) has(a netip.Addr) bool {
 	return slices.ContainsFunc(r.Addresses, func(x Address) bool { return x.Address == a.String() })
 }
 
-// externalWords says why an external IP is not the Service's.
+// externalWords says why an external IP has no claim of the Service's.
 func (b *book) externalWords(svc *corev1.Service, a netip.Addr) string {
 	tenant := convert.Tenant(svc)
 	whose, own := b.reserved[a]
-	_, inPool, err := pool.AllocateExternal(b.set, b.ledger, tenant, a)
+	_, err := pool.AllocateExternal(b.set, b.ledger, tenant, a)
+	record := b.record(svc)
 	switch {
+	case b.state.PolicyKnown && !externalip.Granted(b.state.Policy, svc.Namespace, b.namespaceLabels(svc.Namespace), a, tenant.Ports):
+		return "no grant of the ExternalIPPolicy named default allows it (ExternalIPNotGranted)"
+	case record != nil && slices.Contains(record.Spec.NodeAddresses, a.String()):
+		if !own {
+			return "it was a node's own and waits for its node; take it out of the spec and put it back to have it announced"
+		}
+		return fmt.Sprintf("it is the address of %s, which serves it; nobody announces it", whose)
 	case own:
-		return fmt.Sprintf("it is the address of %s, so Fairlead leaves it to kube-proxy", whose)
-	case !inPool:
-		return "it lies in no valid pool, so Fairlead leaves it to kube-proxy"
+		return fmt.Sprintf("it is the address of %s", whose)
 	case !b.state.PolicyKnown:
 		return "the Service does not hold it"
-	case !externalip.Granted(b.state.Policy, svc.Namespace, b.namespaceLabels(svc.Namespace), a, tenant.Ports):
-		return "no grant of the ExternalIPPolicy named default allows it (ExternalIPNotGranted)"
 	case err != nil:
 		return fmt.Sprintf("%s (%s)", err.Message, err.Reason)
 	default:

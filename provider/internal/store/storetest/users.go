@@ -7,6 +7,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
@@ -98,6 +99,17 @@ func (a *API) PutClaim(c *v1alpha1.IPClaim) {
 			a.stamp(&obj.ObjectMeta)
 		}
 		a.putClaim(obj)
+	})
+}
+
+// SetCondition sets a condition of a record, as the announcement controller does.
+func (a *API) SetCondition(namespace, name string, c metav1.Condition) {
+	a.user(func() {
+		id := namespace + "/" + name
+		obj := a.records[id].DeepCopy()
+		meta.SetStatusCondition(&obj.Status.Conditions, c)
+		obj.ResourceVersion = a.next()
+		a.putRecord(id, obj)
 	})
 }
 
