@@ -68,15 +68,15 @@ func forwards(s plan.Snapshot) string {
 	var order []string
 	for _, n := range slices.Sorted(maps.Keys(s.Nodes)) {
 		s.Self = n
-		dump := plan.NodeState{Forwarding: plan.For(s).Forwarding}.String()
-		if dumps[dump] == nil {
-			order = append(order, dump)
+		text := dump(plan.For(s).Forwarding)
+		if dumps[text] == nil {
+			order = append(order, text)
 		}
-		dumps[dump] = append(dumps[dump], string(n))
+		dumps[text] = append(dumps[text], string(n))
 	}
 	var b strings.Builder
-	for _, dump := range order {
-		b.WriteString("# " + strings.Join(dumps[dump], " ") + "\n" + dump)
+	for _, text := range order {
+		b.WriteString("# " + strings.Join(dumps[text], " ") + "\n" + text)
 	}
 	return b.String()
 }

@@ -62,7 +62,7 @@ func (k markKey) candidate(n uint32) uint32 {
 
 // maxTries bounds how often a key looks for a mark of its own. There are 2^18: keys for which
 // that is not enough, which is beyond what any kernel would bear, get 0.
-const maxTries = 1 << 10
+const maxTries = 100
 
 // marks gives every key a mark of its own, by index; it follows from the set of keys. At each
 // try, of the keys that want the same mark the lowest gets it and the others try again. A

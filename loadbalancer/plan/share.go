@@ -90,15 +90,10 @@ func (f *forwarder) port(out *share, r *asked, port loadbalancer.ServicePort, is
 			out.local = append(out.local, b.Addr)
 		}
 	}
+	out.inside = append(out.inside, inside{markKey{r.UID, port.Port, port.Protocol, is6}, insideServer(r, is6, within)})
+	vs := virtualServer(r)
+	vs.Protocol, vs.Port, vs.Reals = port.Protocol, port.Port, without
 	server := -1
-	vs := loadbalancer.VirtualServer{Service: r.Service, Scheduler: cmp.Or(r.Scheduler, "rr"), Flags: schedulerFlags(r), Affinity: r.Affinity.Truncate(time.Second)}
-	vs.Addr, vs.Reals = netip.IPv4Unspecified(), within
-	if is6 {
-		vs.Addr = netip.IPv6Unspecified()
-	}
-	out.inside = append(out.inside, inside{markKey{r.UID, port.Port, port.Protocol, is6}, vs})
-	vs.Reals = without
-	vs.Protocol, vs.Port = port.Protocol, port.Port
 	for i, a := range slices.Concat(addrs, own) {
 		if len(without) > 0 || len(within) == 0 {
 			vs.Addr, server = a, len(out.outside)
@@ -108,6 +103,30 @@ func (f *forwarder) port(out *share, r *asked, port loadbalancer.ServicePort, is
 			Addr: a, Protocol: port.Protocol, Port: port.Port, Masquerade: r.Policy == loadbalancer.Cluster, Foreign: i >= len(addrs), Sources: r.Sources,
 		}})
 	}
+}
+
+// virtualServer has what all virtual servers of a record have in common.
+func virtualServer(r *asked) loadbalancer.VirtualServer {
+	return loadbalancer.VirtualServer{
+		Service: r.Service, Scheduler: cmp.Or(r.Scheduler, "rr"), Flags: schedulerFlags(r), Affinity: r.Affinity.Truncate(time.Second),
+	}
+}
+
+// insideServer is the virtual server for packets from within the cluster, without its mark.
+// Persistence does not go together with a mark: the kernel then leaves the destination port
+// as it is (ip_vs_sched_persist), which is the Service's and not the pod's. Hashing by the
+// client's address, which here is always its own, keeps it with its pod as well.
+func insideServer(r *asked, is6 bool, reals []loadbalancer.RealServer) loadbalancer.VirtualServer {
+	vs := virtualServer(r)
+	vs.Reals = reals
+	if vs.Affinity > 0 {
+		vs.Scheduler, vs.Flags, vs.Affinity = "mh", loadbalancer.SchedFallback, 0
+	}
+	vs.Addr = netip.IPv4Unspecified()
+	if is6 {
+		vs.Addr = netip.IPv6Unspecified()
+	}
+	return vs
 }
 
 // schedulerFlags are those that a record asks for. The hashing schedulers sh and mh refuse
