@@ -14,6 +14,13 @@ ENV CGO_ENABLED=0
 RUN go build -trimpath -buildvcs=false -ldflags "-s -w -X k8s.io/component-base/version.gitVersion=${VERSION}" -o /out/fairlead-cloud-controller-manager ./cmd/fairlead-cloud-controller-manager
 RUN go build -trimpath -buildvcs=false -ldflags "-s -w -X k8s.io/component-base/version.gitVersion=${VERSION}" -o /out/fairlead-node-agent ./cmd/fairlead-node-agent
 
+# The program nft with the libraries that it needs: the node agent's data plane writes
+# nftables through it. Where it is installed, as on a lab's host, nothing is installed.
+FROM golang:1.26 AS nft
+RUN command -v nft >/dev/null || { apt-get update -q && apt-get install -qy --no-install-recommends nftables; }
+RUN install -D "$(command -v nft)" /out/root/bin/nft
+RUN ldd "$(command -v nft)" | grep -o '/[^ ]*' | while read -r lib; do install -D "$lib" "/out/root$lib"; done
+
 FROM scratch AS controller
 LABEL org.opencontainers.image.title="fairlead-controller" org.opencontainers.image.licenses="Apache-2.0"
 COPY --from=build /out/fairlead-cloud-controller-manager /fairlead-cloud-controller-manager
@@ -24,6 +31,8 @@ ENTRYPOINT ["/fairlead-cloud-controller-manager"]
 # capabilities, and container runtimes give added capabilities to user 0 only. Everything else is dropped by the manifest.
 FROM scratch AS node-agent
 LABEL org.opencontainers.image.title="fairlead-node-agent" org.opencontainers.image.licenses="Apache-2.0"
+COPY --from=nft /out/root/ /
 COPY --from=build /out/fairlead-node-agent /fairlead-node-agent
+ENV PATH=/bin
 USER 0:0
 ENTRYPOINT ["/fairlead-node-agent"]
