@@ -64,12 +64,13 @@ func slice(service, node string) *discoveryv1.EndpointSlice {
 	}
 }
 
-func TestOnlySlicesOfLocalServicesMatter(t *testing.T) {
+func TestOnlySlicesOfLocalOrForwardedServicesMatter(t *testing.T) {
 	t.Parallel()
 	i := copies(t)
 	put(t, i.records, record("local", v1alpha1.TrafficPolicyLocal))
 	put(t, i.records, record("cluster", v1alpha1.TrafficPolicyCluster))
-	for service, want := range map[string]bool{"local": true, "cluster": false, "none": false} {
+	put(t, i.records, forwarded("ours"))
+	for service, want := range map[string]bool{"local": true, "cluster": false, "ours": true, "none": false} {
 		if got := i.matters(slice(service, "n")); got != want {
 			t.Errorf("a slice of %s matters: %t, want %t", service, got, want)
 		}
