@@ -167,7 +167,7 @@ func (l *loop) kernelAnswers(k kernel.Kept, c loadbalancer.Claim, st plan.GroupS
 	}
 	switch {
 	case st.Owner.Node == l.a.name():
-		return st.Action == placement.Wait
+		return st.Action == placement.Wait || l.gate.waits(k.Addr)
 	case st.Owner.Epoch > 0 || c.Persisted.Node != "" && c.Persisted.Node != l.a.name():
 		return false
 	default:

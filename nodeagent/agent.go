@@ -71,6 +71,7 @@ type deps struct {
 	agents     status.NodeAgents
 	auth       *metrics.Authorizer
 	registry   *prometheus.Registry
+	plane      planeDeps
 }
 
 // Agent is one node's agent.
@@ -93,6 +94,7 @@ type Agent struct {
 	report                  *status.Report
 	metrics                 *metrics.Metrics
 	health                  health
+	forward                 *forwarder
 }
 
 func newAgent(o Options, version string, d deps) (*Agent, error) {
@@ -123,6 +125,7 @@ func newAgent(o Options, version string, d deps) (*Agent, error) {
 	a.timing = member.Profile(o.Profile).Timing()
 	a.pulse = pulse.NewWatcher(pulse.Timing{Interval: a.timing.PulseInterval, Misses: a.timing.PulseMisses}, a.askPulse, func() { mark(a.dirty) })
 	a.owners = status.NewOwners(o.NodeName, d.claims, a.objects.Claim)
+	a.forward = newForwarder(o.DataPlane, d.plane, m, func() { mark(a.dirty) })
 	a.report = status.NewReport(o.NodeName, d.agents, func() types.UID { return a.objects.NodeUID(a.name()) }, func() { mark(a.dirty) })
 	return a, nil
 }
@@ -157,6 +160,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	g.Go(func() error { return a.pulse.Run(work) })
 	g.Go(func() error { return a.owners.Run(work) })
 	g.Go(func() error { return a.report.Run(work) })
+	g.Go(func() error { return a.forward.Run(work) })
 	g.Go(func() error { return a.watchLinks(work) })
 	g.Go(func() error { return a.serveMetrics(work) })
 	g.Go(func() error {

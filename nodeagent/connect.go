@@ -46,13 +46,14 @@ func New(o Options, version string, reg *prometheus.Registry) (*Agent, error) {
 		return nil, err
 	}
 	d.registry = reg
-	k, err := kernel.New()
+	k, err := kernel.New(kernel.WithSysctlRoot(o.SysctlRoot))
 	if err != nil {
 		return nil, err //nolint:wrapcheck // says what failed
 	}
 	d.kernel = k
 	d.openARP = func(l kernel.Link) (l2.Conn, error) { return k.OpenARP(l) }
 	d.openNDP = func(l kernel.Link) (l2.Conn, error) { return k.OpenNDP(l) }
+	d.plane = connectPlane(k)
 	d.newGossip = func(c member.Config, notify func()) gossip { return member.New(c, notify) }
 	return newAgent(o, version, d)
 }

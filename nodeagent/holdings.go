@@ -114,9 +114,10 @@ func (l *loop) wasAnnounced(ctx context.Context, a netip.Addr, joins bool) bool 
 func (l *loop) hold(ctx context.Context, now time.Time, g loadbalancer.Group, st plan.GroupState, probing map[plan.Announcement]struct{}) {
 	var fresh []netip.Addr
 	joins := slices.ContainsFunc(st.Addrs, func(a netip.Addr) bool { return l.held[a] != nil })
+	plane := l.a.forward.State()
 	for _, a := range st.Addrs {
 		h := l.held[a]
-		if h == nil && !l.mayBegin(ctx, now, a, &st, joins, probing) {
+		if h == nil && (!l.mayBegin(ctx, now, a, &st, joins, probing) || l.gate.shut(ctx, now, a, plane)) {
 			continue
 		}
 		if h == nil || st.Action == placement.TakeOver {

@@ -37,8 +37,9 @@ type living struct {
 	back map[loadbalancer.NodeName]returned
 	// given are the departures of nodes that have been given up, not to be held again.
 	given map[loadbalancer.NodeName]time.Time
-	// dead are members whose kernels do not answer.
-	dead map[loadbalancer.NodeName]struct{}
+	// dead are members whose kernels do not answer, lost are nodes that were members and
+	// were given up for dead since, mourned are those of both that count.
+	dead, lost, mourned map[loadbalancer.NodeName]struct{}
 	// unknown are members that have told nothing yet, and since when.
 	unknown map[loadbalancer.NodeName]time.Time
 	// minority is the guard's last word, apart until when it has an effect after its end.
@@ -72,7 +73,7 @@ func newLiving() *living {
 	return &living{
 		last: make(map[loadbalancer.NodeName]lastSeen), absent: make(map[loadbalancer.NodeName]*absent),
 		back: make(map[loadbalancer.NodeName]returned), given: make(map[loadbalancer.NodeName]time.Time),
-		dead: make(map[loadbalancer.NodeName]struct{}), unknown: make(map[loadbalancer.NodeName]time.Time),
+		dead: make(map[loadbalancer.NodeName]struct{}), lost: make(map[loadbalancer.NodeName]struct{}), unknown: make(map[loadbalancer.NodeName]time.Time),
 	}
 }
 
@@ -94,6 +95,7 @@ func (l *loop) members(ctx context.Context, now time.Time, view member.View) map
 	l.living.dead = make(map[loadbalancer.NodeName]struct{})
 	for n, m := range view.Members {
 		run := view.Runs[n]
+		delete(l.living.lost, n)
 		l.living.noteReturn(now, n, m, run)
 		if l.a.pulse.State(n) == pulse.Dead {
 			l.living.dead[n] = struct{}{}
@@ -210,7 +212,29 @@ func (l *loop) absentee(ctx context.Context, now time.Time, n loadbalancer.NodeN
 	klog.FromContext(ctx).Info("Giving up a node that the gossip lost", "peer", n, "cause", cause, "claims", len(a.member.Claims))
 	delete(v.absent, n)
 	v.given[n] = g.At
+	if a.member.Known && !g.Last.Leaving && (state == pulse.Dead || state != pulse.Alive && !a.announced) {
+		v.lost[n] = struct{}{}
+	}
 	return nil
+}
+
+// mourn returns the nodes whose pods are to get nothing new: they were members, and went
+// without a goodbye and without a sign of life of their kernels. An agent that is away
+// while its node's kernel answers says nothing about the pods there. While verdicts of
+// death are held, none is added; an agent that sees too few others has none, because then
+// it is more likely that they see each other.
+func (v *living) mourn(held, minority bool, nodes map[loadbalancer.NodeName]loadbalancer.Node) map[loadbalancer.NodeName]struct{} {
+	out := make(map[loadbalancer.NodeName]struct{}, len(v.dead)+len(v.lost))
+	maps.Copy(out, v.dead)
+	maps.Copy(out, v.lost)
+	maps.DeleteFunc(v.lost, func(n loadbalancer.NodeName, _ struct{}) bool { _, exists := nodes[n]; return !exists })
+	maps.DeleteFunc(out, func(n loadbalancer.NodeName, _ struct{}) bool {
+		_, exists := nodes[n]
+		_, before := v.mourned[n]
+		return !exists || minority || held && !before
+	})
+	v.mourned = out
+	return out
 }
 
 // gathering says whether nodes may be on their way back into the gossip, of whose claims

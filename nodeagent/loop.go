@@ -55,8 +55,11 @@ type loop struct {
 	kept []kernel.Kept
 	// shortened says that the kernel was told to answer for them for a shorter time.
 	shortened bool
-	// settings are the kernel's.
-	settings settings
+	// settings are the kernel's; prepared says that they are as forwarding needs them.
+	settings  settings
+	prepared  bool
+	revisions revisions
+	gate      gate
 
 	leaving bool
 	moved   bool
@@ -150,7 +153,7 @@ func (l *loop) beat(now time.Time) bool {
 	if held && !now.Before(l.holdUntil) || mute && !now.Before(l.muteUntil) {
 		return true
 	}
-	if len(l.kept) > 0 && now.Sub(l.lastPlan) >= takeBackEvery {
+	if len(l.kept) > 0 && now.Sub(l.lastPlan) >= takeBackEvery || l.gate.due(now) {
 		return true
 	}
 	return l.awaitOver(now) || l.living.due(now) || l.held.overdue(now) || now.Sub(l.lastPlan) >= resync
@@ -168,9 +171,10 @@ func (l *loop) round(ctx context.Context, now time.Time) {
 	l.refreshLinks(ctx, now)
 	objs, view := l.a.objects.Objects(ctx), l.gossip.View()
 	l.nodes = objs.Nodes
-	l.silence(ctx, objs.Claims)
 	s := l.snapshot(ctx, now, objs, view)
 	state := plan.For(s)
+	l.silence(ctx, objs.Claims, slices.ContainsFunc(state.Forwarding.VIPs, netip.Addr.Is4))
+	l.forward(ctx, objs, state)
 	l.macs.learn(s.Members, s.Nodes)
 	l.decide(ctx, now, state)
 	l.split(ctx, now, view)
@@ -248,7 +252,7 @@ func (l *loop) snapshot(ctx context.Context, now time.Time, objs intake.Objects,
 	s := plan.Snapshot{
 		Self: l.a.name(), Claims: objs.Claims, Records: objs.Records, Advertisements: objs.Advertisements,
 		Nodes: objs.Nodes, Endpoints: objs.Endpoints, Hold: now.Before(l.holdUntil), Awaited: l.await(now, objs, view),
-		Members: l.members(ctx, now, view),
+		Members: l.members(ctx, now, view), InCluster: l.a.o.ClusterCIDRs, Forwards: l.a.forward.State().forwards,
 	}
 	if view.Settled {
 		l.quorum.expect(now, maps.Keys(l.awaited))
@@ -263,6 +267,7 @@ func (l *loop) snapshot(ctx context.Context, now time.Time, objs intake.Objects,
 	case minority:
 		s.Guard = reason.Minority
 	}
+	s.Dead = l.living.mourn(s.Hold, minority, s.Nodes)
 	l.learnEpochs(objs.Claims, view.Members)
 	l.learnEpochs(objs.Claims, s.Members)
 	s.Highest = l.highest
@@ -377,6 +382,7 @@ func (l *loop) leave(ctx context.Context, ticker *time.Ticker) {
 		l.round(ctx, time.Now())
 	}
 	l.drop(ctx, l.kept)
+	l.stopForwarding(ctx)
 	l.restoreKernel(ctx)
 	ctx, cancel := context.WithTimeout(ctx, clearTimeout)
 	defer cancel()

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"regexp"
+	"strings"
 	"time"
 
 	"github.com/spf13/pflag"
@@ -22,6 +23,13 @@ const (
 	profileFast    = "fast"
 	profileDefault = "default"
 	profileWAN     = "wan"
+)
+
+// Who forwards packets on this node.
+const (
+	dataPlaneAuto      = "auto"
+	dataPlaneIPVS      = "ipvs"
+	dataPlaneKubeProxy = "kube-proxy"
 )
 
 // Bounds of the grace of a restart: the kernel keeps lifetimes in seconds and lets them
@@ -65,6 +73,15 @@ type Options struct {
 	AnnounceInterval time.Duration
 	// ExcludeInterfaces matches the names of interfaces that never announce.
 	ExcludeInterfaces string
+	// DataPlane is who forwards: auto is IPVS where the kernel has it and nothing on the
+	// node speaks against it, ipvs where the kernel has it, kube-proxy never IPVS.
+	DataPlane string
+	// ClusterCIDRs are sources that count as within the cluster, beside the nodes' pod ranges.
+	ClusterCIDRs []netip.Prefix
+	// SysctlRoot is where the host's /proc/sys can be written.
+	SysctlRoot string
+	// BackendMetrics has a series for each real server of each virtual server.
+	BackendMetrics bool
 }
 
 // Defaults returns the options as shipped. getenv reads the environment: NODE_NAME,
@@ -87,6 +104,8 @@ func Defaults(getenv func(string) string) Options {
 		Profile:           profileDefault,
 		AnnounceInterval:  time.Minute,
 		ExcludeInterfaces: defaultExclude,
+		DataPlane:         dataPlaneAuto,
+		SysctlRoot:        "/proc/sys",
 	}
 }
 
@@ -107,6 +126,11 @@ func (o *Options) AddFlags(fs *pflag.FlagSet) {
 	fs.DurationVar(&o.AnnounceInterval, "announce-interval", o.AnnounceInterval,
 		"how often neighbours are told again of each address, at least 10s; 0 is never")
 	fs.StringVar(&o.ExcludeInterfaces, "exclude-interfaces", o.ExcludeInterfaces, "regular expression of interface names that never announce")
+	fs.StringVar(&o.DataPlane, "data-plane", o.DataPlane,
+		"who forwards packets on this node: auto (IPVS where the kernel and the node's other software allow it), ipvs or kube-proxy")
+	fs.Var(prefixes{&o.ClusterCIDRs}, "cluster-cidrs", "sources that count as within the cluster, beside the nodes' pod ranges; separated by commas")
+	fs.StringVar(&o.SysctlRoot, "sysctl-root", o.SysctlRoot, "where the host's /proc/sys can be written")
+	fs.BoolVar(&o.BackendMetrics, "backend-metrics", o.BackendMetrics, "serve metrics for each backend too, not only for each port of an address")
 }
 
 // Validate reports every fault of the options at once.
@@ -151,8 +175,51 @@ func (o *Options) Validate() error {
 	if _, err := regexp.Compile(o.ExcludeInterfaces); err != nil {
 		errs = append(errs, fmt.Errorf("--exclude-interfaces: %w", err))
 	}
+	switch o.DataPlane {
+	case dataPlaneAuto, dataPlaneIPVS, dataPlaneKubeProxy:
+	default:
+		errs = append(errs, fmt.Errorf("--data-plane: %q is none of %s, %s and %s", o.DataPlane, dataPlaneAuto, dataPlaneIPVS, dataPlaneKubeProxy))
+	}
+	if o.SysctlRoot == "" {
+		errs = append(errs, errors.New("--sysctl-root: must not be empty"))
+	}
 	return errors.Join(errs...)
 }
+
+// prefixes is a flag of CIDRs separated by commas.
+type prefixes struct{ to *[]netip.Prefix }
+
+// String shows the value as it is given.
+func (p prefixes) String() string {
+	if p.to == nil {
+		return ""
+	}
+	var out []string
+	for _, one := range *p.to {
+		out = append(out, one.String())
+	}
+	return strings.Join(out, ",")
+}
+
+// Set replaces the value; no prefix has bits of hosts.
+func (p prefixes) Set(s string) error {
+	var out []netip.Prefix
+	for one := range strings.SplitSeq(s, ",") {
+		if one = strings.TrimSpace(one); one == "" {
+			continue
+		}
+		prefix, err := netip.ParsePrefix(one)
+		if err != nil {
+			return err //nolint:wrapcheck // names the prefix itself
+		}
+		out = append(out, prefix.Masked())
+	}
+	*p.to = out
+	return nil
+}
+
+// Type names the kind of value in the help.
+func (prefixes) Type() string { return "cidrs" }
 
 // loopback insists on a loopback address: the health port is not authenticated.
 func loopback(address string) error {

@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"context"
 	"net/netip"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -20,6 +21,7 @@ import (
 
 // kernelSettings is what of the kernel may need to be set.
 type kernelSettings interface {
+	kernelSysctls
 	ARPSettings() (map[string]kernel.ARPSettings, error)
 	SetARP(s kernel.ARPSettings) error
 	LocalIPv4() (map[netip.Addr][]string, error)
@@ -52,16 +54,30 @@ type settings struct {
 	// refused are the links that cannot be set, by name, with their index: another try would
 	// only be recorded and taken back again.
 	refused map[string]int
+	// forwarding says that addresses of Services are on this node's own link, or will be:
+	// then every link is kept silent on which other hosts may ask, not only those that
+	// announce. muted says that this is done, deaf is a link that it could not be done for.
+	forwarding, muted bool
+	deaf              string
 }
 
-// silence keeps the kernel silent from when an address of a claim is on another link on. It
-// looks again when links were listed again, and at nothing else.
-func (l *loop) silence(ctx context.Context, claims []loadbalancer.Claim) {
-	recorded, known := l.a.report.KernelSettings()
+// podLinks are the names of links that lead to this node's own containers, and of the
+// loopback: whoever asks there may ask for any address.
+var podLinks = regexp.MustCompile(defaultExclude)
+
+// silence keeps the kernel silent from when an address of a claim is on another link on, or
+// is about to be: forwarding says so. It looks again when links were listed again, and at
+// nothing else.
+func (l *loop) silence(ctx context.Context, claims []loadbalancer.Claim, forwarding bool) {
+	all, known := l.a.report.KernelSettings()
 	if !known || l.settings.restored {
 		return
 	}
+	recorded := slices.DeleteFunc(slices.Clone(all), isSysctl)
 	fresh := !l.settings.looked.Equal(l.lastLinks)
+	if forwarding && !l.settings.forwarding {
+		l.settings.silent, l.settings.forwarding, fresh = true, true, true
+	}
 	if !l.settings.silent {
 		if fresh && !l.lookElsewhere(ctx) {
 			return
@@ -85,7 +101,7 @@ func (l *loop) silence(ctx context.Context, claims []loadbalancer.Claim) {
 		klog.FromContext(ctx).Error(err, "Cannot read the links' ARP settings")
 		return
 	}
-	want, record := l.toSilence(have, recorded)
+	want, record := l.toSilence(have, all)
 	// What is not recorded could not be restored after a crash, so it is recorded first.
 	// The report wakes the loop when it is.
 	if !l.a.report.SetKernelSettings(record) {
@@ -93,7 +109,9 @@ func (l *loop) silence(ctx context.Context, claims []loadbalancer.Claim) {
 		return
 	}
 	l.settings.looked = l.lastLinks
-	if l.setSilent(ctx, have, want) {
+	done := l.setSilent(ctx, have, want)
+	l.settings.muted, l.settings.deaf = l.settings.forwarding, l.deafLink(have)
+	if done {
 		return
 	}
 	l.a.report.SetKernelSettings(slices.DeleteFunc(record, func(r v1alpha1.KernelSetting) bool {
@@ -146,20 +164,20 @@ func (l *loop) toSilence(have map[string]kernel.ARPSettings, recorded []v1alpha1
 	record := make(map[string]v1alpha1.KernelSetting, len(recorded))
 	for _, r := range recorded {
 		link, _ := settingOf(r.Name)
-		if _, there := have[link]; there {
+		if _, there := have[link]; there || isSysctl(r) {
 			record[r.Name] = r
 		}
 	}
 	wanted := make(map[string]kernel.ARPSettings)
-	for _, k := range l.links {
-		was, ok := have[k.Name]
+	for _, name := range l.mayBeAsked(have) {
+		was := have[name]
 		want := kernel.ARPSettings{Index: was.Index, Ignore: max(was.Ignore, silentIgnore), Announce: max(was.Announce, silentAnnounce)}
-		if refused, no := l.settings.refused[k.Name]; no && refused == k.Index || !ok || was == want || len(record)+2 > maxSettings {
+		if refused, no := l.settings.refused[name]; no && refused == was.Index || was == want || len(record)+2 > maxSettings {
 			continue
 		}
-		wanted[k.Name] = want
-		note(record, k.Name, ignoreSetting, was.Ignore, want.Ignore)
-		note(record, k.Name, announceSetting, was.Announce, want.Announce)
+		wanted[name] = want
+		note(record, name, ignoreSetting, was.Ignore, want.Ignore)
+		note(record, name, announceSetting, was.Announce, want.Announce)
 	}
 	out := make([]v1alpha1.KernelSetting, 0, len(record))
 	for _, r := range record {
@@ -167,6 +185,34 @@ func (l *loop) toSilence(have map[string]kernel.ARPSettings, recorded []v1alpha1
 	}
 	slices.SortFunc(out, func(a, b v1alpha1.KernelSetting) int { return cmp.Compare(a.Name, b.Name) })
 	return wanted, out
+}
+
+// mayBeAsked are the links, ascending, on which other hosts may ask for addresses of
+// Services: those that announce, and where the addresses are on this node's own link, all
+// that do not lead to its containers.
+func (l *loop) mayBeAsked(have map[string]kernel.ARPSettings) []string {
+	asked := make(map[string]struct{}, len(l.links))
+	for _, k := range l.links {
+		asked[k.Name] = struct{}{}
+	}
+	return slices.Sorted(func(yield func(string) bool) {
+		for name := range have {
+			_, announces := asked[name]
+			if (announces || l.settings.forwarding && !podLinks.MatchString(name)) && !yield(name) {
+				return
+			}
+		}
+	})
+}
+
+// deafLink is one of them that could not be set, empty if all are.
+func (l *loop) deafLink(have map[string]kernel.ARPSettings) string {
+	for _, name := range l.mayBeAsked(have) {
+		if refused, no := l.settings.refused[name]; no && refused == have[name].Index {
+			return name
+		}
+	}
+	return ""
 }
 
 // setSilent makes the settings and says whether it could make them all.
@@ -223,10 +269,17 @@ func (l *loop) restoreKernel(ctx context.Context) {
 	if !known || len(recorded) == 0 {
 		return
 	}
+	left := append(l.restoreARP(ctx, recorded), l.restoreSysctls(ctx, recorded)...)
+	slices.SortFunc(left, func(a, b v1alpha1.KernelSetting) int { return cmp.Compare(a.Name, b.Name) })
+	l.a.report.SetKernelSettings(left)
+}
+
+// restoreARP restores the settings of links and returns those that it could not.
+func (l *loop) restoreARP(ctx context.Context, recorded []v1alpha1.KernelSetting) []v1alpha1.KernelSetting {
 	have, err := l.a.d.kernel.ARPSettings()
 	if err != nil {
 		klog.FromContext(ctx).Error(err, "Cannot read the links' ARP settings; they stay")
-		return
+		return slices.DeleteFunc(slices.Clone(recorded), isSysctl)
 	}
 	want := make(map[string]kernel.ARPSettings)
 	for _, r := range recorded {
@@ -252,8 +305,7 @@ func (l *loop) restoreKernel(ctx context.Context) {
 			})...)
 		}
 	}
-	slices.SortFunc(left, func(a, b v1alpha1.KernelSetting) int { return cmp.Compare(a.Name, b.Name) })
-	l.a.report.SetKernelSettings(left)
+	return left
 }
 
 // restored is s with one setting as it was, if it still is what it was set to.

@@ -25,6 +25,28 @@ type simSettings struct {
 	local   map[netip.Addr][]string       // guarded by setting
 	refuse  error                         // guarded by setting
 	sets    int                           // guarded by setting: how often anything was set
+	sysctls map[string]string             // guarded by setting: by name, where ip_vs is
+	fixed   error                         // guarded by setting: of sysctls
+}
+
+func (k *simSettings) Sysctl(name string) (string, error) {
+	k.setting.Lock()
+	defer k.setting.Unlock()
+	value, ok := k.sysctls[name]
+	if !ok {
+		return "", kernel.ErrNotFound
+	}
+	return value, nil
+}
+
+func (k *simSettings) SetSysctl(name, value string) error {
+	k.setting.Lock()
+	defer k.setting.Unlock()
+	if k.fixed != nil {
+		return k.fixed
+	}
+	k.sysctls[name] = value
+	return nil
 }
 
 func (k *simSettings) ARPSettings() (map[string]kernel.ARPSettings, error) {

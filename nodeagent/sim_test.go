@@ -157,7 +157,7 @@ func (n *simNode) run() {
 	work, kill := context.WithCancel(context.WithoutCancel(ctx))
 	n.cancel, n.kill = cancel, kill
 	var wg sync.WaitGroup
-	for _, f := range []func(context.Context) error{n.agent.arp.Run, n.agent.ndp.Run, n.agent.probes.Run, n.agent.pulse.Run, n.agent.owners.Run, n.agent.report.Run} {
+	for _, f := range []func(context.Context) error{n.agent.arp.Run, n.agent.ndp.Run, n.agent.probes.Run, n.agent.pulse.Run, n.agent.owners.Run, n.agent.report.Run, n.agent.forward.Run} {
 		wg.Go(func() {
 			if err := f(work); err != nil {
 				n.s.t.Errorf("%s: %v", n.name, err)

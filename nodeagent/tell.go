@@ -30,6 +30,7 @@ func (l *loop) tell(objs intake.Objects, state plan.NodeState, view member.View,
 	l.a.metrics.Now(announced, members)
 	s := l.agentStatus(announced, members, view.KeyIDs)
 	s.Conflicts = l.tellConflicts(time.Now())
+	s.DataPlane = l.dataPlane(time.Now())
 	l.a.report.Set(s, h)
 }
 

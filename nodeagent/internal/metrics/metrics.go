@@ -22,8 +22,10 @@ type Metrics struct {
 	gratuitous              prometheus.Counter
 	arpRequests, arpReplies prometheus.Counter
 	ndpRequests, ndpReplies prometheus.Counter
-	releases                *prometheus.CounterVec
+	releases, repairs       *prometheus.CounterVec
 	strangers               *prometheus.GaugeVec
+	forwarding              prometheus.Gauge
+	programmed, refused     prometheus.Gauge
 }
 
 // New makes the collectors and registers them, together with those of the process, the
@@ -52,6 +54,13 @@ func New(reg prometheus.Registerer, version string) (*Metrics, error) {
 		Namespace: "fairlead", Subsystem: "agent", Name: "address_conflict",
 		Help: "1 for each announced address that a host that is no node agent claimed within the last minute; mac is the host's.",
 	}, []string{"address", "interface", "mac"})
+	m.repairs = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Namespace: "fairlead", Subsystem: "agent", Name: "repairs_total",
+		Help: "Times that what somebody removed of the data plane was put back, by what: virtual-servers, addresses, guard or sysctls.",
+	}, []string{"what"})
+	m.forwarding = gauge("forwarding_ipvs", "1 where this node forwards by IPVS, 0 where it leaves that to kube-proxy.")
+	m.programmed = gauge("virtual_servers", "Virtual servers that are programmed.")
+	m.refused = gauge("virtual_servers_refused", "Virtual servers that the kernel refuses.")
 	build := prometheus.NewGauge(prometheus.GaugeOpts{
 		Namespace: "fairlead", Subsystem: "agent", Name: "build_info",
 		Help: "Always 1; the label tells the version.", ConstLabels: prometheus.Labels{"version": version},
@@ -60,6 +69,7 @@ func New(reg prometheus.Registerer, version string) (*Metrics, error) {
 	for _, c := range []prometheus.Collector{
 		m.announced, m.members, m.takeovers, m.conflicts, m.arpRequests, m.arpReplies, m.ndpRequests, m.ndpReplies,
 		m.gratuitous, m.releases, m.strangers, m.absent, m.duplicates, m.splitViews, m.deaths, build,
+		m.repairs, m.forwarding, m.programmed, m.refused,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 	} {
 		if err := reg.Register(c); err != nil {
@@ -105,6 +115,20 @@ func (m *Metrics) TookOver() { m.takeovers.Inc() }
 
 // Released counts an address given up.
 func (m *Metrics) Released(r reason.Reason) { m.releases.WithLabelValues(r.String()).Inc() }
+
+// Repaired counts a part of the data plane that somebody removed.
+func (m *Metrics) Repaired(what string) { m.repairs.WithLabelValues(what).Inc() }
+
+// Forwarding says whether this node forwards by IPVS, and how many virtual servers are
+// programmed and refused.
+func (m *Metrics) Forwarding(ipvs bool, programmed, refused int) {
+	m.forwarding.Set(0)
+	if ipvs {
+		m.forwarding.Set(1)
+	}
+	m.programmed.Set(float64(programmed))
+	m.refused.Set(float64(refused))
+}
 
 // Conflict is an address that a stranger claims.
 type Conflict struct{ Address, Interface, MAC string }

@@ -1,0 +1,263 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package nodeagent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+
+	"k8s.io/klog/v2"
+
+	"github.com/fairlead-lb/fairlead/loadbalancer"
+	viplink "github.com/fairlead-lb/fairlead/nodeagent/internal/vip"
+	"github.com/fairlead-lb/fairlead/nodeagent/internal/virtualserver"
+)
+
+// The parts of the data plane by name, for the metric of repairs.
+const (
+	partServers = "virtual-servers"
+	partVIPs    = "addresses"
+	partGuard   = "guard"
+	partSysctls = "sysctls"
+)
+
+// apply makes the kernel match. Packets are taken from kube-proxy last and given back
+// first, so that a connection finds either of them at every moment; whoever dies between
+// two steps leaves what the next run finds by the guard and by the link, and mends.
+func (f *forwarder) apply(ctx context.Context, want loadbalancer.Forwarding) error {
+	have := f.have
+	if !f.programmed {
+		vips, served, err := f.plane.left(ctx)
+		if err != nil {
+			return fmt.Errorf("find what an earlier run left: %w", err)
+		}
+		have = inherited(want, vips, served)
+	}
+	changed := !slices.EqualFunc(have.VirtualServers, want.VirtualServers, sameServerKey)
+	if changed {
+		if err := f.plane.guard.Prepare(ctx, want); err != nil {
+			return err //nolint:wrapcheck // says what failed
+		}
+	}
+	if err := f.setGuard(ctx, between(have, f.served(want))); err != nil {
+		return err
+	}
+	result, err := f.plane.servers.Apply(ctx, want)
+	if err != nil {
+		return fmt.Errorf("program virtual servers: %w", err)
+	}
+	f.noteRefused(ctx, result)
+	bound, err := f.plane.vips.Apply(ctx, want.VIPs)
+	if err != nil {
+		return fmt.Errorf("bind addresses: %w", err)
+	}
+	f.noteUnbound(ctx, bound)
+	f.have = f.served(want)
+	if err := f.setGuard(ctx, f.have); err != nil {
+		return err
+	}
+	if changed {
+		return f.plane.guard.Settle(ctx) //nolint:wrapcheck // says what failed
+	}
+	return nil
+}
+
+func sameServerKey(a, b loadbalancer.VirtualServer) bool {
+	return a.VirtualServerKey == b.VirtualServerKey
+}
+
+// setGuard applies what it does not have, which for a change of backends is mostly nothing.
+func (f *forwarder) setGuard(ctx context.Context, to loadbalancer.Forwarding) error {
+	to.VirtualServers = nil
+	if f.guardKnown && equalForwarding(f.guarded, to) {
+		return nil
+	}
+	f.guardKnown = false
+	if err := f.plane.guard.Apply(ctx, to); err != nil {
+		return err //nolint:wrapcheck // says what failed
+	}
+	f.guarded, f.guardKnown = to, true
+	return nil
+}
+
+// noteRefused logs what the kernel refuses, once each.
+func (f *forwarder) noteRefused(ctx context.Context, r virtualserver.Result) {
+	for _, no := range r.Refused {
+		if !slices.ContainsFunc(f.refused, func(o virtualserver.Refusal) bool { return o.Key == no.Key && o.Err.Error() == no.Err.Error() }) {
+			klog.FromContext(ctx).Error(no.Err, "The kernel refuses a virtual server; it is left to kube-proxy",
+				"service", no.Service, "address", no.Key.Addr, "protocol", no.Key.Protocol, "port", no.Key.Port, "mark", no.Key.Mark)
+		}
+	}
+	f.refused = r.Refused
+}
+
+func (f *forwarder) noteUnbound(ctx context.Context, r viplink.Result) {
+	for a, err := range r.Refused {
+		if before := f.unbound[a]; before == nil || before.Error() != err.Error() {
+			klog.FromContext(ctx).Error(err, "Cannot bind the address of a Service; it is left to kube-proxy", "address", a)
+		}
+	}
+	f.unbound = maps.Clone(r.Refused)
+}
+
+// repair puts back what others removed. The guard comes first: it has new connections
+// wait, and not be refused, while the rest is made.
+func (f *forwarder) repair(ctx context.Context) error {
+	var errs []error
+	intact, err := f.plane.guard.Check(ctx)
+	if err == nil && !intact {
+		f.repaired(ctx, partGuard, 1)
+		f.guardKnown = false
+		err = f.setGuard(ctx, f.have)
+	}
+	errs = append(errs, err)
+	result, err := f.plane.servers.Check(ctx)
+	f.repaired(ctx, partServers, result.Repaired)
+	if err == nil {
+		f.noteRefused(ctx, result)
+	}
+	bound, vipErr := f.plane.vips.Check(ctx)
+	f.repaired(ctx, partVIPs, bound.Repaired)
+	if vipErr == nil {
+		f.noteUnbound(ctx, bound)
+	}
+	return errors.Join(append(errs, err, vipErr)...)
+}
+
+func (f *forwarder) repaired(ctx context.Context, part string, count int) {
+	if count > 0 {
+		f.metrics.Repaired(part)
+		klog.FromContext(ctx).Info("Somebody changed the data plane; put it back", "what", part, "count", count)
+	}
+}
+
+// remove gives everything back to kube-proxy: the guard lets go of the packets first. It
+// stops at the first error, because what is left then still works.
+func (f *forwarder) remove(ctx context.Context) error {
+	if f.plane == nil {
+		left, err := f.d.left(ctx)
+		if err != nil || !left {
+			return err
+		}
+		if f.plane, err = f.d.open(ctx); err != nil {
+			return err
+		}
+		defer f.closePlane()
+	}
+	if f.programmed {
+		// What it served it still names, for the next run, should there be one.
+		if err := f.setGuard(ctx, loadbalancer.Forwarding{VIPs: f.have.VIPs, InCluster: f.have.InCluster}); err != nil {
+			return err
+		}
+	}
+	if err := f.plane.servers.Remove(ctx); err != nil {
+		return fmt.Errorf("remove virtual servers: %w", err)
+	}
+	if err := f.plane.vips.Remove(ctx); err != nil {
+		return fmt.Errorf("remove addresses: %w", err)
+	}
+	f.guardKnown = false
+	if err := f.plane.guard.Remove(ctx); err != nil {
+		return err //nolint:wrapcheck // says what failed
+	}
+	f.have, f.done, f.programmed, f.refused, f.unbound, f.err = loadbalancer.Forwarding{}, wanted{}, false, nil, nil, nil
+	return nil
+}
+
+// inherited is what an earlier run is taken to have served: whatever of the plan it named.
+// What has changed since changes with the first apply.
+func inherited(want loadbalancer.Forwarding, vips []netip.Addr, served []loadbalancer.VirtualServerKey) loadbalancer.Forwarding {
+	known := make(map[loadbalancer.VirtualServerKey]struct{}, len(served))
+	for _, k := range served {
+		known[k] = struct{}{}
+	}
+	out := want
+	out.VIPs, out.VirtualServers = vips, nil
+	out.Served = slices.DeleteFunc(slices.Clone(want.Served), func(s loadbalancer.Served) bool {
+		_, ok := known[servedKey(s)]
+		return !ok
+	})
+	return out
+}
+
+// between is what the guard is to have while the virtual servers change from one plan to
+// another: the addresses of both, so that no port of the node is open to them, and of what
+// is served only what is in both, so that kube-proxy serves the rest meanwhile.
+func between(have, want loadbalancer.Forwarding) loadbalancer.Forwarding {
+	out := want
+	out.VIPs, out.LocalReals = union(have.VIPs, want.VIPs), union(have.LocalReals, want.LocalReals)
+	served := make(map[loadbalancer.VirtualServerKey]struct{}, len(have.Served))
+	for _, s := range have.Served {
+		served[servedKey(s)] = struct{}{}
+	}
+	out.Served = slices.DeleteFunc(slices.Clone(want.Served), func(s loadbalancer.Served) bool {
+		_, ok := served[servedKey(s)]
+		return !ok
+	})
+	return out
+}
+
+func servedKey(s loadbalancer.Served) loadbalancer.VirtualServerKey {
+	return loadbalancer.VirtualServerKey{Addr: s.Addr, Protocol: s.Protocol, Port: s.Port}
+}
+
+// served is what of a plan is taken from kube-proxy: all but what the kernel refuses.
+func (f *forwarder) served(want loadbalancer.Forwarding) loadbalancer.Forwarding {
+	if len(f.refused) == 0 && len(f.unbound) == 0 {
+		return want
+	}
+	refused := make(map[loadbalancer.VirtualServerKey]struct{}, len(f.refused))
+	marks := make(map[uint32]struct{}, len(f.refused))
+	for _, r := range f.refused {
+		refused[r.Key] = struct{}{}
+		if r.Key.Mark != 0 {
+			marks[r.Key.Mark] = struct{}{}
+		}
+	}
+	out := want
+	// An address on another link of this node is not ours to guard.
+	out.VIPs = slices.DeleteFunc(slices.Clone(want.VIPs), func(a netip.Addr) bool { return f.unbound[a] != nil })
+	out.Served = slices.DeleteFunc(slices.Clone(want.Served), func(s loadbalancer.Served) bool {
+		_, outside := refused[servedKey(s)]
+		_, inside := marks[s.Mark]
+		return outside || inside || f.unbound[s.Addr] != nil
+	})
+	return out
+}
+
+// union of ascending addresses, ascending.
+func union(lists ...[]netip.Addr) []netip.Addr {
+	set := make(map[netip.Addr]struct{})
+	for _, l := range lists {
+		for _, a := range l {
+			set[a] = struct{}{}
+		}
+	}
+	if len(set) == 0 {
+		return nil
+	}
+	return slices.SortedFunc(maps.Keys(set), netip.Addr.Compare)
+}
+
+func contains(sorted []netip.Addr, a netip.Addr) bool {
+	_, found := slices.BinarySearchFunc(sorted, a, netip.Addr.Compare)
+	return found
+}
+
+func equalForwarding(a, b loadbalancer.Forwarding) bool {
+	return slices.Equal(a.VIPs, b.VIPs) && slices.Equal(a.InCluster, b.InCluster) && slices.Equal(a.LocalReals, b.LocalReals) &&
+		slices.EqualFunc(a.Served, b.Served, equalServed) && slices.EqualFunc(a.VirtualServers, b.VirtualServers, equalServer)
+}
+
+func equalServed(a, b loadbalancer.Served) bool {
+	return servedKey(a) == servedKey(b) && a.Mark == b.Mark && a.Masquerade == b.Masquerade && a.Foreign == b.Foreign && slices.Equal(a.Sources, b.Sources)
+}
+
+func equalServer(a, b loadbalancer.VirtualServer) bool {
+	return a.VirtualServerKey == b.VirtualServerKey && a.Service == b.Service && a.Scheduler == b.Scheduler && a.Flags == b.Flags &&
+		a.Affinity == b.Affinity && slices.Equal(a.Reals, b.Reals)
+}

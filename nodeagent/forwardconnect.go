@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package nodeagent
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+
+	"k8s.io/klog/v2"
+	"sigs.k8s.io/knftables"
+
+	"github.com/fairlead-lb/fairlead/loadbalancer"
+	"github.com/fairlead-lb/fairlead/nodeagent/internal/guard"
+	"github.com/fairlead-lb/fairlead/nodeagent/internal/kernel"
+	"github.com/fairlead-lb/fairlead/nodeagent/internal/surroundings"
+	viplink "github.com/fairlead-lb/fairlead/nodeagent/internal/vip"
+	"github.com/fairlead-lb/fairlead/nodeagent/internal/virtualserver"
+)
+
+// connectPlane connects the forwarder to this node's kernel.
+func connectPlane(k *kernel.Kernel) planeDeps {
+	looker := surroundings.New(k.LinkNames)
+	return planeDeps{
+		open: func(context.Context) (*plane, error) {
+			table, err := kernel.OpenIPVS()
+			if err != nil {
+				return nil, err //nolint:wrapcheck // its kind decides
+			}
+			nft, err := guard.Open()
+			if err != nil {
+				table.Close()
+				return nil, err //nolint:wrapcheck // says what failed
+			}
+			p := newPlane(table, k, k, nft)
+			p.close = table.Close
+			return p, nil
+		},
+		left: func(ctx context.Context) (bool, error) {
+			if _, there, err := k.VIPLink(); err != nil || there {
+				return there, err //nolint:wrapcheck // says what failed
+			}
+			nft, err := guard.Open()
+			if err != nil {
+				// Without the program or the kernel's part there is no table either.
+				klog.FromContext(ctx).V(2).Info("Cannot look for an earlier run's table", "cause", err.Error())
+				return false, nil
+			}
+			return guard.New(nft).Present(ctx)
+		},
+		look: func(ctx context.Context) surroundings.Report {
+			r, err := looker.Look(ctx)
+			if err != nil {
+				klog.FromContext(ctx).V(2).Info("Cannot see all that works on this node's packets", "cause", err.Error())
+			}
+			return r
+		},
+		watch: k.WatchNFT,
+	}
+}
+
+// newPlane puts the data plane together.
+func newPlane(table virtualserver.Table, settings virtualserver.Settings, link viplink.Link, nft knftables.Interface) *plane {
+	g, v := guard.New(nft), viplink.New(link)
+	left := func(ctx context.Context) ([]netip.Addr, []loadbalancer.VirtualServerKey, error) {
+		addrs, err := v.List()
+		if err != nil {
+			return nil, nil, err //nolint:wrapcheck // says what failed
+		}
+		keys, err := g.Owned(ctx)
+		if err != nil {
+			return nil, nil, fmt.Errorf("read what is guarded: %w", err)
+		}
+		return addrs, keys, nil
+	}
+	owned := func(ctx context.Context) (virtualserver.Owned, error) {
+		addrs, keys, err := left(ctx)
+		return virtualserver.Owned{Addrs: addrs, Keys: keys}, err
+	}
+	return &plane{servers: virtualserver.New(table, settings, owned), vips: v, guard: g, left: left}
+}
