@@ -110,10 +110,18 @@ func assessForwarded(s situation) forwarded {
 		return lagging(s, behind)
 	}
 	if hold := f.relapses.hold(s.now); hold > 0 {
-		return forwarded{again: hold, answer: answer{false, reason.NotEveryNode,
-			"IPVS forwards on every node again; kube-proxy forwards as well until that has lasted"}}
+		return forwarded{again: hold, answer: stillSaid(s)}
 	}
 	return forwarded{answer: everywhere}
+}
+
+// stillSaid is the last answer, of a record that waits for what was wrong to be right for
+// some time: a node that says now this, now that, is not worth a write each time.
+func stillSaid(s situation) answer {
+	if c := meta.FindStatusCondition(s.previous, v1alpha1.ConditionForwarded); c != nil {
+		return answer{false, reason.Reason(c.Reason), c.Message}
+	}
+	return answer{false, reason.NotEveryNode, "kube-proxy forwards as well until IPVS has done so on every node for some time"}
 }
 
 // leftTo tells that some nodes leave forwarding to kube-proxy, and why.
