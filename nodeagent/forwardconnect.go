@@ -62,16 +62,21 @@ func connectPlane(k *kernel.Kernel) planeDeps {
 // newPlane puts the data plane together.
 func newPlane(table virtualserver.Table, settings virtualserver.Settings, link viplink.Link, nft knftables.Interface) *plane {
 	g, v := guard.New(nft), viplink.New(link)
+	var served []loadbalancer.VirtualServerKey
+	read := false
 	left := func(ctx context.Context) ([]netip.Addr, []loadbalancer.VirtualServerKey, error) {
 		addrs, err := v.List()
 		if err != nil {
 			return nil, nil, err //nolint:wrapcheck // says what failed
 		}
-		keys, err := g.Owned(ctx)
-		if err != nil {
-			return nil, nil, fmt.Errorf("read what is guarded: %w", err)
+		if !read {
+			// Once: what this run is about to serve on a node's address may be another's now.
+			if served, err = g.Owned(ctx); err != nil {
+				return nil, nil, fmt.Errorf("read what is guarded: %w", err)
+			}
+			read = true
 		}
-		return addrs, keys, nil
+		return addrs, served, nil
 	}
 	owned := func(ctx context.Context) (virtualserver.Owned, error) {
 		addrs, keys, err := left(ctx)
