@@ -1,0 +1,288 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build kernel && ipvs
+
+package virtualserver_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"strconv"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/fairlead-lb/fairlead/loadbalancer"
+	"github.com/fairlead-lb/fairlead/nodeagent/internal/kernel"
+	"github.com/fairlead-lb/fairlead/nodeagent/internal/virtualserver"
+	"github.com/fairlead-lb/fairlead/test/netns"
+)
+
+// These tests are of what the package relies on in the kernel: that real servers which are
+// moved keep their connections, that hashing schedulers choose alike after any history, and
+// what becomes of connections whose real server goes.
+
+func TestMain(m *testing.M) { os.Exit(netns.Main(m)) }
+
+const (
+	client = "198.51.100.100"
+	backs  = 5
+)
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// back is real server number n; they are addresses of this very node.
+func back(n int) loadbalancer.RealServer {
+	return loadbalancer.RealServer{
+		RealServerKey: loadbalancer.RealServerKey{Addr: netip.AddrFrom4([4]byte{198, 51, 100, byte(n)}), Port: 8080}, Weight: 1,
+	}
+}
+
+func backends(list ...int) []loadbalancer.RealServer {
+	out := make([]loadbalancer.RealServer, 0, len(list))
+	for _, n := range list {
+		out = append(out, back(n))
+	}
+	return out
+}
+
+// realNode is a node with real servers, which tell everybody their number.
+type realNode struct {
+	servers *virtualserver.Servers
+}
+
+func newRealNode(t *testing.T) *realNode {
+	t.Helper()
+	k, err := kernel.New()
+	must(t, err)
+	t.Cleanup(k.Close)
+	table, err := kernel.OpenIPVS()
+	must(t, err)
+	t.Cleanup(table.Close)
+	must(t, k.SetSysctl("net/ipv4/vs/conntrack", "1"))
+	must(t, k.EnsureVIPLink())
+	t.Cleanup(func() { must(t, k.DeleteVIPLink()) })
+	for i := range 3 {
+		must(t, k.AddVIP(vip(i)))
+	}
+	netns.AddVeth(t, "p0", client+"/24", "p1", "")
+	for i := range backs {
+		a := back(i + 1).Addr.String()
+		netns.AddAddr(t, "p0", a+"/24")
+		serve(t, a, i+1)
+	}
+	n := &realNode{virtualserver.New(table, k, func(context.Context) (virtualserver.Owned, error) {
+		list, _, err := k.VIPLink()
+		return virtualserver.Owned{Addrs: list}, err
+	})}
+	// Not t.Context, which is over by then.
+	t.Cleanup(func() { must(t, n.servers.Remove(context.WithoutCancel(t.Context()))) })
+	return n
+}
+
+func (n *realNode) apply(t *testing.T, list ...loadbalancer.VirtualServer) {
+	t.Helper()
+	r, err := n.servers.Apply(t.Context(), plan(list...))
+	must(t, err)
+	if r.Refused != nil {
+		t.Fatalf("refused %+v", r.Refused)
+	}
+}
+
+func serve(t *testing.T, addr string, number int) {
+	t.Helper()
+	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp4", net.JoinHostPort(addr, "8080"))
+	must(t, err)
+	t.Cleanup(func() { _ = l.Close() })
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer func() { _ = c.Close() }()
+				_, _ = fmt.Fprint(c, number)
+				_, _ = io.Copy(c, c)
+			}()
+		}
+	}()
+	u, err := (&net.ListenConfig{}).ListenPacket(t.Context(), "udp4", net.JoinHostPort(addr, "8080"))
+	must(t, err)
+	t.Cleanup(func() { _ = u.Close() })
+	go func() {
+		b := make([]byte, 16)
+		for {
+			_, from, err := u.ReadFrom(b)
+			if err != nil {
+				return
+			}
+			_, _ = u.WriteTo([]byte(strconv.Itoa(number)), from)
+		}
+	}()
+}
+
+// dial connects to port 80 of an address from a port of the client's and returns who answered.
+func dial(t *testing.T, to netip.Addr, port int) (net.Conn, int) {
+	t.Helper()
+	d := net.Dialer{
+		Timeout: 10 * time.Second, LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(netip.MustParseAddr(client), uint16(port))),
+		Control: func(_, _ string, c syscall.RawConn) error {
+			var err error
+			return errors.Join(c.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEADDR, 1) }), err)
+		},
+	}
+	c, err := d.DialContext(t.Context(), "tcp4", to.String()+":80")
+	if err != nil {
+		t.Errorf("port %d: %v", port, err)
+		return nil, 0
+	}
+	t.Cleanup(func() { _ = c.Close() })
+	must(t, c.SetDeadline(time.Now().Add(time.Minute)))
+	b := make([]byte, 1)
+	_, err = io.ReadFull(c, b)
+	must(t, err)
+	return c, int(b[0] - '0')
+}
+
+func echo(t *testing.T, c net.Conn, text string) {
+	t.Helper()
+	if _, err := io.WriteString(c, text); err != nil {
+		t.Errorf("say %s: %v", text, err)
+	}
+	b := make([]byte, len(text))
+	if _, err := io.ReadFull(c, b); err != nil || string(b) != text {
+		t.Errorf("hear %q: %v", b, err)
+	}
+}
+
+func TestRealServersThatAreMovedKeepTheirConnections(t *testing.T) {
+	n := newRealNode(t)
+	v := service(vip(0), loadbalancer.TCP, "mh", backends(2, 4)...)
+	v.Flags = loadbalancer.SchedPort
+	n.apply(t, v)
+	conns := map[net.Conn]int{}
+	seen := map[int]int{}
+	for i := range 20 {
+		c, number := dial(t, vip(0), 20000+i)
+		conns[c] = number
+		seen[number]++
+	}
+	if seen[2] == 0 || seen[4] == 0 {
+		t.Fatalf("answers %v", seen)
+	}
+	v.Reals = backends(1, 2, 3, 4) // 2 and 4 are moved.
+	n.apply(t, v)
+	for c := range conns {
+		echo(t, c, "after a move")
+	}
+	v.Reals = backends(1, 3) // 2 and 4 drain.
+	n.apply(t, v)
+	for c := range conns {
+		echo(t, c, "draining")
+	}
+	r, err := n.servers.Check(t.Context())
+	if must(t, err); r.Draining != 2 {
+		t.Errorf("%d drain, want 2", r.Draining)
+	}
+	v.Reals = backends(1, 2, 3, 4) // And back.
+	n.apply(t, v)
+	for c := range conns {
+		echo(t, c, "back")
+	}
+	if r, err = n.servers.Check(t.Context()); err != nil || r.Draining != 0 || r.Repaired != 0 {
+		t.Errorf("result %+v: %v", r, err)
+	}
+}
+
+// The second of two virtual servers came by its real servers in another order, and drains one.
+func TestHashesChooseAlikeAfterAnyHistory(t *testing.T) {
+	n := newRealNode(t)
+	for i, scheduler := range []string{"mh", "sh"} {
+		fresh, old := service(vip(0), loadbalancer.TCP, scheduler, backends(1, 2, 4, 5)...), service(vip(1), loadbalancer.TCP, scheduler, backends(3, 5)...)
+		fresh.Flags, old.Flags = loadbalancer.SchedPort, loadbalancer.SchedPort
+		n.apply(t, old)
+		for j := range 10 {
+			dial(t, vip(1), 21000+100*i+j)
+		}
+		for _, list := range [][]int{{2, 3, 5}, {2, 3, 4}, {1, 2, 4}, {1, 2, 4, 5}} {
+			old.Reals = backends(list...)
+			n.apply(t, old)
+		}
+		n.apply(t, fresh, old)
+		different := 0
+		seen := map[int]int{}
+		flows := []int{300, 60}[i]
+		for port := 30000 + 1000*i; port < 30000+1000*i+flows; port++ {
+			a, first := dial(t, vip(0), port)
+			b, second := dial(t, vip(1), port)
+			if a == nil || b == nil {
+				t.Fatal("refused")
+			}
+			seen[second]++
+			if first != second {
+				different++
+			}
+			_, _ = a.Close(), b.Close()
+		}
+		// While one drains sh has places for it, whose clients go elsewhere: it promises nothing.
+		if scheduler == "mh" && different > 0 || len(seen) != 4 || seen[3] > 0 {
+			t.Errorf("%s: %d of %d flows differ, answers %v", scheduler, different, flows, seen)
+		}
+		t.Logf("%s: %d of %d flows differ, answers %v", scheduler, different, flows, seen)
+	}
+}
+
+// A client that never stops sending is served by somebody else when its real server goes.
+func TestUDPFlowsMoveOn(t *testing.T) {
+	n := newRealNode(t)
+	v := service(vip(0), loadbalancer.UDP, "rr", backends(1, 2)...)
+	n.apply(t, v)
+	local := net.UDPAddrFromAddrPort(netip.MustParseAddrPort(client + ":22000"))
+	c, err := (&net.Dialer{LocalAddr: local}).DialContext(t.Context(), "udp4", vip(0).String()+":80")
+	must(t, err)
+	defer func() { _ = c.Close() }()
+	ask := func() int {
+		b := make([]byte, 16)
+		if _, err := c.Write([]byte("?")); err != nil {
+			return 0
+		}
+		must(t, c.SetReadDeadline(time.Now().Add(200*time.Millisecond)))
+		if _, err := c.Read(b); err != nil {
+			return 0
+		}
+		return int(b[0] - '0')
+	}
+	var first int
+	for range 50 {
+		if first = ask(); first != 0 {
+			break
+		}
+	}
+	other := 3 - first
+	for range 5 {
+		if got := ask(); got != first {
+			t.Fatalf("%d answered, then %d", first, got)
+		}
+	}
+	v.Reals = backends(other)
+	n.apply(t, v)
+	for range 50 {
+		if got := ask(); got == other {
+			return
+		}
+	}
+	t.Errorf("still nobody else than %d after 50 packets", first)
+}
