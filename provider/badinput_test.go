@@ -159,9 +159,10 @@ The pools are ` + "`my-ippool`" + ` (172.20.255.200-172.20.255.201), ` + "`full`
 ` + "`closed`" + ` (203.0.113.0/28, disabled), ` + "`others`" + ` (203.0.113.16/28 for namespace shop) and ` + "`holed`" + `
 (203.0.113.32/28 without 203.0.113.33, autoAssign: false). Service default/other holds
 192.0.2.1, default/sharer holds 203.0.113.34 with the sharing key lan and TCP port 80,
-default/gone just released 172.20.255.201, 203.0.113.35 is kept for default/kept, there is no
-ExternalIPPolicy, and 172.20.255.200 belongs to node worker where a row says so. The Service
-has TCP port 80 unless a row says otherwise.
+default/gone just released 172.20.255.201, 203.0.113.35 is kept for default/kept, the
+ExternalIPPolicy grants 172.20.0.0/16 and 10.0.0.0/8 to namespace default, node worker has
+172.20.0.4, gateway 172.20.0.1 and pods in 10.244.1.0/24, and 172.20.255.200 where a row says
+so. The Service has TCP port 80 unless a row says otherwise.
 
 | Input | Outcome | Event | Message |
 |---|---|---|---|
@@ -283,13 +284,28 @@ func serviceRows() []serviceRow {
 		annotated(pending, "fairlead.dev/address-count", "9"),
 		annotated(pending, "fairlead.dev/reclaim-policy", "Keep"),
 		annotated(pending, "fairlead.dev/advertisements", "Not A Name"),
+		annotated(pending, "fairlead.dev/data-plane", "iptables"),
+		annotated(pending, "fairlead.dev/scheduler", "fastest"),
+		annotated(pending, "fairlead.dev/scheduler", "rr,sh-port"),
+		annotated(pending, "fairlead.dev/scheduler", "mh,sh-port"),
+		annotated(pending, corev1.AnnotationLoadBalancerSourceRangesKey, "192.0.2.1"),
 		{"spec.externalIPs: [203.0.113.36]", besides, false, func(s *corev1.Service) {
 			s.Spec.ExternalIPs = []string{"203.0.113.36"}
 		}},
+		external(besides, "172.20.0.1", "a gateway's"),
+		external(besides, "10.244.1.9", "a pod's"),
+		external(besides, "172.20.0.4", "a node's own, where Service default/first has port 80"),
 		{"ipFamilyPolicy: RequireDualStack, ipFamilies: [IPv4, IPv6]", pending, false, func(s *corev1.Service) {
 			s.Spec.IPFamilies = []corev1.IPFamily{corev1.IPv4Protocol, corev1.IPv6Protocol}
 		}},
 	}
+}
+
+// external is a row with one address of the cluster's in spec.externalIPs.
+func external(outcome, addr, whose string) serviceRow {
+	return serviceRow{"spec.externalIPs: [" + addr + "] (" + whose + ")", outcome, false, func(s *corev1.Service) {
+		s.Spec.ExternalIPs = []string{addr}
+	}}
 }
 
 // silent is an announcer that announces nothing.
@@ -336,6 +352,9 @@ func eventOf(t *testing.T, r serviceRow) [2]string {
 	} {
 		api.PutPool(p)
 	}
+	api.PutPolicy(&v1alpha1.ExternalIPPolicy{Spec: v1alpha1.ExternalIPPolicySpec{Grants: []v1alpha1.ExternalIPGrant{
+		{Namespaces: []string{"default"}, Ranges: []string{"172.20.0.0/16", "10.0.0.0/8"}},
+	}}})
 	s := store.New(store.Options{API: api, Classes: convert.Classes{Class: v1alpha1.DefaultLoadBalancerClass, Classless: true}})
 	events := record.NewFakeRecorder(10)
 	alloc := allocation.New(allocation.Options{Store: s, Announcer: silent{}, Events: events, Now: time.Now})
@@ -364,10 +383,12 @@ func eventOf(t *testing.T, r serviceRow) [2]string {
 			t.Fatal(err)
 		}
 	}
-	if r.nodeOwns {
-		s.ObserveNode(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "worker"}, Status: corev1.NodeStatus{
-			Addresses: []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: "172.20.255.200"}},
-		}})
+	observeWorker(s, r.nodeOwns)
+	first := service("first")
+	first.Annotations, first.Spec.ExternalIPs = map[string]string{"fairlead.dev/addresses": "203.0.113.38"}, []string{"172.20.0.4"}
+	api.PutService(first)
+	if _, err := alloc.Ensure(ctx, first); err != nil {
+		t.Fatal(err)
 	}
 	svc := service("web")
 	r.change(svc)
@@ -378,6 +399,18 @@ func eventOf(t *testing.T, r serviceRow) [2]string {
 		}
 	}
 	return oneWarning(t, r.input, events)
+}
+
+// observeWorker tells of the node, with 172.20.255.200 if more.
+func observeWorker(s *store.Store, more bool) {
+	n := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "worker"}, Spec: corev1.NodeSpec{PodCIDRs: []string{"10.244.1.0/24"}}}
+	for _, a := range []string{"172.20.0.4", "172.20.255.200"} {
+		if a == "172.20.0.4" || more {
+			n.Status.Addresses = append(n.Status.Addresses, corev1.NodeAddress{Type: corev1.NodeInternalIP, Address: a})
+		}
+	}
+	s.ObserveNode(n)
+	s.ObserveAgent(&v1alpha1.NodeAgent{ObjectMeta: metav1.ObjectMeta{Name: "worker"}, Status: v1alpha1.NodeAgentStatus{Gateways: []string{"172.20.0.1"}}})
 }
 
 func oneWarning(t *testing.T, input string, events *record.FakeRecorder) [2]string {
@@ -411,6 +444,7 @@ func configRows() []string {
 		head + "metallb: {mirror: Sometimes}",
 		head + "metallb: {namespace: Not_A_Name}",
 		head + "metallb: {mirror: Off}\nmetallb: {mirror: Auto}",
+		head + "dataPlane: iptables\nscheduler: fastest",
 		head + "services: {class: not a class, classless: maybe}",
 		head + "services: {class: a/b/c}\ncluster: {podRanges: [10.244.0.0], serviceRanges: [10.96.0.1/12]}",
 		head + "nodes: {Manage: true, color: red}\nmetallb: {mirror: on}",
