@@ -123,8 +123,8 @@ func TestEndpointsAreConvertedOnce(t *testing.T) {
 	}
 	drop(t, i.records, forwarded("two"))
 	i.Objects(t.Context())
-	if len(i.knownEndpoints.known) != 1 || len(i.knownNodes.known) != 1 {
-		t.Errorf("%d Services and %d nodes known, want one each", len(i.knownEndpoints.known), len(i.knownNodes.known))
+	if len(i.endpoints.known) != 1 || len(i.knownNodes.known) != 1 {
+		t.Errorf("%d Services and %d nodes known, want one each", len(i.endpoints.known), len(i.knownNodes.known))
 	}
 }
 

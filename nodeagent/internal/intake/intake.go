@@ -46,10 +46,12 @@ type Intake struct {
 
 	converting sync.Mutex
 	// guarded by converting
-	knownClaims    memo[*v1alpha1.IPClaim, claim]
-	knownRecords   memo[*v1alpha1.LoadBalancer, loadbalancer.Record]
-	knownNodes     memo[*corev1.Node, node]
-	knownEndpoints endpointsMemo
+	knownClaims  memo[*v1alpha1.IPClaim, claim]
+	knownRecords memo[*v1alpha1.LoadBalancer, loadbalancer.Record]
+	knownNodes   memo[*corev1.Node, node]
+	endpoints    endpoints
+	// last is what Objects returned.
+	last Objects
 }
 
 // claim is a converted claim; ok is false when it cannot be understood.
@@ -58,8 +60,8 @@ type claim struct {
 	ok bool
 }
 
-// Objects are the copies as domain values. See plan.Snapshot for the fields. Slices and maps
-// within their elements are shared with later Objects and must not be changed.
+// Objects are the copies as domain values. See plan.Snapshot for the fields. All of them are
+// shared with later Objects, as far as nothing changed, and must not be changed.
 type Objects struct {
 	Claims         []loadbalancer.Claim
 	Records        map[loadbalancer.ServiceUID]loadbalancer.Record
@@ -241,41 +243,53 @@ func (i *Intake) NodeUID(name loadbalancer.NodeName) types.UID {
 func (i *Intake) Objects(ctx context.Context) Objects {
 	i.converting.Lock()
 	defer i.converting.Unlock()
-	out := Objects{
-		Claims:         make([]loadbalancer.Claim, 0, len(i.knownClaims.known)),
-		Records:        make(map[loadbalancer.ServiceUID]loadbalancer.Record, len(i.knownRecords.known)),
-		Advertisements: make(map[string]loadbalancer.Advertisement),
-		Nodes:          make(map[loadbalancer.NodeName]loadbalancer.Node, len(i.knownNodes.known)),
-		Endpoints:      make(map[loadbalancer.ServiceKey]loadbalancer.Endpoints, len(i.knownRecords.known)),
-	}
-	n := 0
-	for c := range each[*v1alpha1.IPClaim](i.claims) {
-		n++
-		if known := i.knownClaims.get(c, func(c *v1alpha1.IPClaim) claim { return i.claim(ctx, c) }); known.ok {
-			out.Claims = append(out.Claims, known.Claim)
-		}
-	}
-	i.knownClaims.end(n)
-	labels := i.nodesAndWeights(ctx, &out)
-	n = 0
-	for lb := range each[*v1alpha1.LoadBalancer](i.records) {
-		n++
-		r := i.knownRecords.get(lb, func(lb *v1alpha1.LoadBalancer) loadbalancer.Record { return i.record(ctx, lb) })
-		out.Records[r.UID] = r
-		if r.Policy == loadbalancer.Local || r.DataPlane == loadbalancer.IPVS {
-			out.Endpoints[r.Service] = i.endpoints(ctx, r.Service)
-		}
-	}
-	i.knownRecords.end(n)
-	i.knownEndpoints.end(len(out.Endpoints))
+	i.readClaims(ctx)
+	labels, weights := i.readNodes(ctx)
+	others := i.readRecords(ctx)
+	i.last.Endpoints = i.readEndpoints(ctx, weights, others)
+	i.last.Advertisements = make(map[string]loadbalancer.Advertisement)
 	for a := range each[*v1alpha1.L2Advertisement](i.ads) {
 		ad, err := convert.Resolve(a, labels)
 		i.report(ctx, "L2Advertisement "+a.Name, err)
 		if err == nil {
-			out.Advertisements[ad.Name] = ad
+			i.last.Advertisements[ad.Name] = ad
 		}
 	}
-	return out
+	return i.last
+}
+
+func (i *Intake) readClaims(ctx context.Context) {
+	n := 0
+	for c := range each[*v1alpha1.IPClaim](i.claims) {
+		n++
+		i.knownClaims.get(c, func(c *v1alpha1.IPClaim) claim { return i.claim(ctx, c) })
+	}
+	if !i.knownClaims.end(n) && i.last.Claims != nil {
+		return
+	}
+	i.last.Claims = make([]loadbalancer.Claim, 0, n)
+	for _, known := range i.knownClaims.known {
+		if known.value.ok {
+			i.last.Claims = append(i.last.Claims, known.value.Claim)
+		}
+	}
+}
+
+// readRecords says whether records are others than before.
+func (i *Intake) readRecords(ctx context.Context) bool {
+	n := 0
+	for lb := range each[*v1alpha1.LoadBalancer](i.records) {
+		n++
+		i.knownRecords.get(lb, func(lb *v1alpha1.LoadBalancer) loadbalancer.Record { return i.record(ctx, lb) })
+	}
+	if !i.knownRecords.end(n) && i.last.Records != nil {
+		return false
+	}
+	i.last.Records = make(map[loadbalancer.ServiceUID]loadbalancer.Record, n)
+	for _, known := range i.knownRecords.known {
+		i.last.Records[known.value.UID] = known.value
+	}
+	return true
 }
 
 // node is a converted Node, with its labels and the weight of its real servers, 0 for none.
@@ -285,24 +299,30 @@ type node struct {
 	weight uint16
 }
 
-// nodesAndWeights fills in the nodes and tells the endpoints their weights. It returns the
-// nodes' labels.
-func (i *Intake) nodesAndWeights(ctx context.Context, out *Objects) []convert.NodeLabels {
-	labels := make([]convert.NodeLabels, 0, len(i.knownNodes.known))
-	weights := make(map[loadbalancer.NodeName]uint16)
+// readNodes returns the nodes' labels, and the weights of those that have one.
+func (i *Intake) readNodes(ctx context.Context) ([]convert.NodeLabels, map[loadbalancer.NodeName]uint16) {
 	n := 0
 	for obj := range each[*corev1.Node](i.nodes) {
 		n++
-		known := i.knownNodes.get(obj, func(obj *corev1.Node) node { return i.node(ctx, obj) })
-		out.Nodes[known.Name] = known.Node
-		labels = append(labels, convert.NodeLabels{Name: known.Name, Labels: known.labels})
-		if known.weight > 0 {
-			weights[known.Name] = known.weight
+		i.knownNodes.get(obj, func(obj *corev1.Node) node { return i.node(ctx, obj) })
+	}
+	others := i.knownNodes.end(n) || i.last.Nodes == nil
+	if others {
+		i.last.Nodes = make(map[loadbalancer.NodeName]loadbalancer.Node, n)
+	}
+	labels := make([]convert.NodeLabels, 0, n)
+	weights := make(map[loadbalancer.NodeName]uint16)
+	for _, known := range i.knownNodes.known {
+		v := &known.value
+		if others {
+			i.last.Nodes[v.Name] = v.Node
+		}
+		labels = append(labels, convert.NodeLabels{Name: v.Name, Labels: v.labels})
+		if v.weight > 0 {
+			weights[v.Name] = v.weight
 		}
 	}
-	i.knownNodes.end(n)
-	i.knownEndpoints.weigh(weights)
-	return labels
+	return labels, weights
 }
 
 func (i *Intake) node(ctx context.Context, n *corev1.Node) node {
@@ -321,25 +341,6 @@ func (i *Intake) record(ctx context.Context, lb *v1alpha1.LoadBalancer) loadbala
 	out, err := convert.Record(lb)
 	i.report(ctx, "LoadBalancer "+lb.Namespace+"/"+lb.Name, err)
 	return out
-}
-
-func (i *Intake) endpoints(ctx context.Context, key loadbalancer.ServiceKey) loadbalancer.Endpoints {
-	objs, err := i.slices.GetIndexer().ByIndex(byService, key.String())
-	if err != nil {
-		return loadbalancer.Endpoints{}
-	}
-	slices := make([]*discoveryv1.EndpointSlice, 0, len(objs))
-	for _, o := range objs {
-		if s, ok := o.(*discoveryv1.EndpointSlice); ok {
-			slices = append(slices, s)
-		}
-	}
-	return i.knownEndpoints.get(key, slices, func() loadbalancer.Endpoints {
-		out := convert.EndpointsOf(slices)
-		out.Backends, err = convert.BackendsOf(slices, i.knownEndpoints.weights)
-		i.report(ctx, "EndpointSlices of "+key.String(), err)
-		return out
-	})
 }
 
 func each[T any](inf cache.SharedIndexInformer) func(yield func(T) bool) {
