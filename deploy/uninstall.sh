@@ -110,6 +110,28 @@ delete_services() {
   exit 1
 }
 
+# kube-proxy takes over before the node agents take their IPVS away: it knows addresses
+# only while the status says ipMode VIP.
+back_to_kube_proxy() {
+  local ns name ingress found=""
+  while read -r ns name; do
+    ingress=$(k -n "$ns" get service "$name" -o go-template='{{range $i, $e := .status.loadBalancer.ingress}}{{if eq (or $e.ipMode "") "Proxy"}}{{$e.ip}} {{end}}{{end}}')
+    [ -n "$ingress" ] || continue
+    say "kube-proxy takes over Service $ns/$name"
+    ingress=$(k -n "$ns" get service "$name" -o go-template='{{range $i, $e := .status.loadBalancer.ingress}}{{if $i}},{{end}}{"ip":"{{$e.ip}}","ipMode":"VIP"}{{end}}')
+    k -n "$ns" patch service "$name" --subresource=status --type=merge -p '{"status":{"loadBalancer":{"ingress":['"$ingress"']}}}' >/dev/null
+    found=yes
+  done <<<"$1"
+  [ -z "$found" ] || sleep 3 # its sync period is a second
+}
+
+# Nodes whose agents did not say that they left. Their kernels may keep what an agent put
+# there. One name a line.
+not_left() {
+  has_kind nodeagents || return 0
+  k get nodeagents.fairlead.dev -o go-template='{{range .items}}{{$left := false}}{{$had := eq (or .status.dataPlane.forwarding "") "ipvs"}}{{range .status.conditions}}{{if and (eq .type "Ready") (eq .reason "Leaving")}}{{$left = true}}{{end}}{{end}}{{if and $had (not $left)}}{{.metadata.name}}{{"\n"}}{{end}}{{end}}'
+}
+
 # Without its controller a Service's finalizer would block its deletion for ever.
 release_services() {
   local ns name
@@ -146,13 +168,17 @@ remove validatingadmissionpolicybindings/fairlead-external-ips \
 if [ -n "$list" ] && [ "$services" = delete ]; then
   delete_services "$list"
 fi
-say "stopping the node agents: they withdraw what they announce"
-remove -n $namespace daemonset/fairlead-node-agent --cascade=foreground
 say "stopping the controller"
 remove -n $namespace deployment/fairlead-controller --cascade=foreground
 if [ -n "$list" ] && [ "$services" = keep ]; then
+  back_to_kube_proxy "$list"
+fi
+say "stopping the node agents: they withdraw what they announce, and take IPVS, table and link away"
+remove -n $namespace daemonset/fairlead-node-agent --cascade=foreground
+if [ -n "$list" ] && [ "$services" = keep ]; then
   release_services "$list"
 fi
+unclean=$(not_left)
 say "removing admission policies, permissions, CRDs with their objects, and the namespace"
 remove validatingadmissionpolicybindings "${part_of[@]}"
 remove validatingadmissionpolicies "${part_of[@]}"
@@ -176,6 +202,11 @@ if [ -n "$left" ]; then
   say "still there:" >&2
   echo "$left" >&2
   exit 1
+fi
+if [ -n "$unclean" ]; then
+  say "the agents of these nodes did not say that they left. Should such a node be up, run there:"
+  say "nft delete table inet fairlead; ip link delete dummy-fairlead; ipvsadm --clear (if nobody else uses IPVS)"
+  echo "$unclean"
 fi
 if [ "$classless" != true ]; then
   # Fairlead's service controller and the other cloud controller manager's use one name.

@@ -26,7 +26,7 @@ func finalizedService(name, class, finalizer, ip string) (manifest, status strin
 		spec += ", loadBalancerClass: " + class
 	}
 	manifest = "apiVersion: v1\nkind: Service\nmetadata: {name: " + name + ", namespace: default, finalizers: [" + finalizer + "]}\nspec: " + spec + "}\n"
-	return manifest, "{status: {loadBalancer: {ingress: [{ip: " + ip + "}]}}}"
+	return manifest, "{status: {loadBalancer: {ingress: [{ip: " + ip + ", ipMode: Proxy}]}}}"
 }
 
 // TestUninstallKeepsServices takes Fairlead off a cluster whose controllers are gone
@@ -70,7 +70,8 @@ func TestUninstallKeepsServices(t *testing.T) {
 		"-p", `{"data":{"cloud-config.yaml":"#services: {classless: true}\nservices:\n  classless: \"false\" # so\n"}}`); err != nil {
 		t.Fatal(err)
 	}
-	s.keepServices(t, "default classless", `classed:: classless:["`+stock+`"]:192.0.2.1 foreign:["example.com/lb"]:192.0.2.4 formerly-classed:: kubernetes:: `)
+	// kube-proxy takes over before the agents end.
+	s.keepServices(t, "kube-proxy takes over Service default/classed\n", "default classless", `classed:: classless:["`+stock+`"]:192.0.2.1 foreign:["example.com/lb"]:192.0.2.4 formerly-classed:: kubernetes:: `)
 	// The configuration goes with its namespace, where somebody empties those; called again
 	// without it the script does not guess whose the Services without a class are.
 	if _, err := s.run(ctx, "delete", "configmap", "-n", "fairlead-system", "fairlead-cloud-config"); err != nil {
@@ -80,16 +81,20 @@ func TestUninstallKeepsServices(t *testing.T) {
 		t.Errorf("uninstall without a configuration: %v:\n%s", err, out)
 	}
 	t.Setenv("CLASSLESS", "true")
-	s.keepServices(t, "", `classed:: classless:: foreign:["example.com/lb"]:192.0.2.4 formerly-classed:: kubernetes:: `)
+	s.keepServices(t, "kube-proxy takes over Service default/classless\n", "", `classed:: classless:: foreign:["example.com/lb"]:192.0.2.4 formerly-classed:: kubernetes:: `)
 }
 
 // keepServices uninstalls and compares what it says besides, and finalizers and addresses
 // of the Services afterwards.
-func (s *server) keepServices(t *testing.T, says, wants string) {
+func (s *server) keepServices(t *testing.T, before, says, wants string) {
 	t.Helper()
 	out, err := s.uninstall(t.Context(), "--services", "keep")
 	if err != nil || !strings.Contains(out, "no finalizer, object or permission of Fairlead is left") || !strings.Contains(out, says) {
 		t.Errorf("uninstall: %v:\n%s", err, out)
+	}
+	first, _, stopped := strings.Cut(out, "stopping the node agents")
+	if !stopped || !strings.Contains(first, before) {
+		t.Errorf("before it stopped the node agents it did not say %q:\n%s", before, out)
 	}
 	left, err := s.run(t.Context(), "get", "services", "-o", "jsonpath={range .items[*]}{.metadata.name}:{.metadata.finalizers}:{.status.loadBalancer.ingress[*].ip} {end}")
 	if err != nil || left != wants {
