@@ -147,7 +147,8 @@ type weighted struct {
 
 // weigh returns the backends of one virtual server that may have connections. The best of
 // them get new ones: ready ones, else those that terminate and still serve (KEP-1669), and
-// those of dead nodes only where there is nothing else. The others have the weight 0.
+// those of dead nodes only where there is nothing else. The others have the weight 0. UDP
+// has no connections that end: its flows are not left with a dead node.
 func (f *forwarder) weigh(all []loadbalancer.Backend, match func(b *loadbalancer.Backend) bool) []weighted {
 	out := make([]weighted, 0, len(all))
 	best := unfit
@@ -164,7 +165,9 @@ func (f *forwarder) weigh(all []loadbalancer.Backend, match func(b *loadbalancer
 			out[i].weight = max(1, uint32(b.Weight))
 		}
 	}
-	return out
+	return slices.DeleteFunc(out, func(b weighted) bool {
+		return b.weight == 0 && b.Protocol == loadbalancer.UDP && f.rank(b.Backend) >= readyOnDead
+	})
 }
 
 // rank orders backends, the best first.
