@@ -115,7 +115,7 @@ func (d *demo) play(ctx context.Context, reuse bool) error {
 		"mypc$ CMD stands for: bin/fairlead-lab exec --state-dir %[1]s mypc -- CMD\n"+
 		"kubectl fairlead is the plugin bin/kubectl-fairlead", d.lab.StateDir())
 	for _, chapter := range []func(context.Context){
-		d.cluster, d.configure, d.services, d.announcers, d.traffic, d.failover, d.planned, d.local, d.addresses, d.remove, d.uninstall,
+		d.cluster, d.configure, d.services, d.announcers, d.traffic, d.failover, d.planned, d.local, d.addresses, d.externalIPs, d.remove, d.uninstall,
 	} {
 		if ctx.Err() != nil {
 			return errors.Join(d.t.Summary(), ctx.Err())

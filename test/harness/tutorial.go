@@ -2,8 +2,8 @@
 
 package harness
 
-// The tutorial's layer-2 part, word for word but for node names, which carry the name of
-// its kind cluster there ("myk8s-worker" is "worker" here).
+// The tutorial's layer-2 and ExternalIP parts, word for word but for node names, which carry
+// the name of its kind cluster there ("myk8s-worker" is "worker" here).
 const (
 	// TutorialPool is the pool, of MetalLB's own kind.
 	TutorialPool = `apiVersion: metallb.io/v1beta1
@@ -91,5 +91,44 @@ spec:
   selector:
     app: webpod
   type: LoadBalancer
+`
+	// TutorialEcho are the pods of its ExternalIP section.
+	TutorialEcho = `apiVersion: apps/v1
+kind: Deployment
+metadata:
+  name: deploy-echo
+spec:
+  replicas: 2
+  selector:
+    matchLabels:
+      app: deploy-websrv
+  template:
+    metadata:
+      labels:
+        app: deploy-websrv
+    spec:
+      terminationGracePeriodSeconds: 0
+      containers:
+      - name: ndks-websrv
+        image: k8s.gcr.io/echoserver:1.5
+        ports:
+        - containerPort: 8080
+`
+	// TutorialExternalService is in front of them, on addresses of two nodes.
+	TutorialExternalService = `apiVersion: v1
+kind: Service
+metadata:
+  name: svc-externalip
+spec:
+  type: ClusterIP
+  externalIPs:
+  - 192.168.10.101
+  - 192.168.10.102
+  ports:
+  - name: svc-webport
+    port: 9000
+    targetPort: 8080
+  selector:
+    app: deploy-websrv
 `
 )
