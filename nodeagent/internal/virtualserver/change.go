@@ -73,20 +73,20 @@ func rests(h *server, w loadbalancer.VirtualServer, drains bool) bool {
 	if slices.ContainsFunc(w.Reals, func(r loadbalancer.RealServer) bool { return r.Weight == 0 }) {
 		return true
 	}
-	return drains && slices.ContainsFunc(h.reals, func(r real) bool {
+	return drains && slices.ContainsFunc(h.reals, func(r member) bool {
 		return !slices.ContainsFunc(w.Reals, func(x loadbalancer.RealServer) bool { return x.RealServerKey == r.RealServerKey })
 	})
 }
 
 // step does one operation in the kernel and in our copy.
 func (s *Servers) step(h *server, p step) error {
-	at := slices.IndexFunc(h.reals, func(r real) bool { return r.RealServerKey == p.RealServerKey })
+	at := slices.IndexFunc(h.reals, func(r member) bool { return r.RealServerKey == p.RealServerKey })
 	switch p.verb {
 	case add:
 		if err := s.table.AddReal(h.VirtualServerKey, p.RealServer); err != nil {
 			return foreign(err)
 		}
-		h.reals = append(h.reals, real{RealServer: p.RealServer, aside: p.Weight == 0})
+		h.reals = append(h.reals, member{RealServer: p.RealServer, aside: p.Weight == 0})
 	case update:
 		if err := s.table.UpdateReal(h.VirtualServerKey, p.RealServer); err != nil {
 			return foreign(err)

@@ -49,10 +49,10 @@ func TestDrainUntilTheDeadline(t *testing.T) {
 		n.connect(t, v, 1, 5, 0)
 		v.Reals = pods(2)
 		n.apply(t, v)
-		time.Sleep(59 * time.Second)
+		pass(59 * time.Second)
 		n.check(t)
 		n.wantOps(t)
-		time.Sleep(time.Second)
+		pass(time.Second)
 		n.check(t)
 		n.wantOps(t, "SetSysctl", "DeleteReal 1", "SetSysctl")
 		if s := n.Setting(expireNodest); s != "0" {
@@ -73,7 +73,7 @@ func TestBackWhileDraining(t *testing.T) {
 			if scheduler == "mh" {
 				n.connect(t, v, 2, 5, 0) // The fake forgets them, the kernel does not.
 			}
-			time.Sleep(50 * time.Second)
+			pass(50 * time.Second)
 			n.check(t)
 			v.Reals = pods(1, 2)
 			if r := n.apply(t, v); r.Draining != 0 {
@@ -85,7 +85,7 @@ func TestBackWhileDraining(t *testing.T) {
 			v.Reals = pods(1)
 			n.apply(t, v)
 			n.connect(t, v, 2, 5, 0)
-			time.Sleep(50 * time.Second)
+			pass(50 * time.Second)
 			n.check(t)
 			n.wantTable(t, "192.0.2.1:80/TCP "+scheduler+" 1:1 2:0")
 		}

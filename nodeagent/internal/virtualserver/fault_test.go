@@ -69,7 +69,7 @@ func busyNode(t *testing.T) *node {
 func (n *node) again(t *testing.T) {
 	t.Helper()
 	for range 70 {
-		time.Sleep(time.Second)
+		pass(time.Second)
 		r := n.check(t)
 		if r.Draining == 0 && r.Refused == nil {
 			n.check(t)
@@ -262,11 +262,11 @@ func TestConvergesWhateverCame(t *testing.T) {
 					n.servers = virtualserver.New(n.Fake, n.Fake, owned(virtualserver.Owned{Addrs: []addr{vip(0), vip(1), vip(2), vip(3)}}))
 				}
 				_, _ = n.servers.Apply(t.Context(), f) // It may fail, now and then.
-				time.Sleep(time.Duration(random.IntN(2000)) * time.Millisecond)
+				pass(time.Duration(random.IntN(2000)) * time.Millisecond)
 			}
 			n.Fault(nil)
 			n.plan(t, f)
-			time.Sleep(2 * time.Second)
+			pass(2 * time.Second)
 			n.again(t)
 			fresh := newNode()
 			fresh.put(service(netip4(10, 96, 0, 1), loadbalancer.TCP, "rr", pods(9)...))

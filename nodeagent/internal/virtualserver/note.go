@@ -11,39 +11,43 @@ import (
 // note takes a plan in and marks as dirty what differs from the one before: a walk along
 // both, in which an unchanged virtual server costs a comparison.
 func (s *Servers) note(f loadbalancer.Forwarding) {
-	byKey := func(a, b loadbalancer.VirtualServer) int { return compare(a.VirtualServerKey, b.VirtualServerKey) }
-	if !slices.IsSortedFunc(f.VirtualServers, byKey) {
-		f.VirtualServers = slices.SortedFunc(slices.Values(f.VirtualServers), byKey)
-	}
+	f.VirtualServers = ascending(f.VirtualServers)
 	before, after := s.last.VirtualServers, f.VirtualServers
-	for len(before) > 0 || len(after) > 0 {
-		order := 0
+	for i, j := 0, 0; i < len(before) || j < len(after); {
 		switch {
-		case len(before) == 0:
-			order = 1
-		case len(after) == 0:
-			order = -1
+		case j == len(after) || i < len(before) && less(&before[i], &after[j]):
+			delete(s.want, before[i].VirtualServerKey)
+			s.changed(before[i].VirtualServerKey)
+			i++
+		case i == len(before) || before[i].VirtualServerKey != after[j].VirtualServerKey:
+			s.want[after[j].VirtualServerKey] = after[j]
+			s.changed(after[j].VirtualServerKey)
+			j++
 		default:
-			order = byKey(before[0], after[0])
-		}
-		switch {
-		case order < 0:
-			delete(s.want, before[0].VirtualServerKey)
-			s.changed(before[0].VirtualServerKey)
-			before = before[1:]
-		case order > 0:
-			s.want[after[0].VirtualServerKey] = after[0]
-			s.changed(after[0].VirtualServerKey)
-			after = after[1:]
-		default:
-			if !equal(&before[0], &after[0]) {
-				s.want[after[0].VirtualServerKey] = after[0]
-				s.changed(after[0].VirtualServerKey)
+			if !equal(&before[i], &after[j]) {
+				s.want[after[j].VirtualServerKey] = after[j]
+				s.changed(after[j].VirtualServerKey)
 			}
-			before, after = before[1:], after[1:]
+			i, j = i+1, j+1
 		}
 	}
 	s.last, s.protocols = f, nil
+}
+
+// ascending is the list itself if it ascends by key, as plans do.
+func ascending(list []loadbalancer.VirtualServer) []loadbalancer.VirtualServer {
+	for i := 1; i < len(list); i++ {
+		if !less(&list[i-1], &list[i]) {
+			byKey := func(a, b loadbalancer.VirtualServer) int { return compare(a.VirtualServerKey, b.VirtualServerKey) }
+			list = slices.SortedFunc(slices.Values(list), byKey)
+			return slices.CompactFunc(list, func(a, b loadbalancer.VirtualServer) bool { return a.VirtualServerKey == b.VirtualServerKey })
+		}
+	}
+	return list
+}
+
+func less(a, b *loadbalancer.VirtualServer) bool {
+	return a.VirtualServerKey != b.VirtualServerKey && compare(a.VirtualServerKey, b.VirtualServerKey) < 0
 }
 
 // changed has a virtual server looked at, and a refusal of what it was forgotten.
@@ -53,5 +57,13 @@ func (s *Servers) changed(key loadbalancer.VirtualServerKey) {
 }
 
 func equal(a, b *loadbalancer.VirtualServer) bool {
-	return a.Service == b.Service && a.Scheduler == b.Scheduler && a.Flags == b.Flags && a.Affinity == b.Affinity && slices.Equal(a.Reals, b.Reals)
+	return a.Service == b.Service && a.Scheduler == b.Scheduler && a.Flags == b.Flags && a.Affinity == b.Affinity && same(a.Reals, b.Reals)
+}
+
+// same compares lists, which are often the very same one.
+func same(a, b []loadbalancer.RealServer) bool {
+	if len(a) > 0 && len(a) == len(b) && &a[0] == &b[0] {
+		return true
+	}
+	return slices.Equal(a, b)
 }

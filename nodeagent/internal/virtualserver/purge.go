@@ -28,6 +28,16 @@ type doomed struct {
 	real   loadbalancer.RealServerKey
 }
 
+// postpone has the next attempt find what this one does not come to delete.
+func (s *Servers) postpone() {
+	for _, d := range s.purge.reals {
+		s.dirty[d.server] = struct{}{}
+	}
+	for _, key := range s.purge.servers {
+		s.dirty[key] = struct{}{}
+	}
+}
+
 // purgeAll deletes what goes. Real servers, and virtual servers that are not known to be
 // TCP's or SCTP's, go with their connections: else packets of a client that never pauses,
 // as of UDP, would be dropped for ever, because its connection is kept and its server gone.
@@ -78,11 +88,9 @@ func (s *Servers) deleteAll(ctx context.Context, again bool) error {
 			s.done(d.server, err)
 		}
 	}
-	for i, key := range s.purge.servers {
+	for _, key := range s.purge.servers {
 		if err := ctx.Err(); err != nil {
-			for _, left := range s.purge.servers[i:] {
-				s.dirty[left] = struct{}{}
-			}
+			s.postpone()
 			return err //nolint:wrapcheck // the caller's own
 		}
 		err := s.table.DeleteServer(key)

@@ -87,17 +87,17 @@ func adopt(state *kernel.ServerState, before *server) *server {
 	return h
 }
 
-func adoptReals(states []kernel.RealState, before *server) []real {
-	var known map[loadbalancer.RealServerKey]*real
+func adoptReals(states []kernel.RealState, before *server) []member {
+	var known map[loadbalancer.RealServerKey]*member
 	if before != nil {
-		known = make(map[loadbalancer.RealServerKey]*real, len(before.reals))
+		known = make(map[loadbalancer.RealServerKey]*member, len(before.reals))
 		for i := range before.reals {
 			known[before.reals[i].RealServerKey] = &before.reals[i]
 		}
 	}
-	out := make([]real, 0, len(states))
+	out := make([]member, 0, len(states))
 	for i := range slices.Backward(states) { // the kernel has the last one first
-		r := real{RealServer: states[i].RealServer, odd: states[i].Odd}
+		r := member{RealServer: states[i].RealServer, odd: states[i].Odd}
 		if k := known[r.RealServerKey]; k != nil {
 			r.aside, r.leaving, r.overdue = k.aside && r.Weight == 0, k.leaving, k.overdue
 		}
@@ -111,7 +111,7 @@ func alike(a, b *server) bool {
 	return a.odd == b.odd && a.Scheduler == b.Scheduler && a.Flags == b.Flags && a.Affinity == b.Affinity && slices.EqualFunc(a.reals, b.reals, alikeReals)
 }
 
-func alikeReals(a, b real) bool { return a.RealServer == b.RealServer && a.odd == b.odd }
+func alikeReals(a, b member) bool { return a.RealServer == b.RealServer && a.odd == b.odd }
 
 // reread reads one virtual server of which we are not sure.
 func (s *Servers) reread(key loadbalancer.VirtualServerKey, h *server) error {
@@ -212,7 +212,7 @@ func (s *Servers) drainServer(h *server) error {
 				return err
 			}
 		case time.Since(r.leaving) >= deadline:
-			at := slices.IndexFunc(h.reals, func(x real) bool { return x.RealServerKey == r.RealServerKey })
+			at := slices.IndexFunc(h.reals, func(x member) bool { return x.RealServerKey == r.RealServerKey })
 			h.reals[at].overdue = true
 			s.dirty[h.VirtualServerKey] = struct{}{}
 		}

@@ -108,7 +108,7 @@ func TestRefusedAreNamedAndTriedAgain(t *testing.T) {
 		// It does not cost more each second from then on, and others go on.
 		tries := 0
 		for range 60 {
-			time.Sleep(time.Second)
+			pass(time.Second)
 			n.check(t)
 			if slices.ContainsFunc(n.Ops(), writes("AddServer")) {
 				tries++
@@ -169,7 +169,7 @@ func TestForeignAtANodeAddress(t *testing.T) {
 		}
 		n.wantOps(t, "SetSysctl")
 		n.Take(v.VirtualServerKey)
-		time.Sleep(time.Second)
+		pass(time.Second)
 		if r := n.check(t); r.Refused != nil {
 			t.Errorf("refused %+v", r.Refused)
 		}
@@ -216,4 +216,85 @@ func TestReadOnlySettings(t *testing.T) {
 		t.Error("not told")
 	}
 	n.wantTable(t, "192.0.2.1:80/UDP rr 1:1")
+}
+
+// What somebody made otherwise than we do is put right where it stands.
+func TestOdd(t *testing.T) {
+	n := newNode()
+	v := service(vip(1), loadbalancer.TCP, "rr", pods(1, 2)...)
+	s := kernel.ServerState{VirtualServer: v, Odd: true, Reals: []kernel.RealState{{RealServer: pod(2), Odd: true}, {RealServer: pod(1)}}}
+	s.Service, s.VirtualServer.Reals = loadbalancer.ServiceKey{}, nil
+	n.Put(s)
+	n.apply(t, v)
+	n.wantOps(t, "SetSysctl", "UpdateServer", "UpdateReal 2")
+	n.apply(t, v)
+	n.wantOps(t)
+}
+
+func TestPlanOutOfOrder(t *testing.T) {
+	n := newNode()
+	v, w := service(vip(1), loadbalancer.TCP, "rr", pods(1)...), service(vip(2), loadbalancer.TCP, "rr", pods(2)...)
+	n.apply(t, w, v, w)
+	n.wantTable(t, "192.0.2.1:80/TCP rr 1:1", "192.0.2.2:80/TCP rr 2:1")
+	n.apply(t, v, w)
+	n.wantOps(t)
+	n.apply(t, w)
+	n.wantTable(t, "192.0.2.2:80/TCP rr 2:1")
+}
+
+// Who interrupts an attempt has the rest done by the next, without a full reading.
+func TestInterrupted(t *testing.T) {
+	for at := 1; at < 30; at++ {
+		n := busyNode(t)
+		n.Reset()
+		ctx, cancel := context.WithCancel(t.Context())
+		n.Fault(func(o kerneltest.Op) error {
+			if o.N == at {
+				cancel()
+			}
+			return nil
+		})
+		_, err := n.servers.Apply(ctx, after())
+		cancel()
+		n.Fault(nil)
+		if err == nil && len(n.Ops()) > at+2 {
+			t.Fatalf("went on for %d operations after %d", len(n.Ops())-at, at)
+		}
+		n.plan(t, after())
+		if slices.ContainsFunc(n.Ops(), writes("List")) {
+			t.Error("read everything anew")
+		}
+		n.check(t)
+		n.check(t)
+		if got := table(t, n.Fake); !slices.Equal(got, settled()) {
+			t.Errorf("interrupted at %d: kernel has %q", at, got)
+		}
+	}
+}
+
+// What we may have made at a node's address, because the kernel did not say, is ours.
+func TestMadeButNotTold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNode()
+		v := service(netip4(172, 20, 0, 2), loadbalancer.TCP, "rr", pods(1)...)
+		f := loadbalancer.Forwarding{
+			VirtualServers: []loadbalancer.VirtualServer{v},
+			Served:         []loadbalancer.Served{{Addr: v.Addr, Protocol: loadbalancer.TCP, Port: 80, Foreign: true}},
+		}
+		n.Fault(func(o kerneltest.Op) error {
+			if o.Name == "AddServer" && o.N < 5 {
+				return kerneltest.Late(errors.New("no buffer space"))
+			}
+			return nil
+		})
+		if r := n.plan(t, f); len(r.Refused) != 1 {
+			t.Errorf("refused %+v", r.Refused)
+		}
+		pass(time.Second)
+		n.Fault(nil)
+		if r := n.check(t); r.Refused != nil || r.Repaired != 0 {
+			t.Errorf("result %+v", r)
+		}
+		n.wantTable(t, "172.20.0.2:80/TCP rr 1:1")
+	})
 }

@@ -131,7 +131,7 @@ type server struct {
 	// odd: to be written again, whatever it seems to be.
 	odd bool
 	// reals in the order in which the kernel got them.
-	reals []real
+	reals []member
 	// protocol, 0 where it is a mark's that no plan of this run had.
 	protocol loadbalancer.Protocol
 	// unsure: an operation failed, and may have been done all the same.
@@ -140,8 +140,8 @@ type server struct {
 	draining bool
 }
 
-// real is one real server in the kernel.
-type real struct {
+// member is one real server in the kernel.
+type member struct {
 	loadbalancer.RealServer
 	odd bool
 	// aside: it had weight 0 from the start, so that the tables of hashing schedulers leave
@@ -253,11 +253,13 @@ func (s *Servers) settle(ctx context.Context, again bool) error {
 	s.purge = purge{}
 	for _, key := range keys {
 		if err := ctx.Err(); err != nil {
+			s.postpone()
 			return err //nolint:wrapcheck // the caller's own
 		}
 		err := s.converge(ctx, key)
 		switch {
-		case ctx.Err() != nil, errors.Is(err, kernel.ErrNoIPVS):
+		case err != nil && ctx.Err() != nil, errors.Is(err, kernel.ErrNoIPVS):
+			s.postpone()
 			return err
 		case errors.Is(err, errForeign) && again:
 			s.known = false
@@ -412,8 +414,4 @@ func (s *Servers) protocol(key loadbalancer.VirtualServerKey) loadbalancer.Proto
 // compare orders as the plan does.
 func compare(a, b loadbalancer.VirtualServerKey) int {
 	return cmp.Or(a.Addr.Compare(b.Addr), cmp.Compare(a.Protocol, b.Protocol), cmp.Compare(a.Port, b.Port), cmp.Compare(a.Mark, b.Mark))
-}
-
-func compareReals(a, b loadbalancer.RealServerKey) int {
-	return cmp.Or(a.Addr.Compare(b.Addr), cmp.Compare(a.Port, b.Port))
 }

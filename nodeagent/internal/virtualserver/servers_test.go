@@ -251,3 +251,6 @@ func TestOneEndpointAmongTenThousand(t *testing.T) {
 		t.Errorf("one virtual server less: %v", ops)
 	}
 }
+
+// pass lets time go by, in a bubble of synctest.
+func pass(d time.Duration) { <-time.After(d) }

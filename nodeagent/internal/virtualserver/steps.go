@@ -66,13 +66,13 @@ type step struct {
 // weight are in the order in which a node that begins now would add them, so that all nodes
 // choose alike. One that has to move is removed and added again at once: its connections
 // stay, but a packet in between is lost.
-func steps(o order, have []real, want []loadbalancer.RealServer, drains bool) []step {
+func steps(o order, have []member, want []loadbalancer.RealServer, drains bool) []step {
 	if o == blind {
 		// A real server of weight 0 would have its share of new connections refused.
 		drains = false
 		want = slices.DeleteFunc(slices.Clone(want), func(r loadbalancer.RealServer) bool { return r.Weight == 0 })
 	}
-	present := make(map[loadbalancer.RealServerKey]*real, len(have))
+	present := make(map[loadbalancer.RealServerKey]*member, len(have))
 	for i := range have {
 		present[have[i].RealServerKey] = &have[i]
 	}
@@ -102,7 +102,7 @@ func steps(o order, have []real, want []loadbalancer.RealServer, drains bool) []
 }
 
 // weighted are the steps for those real servers that are to have weight.
-func weighted(o order, have []real, want []loadbalancer.RealServer, present map[loadbalancer.RealServerKey]*real,
+func weighted(o order, have []member, want []loadbalancer.RealServer, present map[loadbalancer.RealServerKey]*member,
 	wanted map[loadbalancer.RealServerKey]uint32,
 ) []step {
 	// placed are those that keep their place in the order, if it is the right one.
@@ -140,7 +140,7 @@ func weighted(o order, have []real, want []loadbalancer.RealServer, present map[
 }
 
 // toZero are the steps by which one real server gets weight 0.
-func toZero(o order, h *real, r loadbalancer.RealServer) []step {
+func toZero(o order, h *member, r loadbalancer.RealServer) []step {
 	switch {
 	case h == nil:
 		return []step{{add, r}}

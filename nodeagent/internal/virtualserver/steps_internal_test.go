@@ -60,9 +60,9 @@ func TestStepsOfOneChange(t *testing.T) {
 	}
 }
 
-func parse(t *testing.T, text string) []real {
+func parse(t *testing.T, text string) []member {
 	t.Helper()
-	var out []real
+	var out []member
 	for text != "" {
 		var n int
 		var weight uint32
@@ -75,7 +75,7 @@ func parse(t *testing.T, text string) []real {
 		} else {
 			text = ""
 		}
-		out = append(out, real{
+		out = append(out, member{
 			RealServer: loadbalancer.RealServer{RealServerKey: key(n), Weight: weight}, aside: word[len(word)-1] == '-',
 		})
 	}
@@ -109,7 +109,7 @@ func TestStepsForgetTheirHistory(t *testing.T) {
 	for _, o := range []order{indifferent, ranked, hashed, blind} {
 		for seed := range uint64(300) {
 			random := rand.New(rand.NewPCG(seed, uint64(o)))
-			var have []real
+			var have []member
 			for range 12 {
 				want := randomWant(random)
 				drains := random.IntN(2) == 0
@@ -121,7 +121,7 @@ func TestStepsForgetTheirHistory(t *testing.T) {
 					t.Fatalf("order %d, seed %d: %v, a fresh node has %v", o, seed, seen(have), seen(fresh))
 				}
 				for _, w := range want {
-					at := slices.IndexFunc(have, func(r real) bool { return r.RealServerKey == w.RealServerKey })
+					at := slices.IndexFunc(have, func(r member) bool { return r.RealServerKey == w.RealServerKey })
 					if o == blind && w.Weight == 0 {
 						if at >= 0 {
 							t.Fatalf("seed %d: one without weight is there", seed)
@@ -153,17 +153,17 @@ func randomWant(random *rand.Rand) []loadbalancer.RealServer {
 	return want
 }
 
-func run(t *testing.T, o order, have []real, list []step, always bool) []real {
+func run(t *testing.T, o order, have []member, list []step, always bool) []member {
 	t.Helper()
 	have = slices.Clone(have)
 	for _, s := range list {
-		at := slices.IndexFunc(have, func(r real) bool { return r.RealServerKey == s.RealServerKey })
+		at := slices.IndexFunc(have, func(r member) bool { return r.RealServerKey == s.RealServerKey })
 		switch s.verb {
 		case add:
 			if at >= 0 {
 				t.Fatalf("order %d: %v added twice", o, s.RealServer)
 			}
-			have = append(have, real{RealServer: s.RealServer, aside: s.Weight == 0})
+			have = append(have, member{RealServer: s.RealServer, aside: s.Weight == 0})
 		case update:
 			have[at].RealServer = s.RealServer
 			have[at].aside = have[at].aside && s.Weight == 0
@@ -177,7 +177,7 @@ func run(t *testing.T, o order, have []real, list []step, always bool) []real {
 	return have
 }
 
-func available(have []real) int {
+func available(have []member) int {
 	n := 0
 	for _, r := range have {
 		if r.Weight > 0 {
@@ -198,7 +198,7 @@ func positive(want []loadbalancer.RealServer) int {
 }
 
 // seen is what a scheduler to which the order means something sees.
-func seen(have []real) []loadbalancer.RealServer {
+func seen(have []member) []loadbalancer.RealServer {
 	var out []loadbalancer.RealServer
 	for _, r := range have {
 		if r.Weight > 0 {
