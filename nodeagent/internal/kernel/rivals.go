@@ -11,16 +11,44 @@ import (
 	"slices"
 	"time"
 
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 	"k8s.io/klog/v2"
 )
 
-// linux/netfilter/nfnetlink.h and nf_tables.h: the group that is told of changes, and the
-// message that ends each transaction.
+// linux/netfilter/nfnetlink.h and nf_tables.h: the group that is told of changes, the
+// message that ends each transaction, and the question for the last one.
 const (
-	groupNFT = 7          // NFNLGRP_NFTABLES
-	newGen   = 10<<8 | 15 // NFNL_SUBSYS_NFTABLES, NFT_MSG_NEWGEN
+	groupNFT    = 7          // NFNLGRP_NFTABLES
+	newGen      = 10<<8 | 15 // NFNL_SUBSYS_NFTABLES, NFT_MSG_NEWGEN
+	getGen      = 10<<8 | 16 // NFT_MSG_GETGEN
+	genID       = 1          // NFTA_GEN_ID
+	sizeofNFGen = 4          // struct nfgenmsg
 )
+
+// NFTGeneration is the number of the last transaction that changed nftables, whoever's it
+// was: as long as it stays, nothing of them changed. It is one request.
+func (k *Kernel) NFTGeneration() (uint32, error) {
+	req := nl.NewNetlinkRequest(getGen, 0)
+	req.AddRawData(make([]byte, sizeofNFGen))
+	msgs, err := req.Execute(unix.NETLINK_NETFILTER, newGen)
+	if err != nil {
+		return 0, fmt.Errorf("read the generation of nftables: %w", err)
+	}
+	for _, m := range msgs {
+		if len(m) < sizeofNFGen {
+			continue
+		}
+		attrs, err := nl.ParseRouteAttr(m[sizeofNFGen:])
+		if err != nil {
+			return 0, fmt.Errorf("read the generation of nftables: %w", err)
+		}
+		if id := attributesOf(attrs)[genID]; len(id) == 4 {
+			return binary.BigEndian.Uint32(id), nil
+		}
+	}
+	return 0, errors.New("read the generation of nftables: it is not in the reply")
+}
 
 // WatchNFT calls notify after every transaction that changed nftables, our own included,
 // until ctx ends, and once at the start; notify must not block. Whoever empties the table of

@@ -39,7 +39,16 @@ func TestWatchNFT(t *testing.T) {
 			t.Fatal("not told: " + what)
 		}
 	}
+	generation := func() uint32 {
+		t.Helper()
+		g, err := k.NFTGeneration()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return g
+	}
 	await("the beginning")
+	first := generation()
 	nft("table inet t { set s { type ipv4_addr; }; }")
 	await("a table")
 	var b strings.Builder
@@ -48,9 +57,19 @@ func TestWatchNFT(t *testing.T) {
 	}
 	nft("add chain inet t c\n" + b.String())
 	await("many rules")
+	last := generation()
+	if last != first+2 {
+		t.Errorf("generation %d after 2 transactions, was %d", last, first)
+	}
 	nft("list ruleset")
+	if g := generation(); g != last {
+		t.Errorf("generation %d after reading, was %d", g, last)
+	}
 	nft("delete table inet t")
 	await("a table that goes")
+	if g := generation(); g == last {
+		t.Errorf("generation %d as before the table went", g)
+	}
 	if len(told) > 0 {
 		t.Errorf("told %d times too often", len(told))
 	}

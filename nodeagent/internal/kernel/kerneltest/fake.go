@@ -53,7 +53,7 @@ func (o Op) String() string {
 // Writes says whether the operation changes something.
 func (o Op) Writes() bool {
 	switch o.Name {
-	case "List", "Reals", "Has", "HasVIP", "LocalAddrs", "ConnTableSize", "VIPLink", "LinkNames", "Sysctl":
+	case "List", "Reals", "Has", "HasVIP", "LocalAddrs", "NFTGeneration", "ConnTableSize", "VIPLink", "LinkNames", "Sysctl":
 		return false
 	default:
 		return true
@@ -109,6 +109,7 @@ type Fake struct {
 	link       bool
 	vips       map[netip.Addr]struct{}
 	addrs      []netip.Addr
+	generation uint32
 }
 
 // New returns a kernel with IPVS, all of its schedulers and its settings as they are by
@@ -405,6 +406,16 @@ func (f *Fake) LinkNames() ([]string, error) {
 			out = append(out, kernel.VIPLinkName)
 		}
 		slices.Sort(out)
+		return nil
+	})
+	return out, err
+}
+
+// NFTGeneration is [kernel.Kernel.NFTGeneration].
+func (f *Fake) NFTGeneration() (uint32, error) {
+	var out uint32
+	err := f.do(Op{Name: "NFTGeneration"}, func() error {
+		out = f.generation
 		return nil
 	})
 	return out, err

@@ -75,6 +75,13 @@ func (f *Fake) SetAddrs(addrs ...netip.Addr) {
 	f.addrs = slices.SortedFunc(slices.Values(addrs), netip.Addr.Compare)
 }
 
+// ChangeNFT is a transaction of nftables.
+func (f *Fake) ChangeNFT() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.generation++
+}
+
 // Settle sets a setting, whether the kernel had it or not.
 func (f *Fake) Settle(name, value string) {
 	f.mu.Lock()
