@@ -34,7 +34,7 @@ type fakeServer struct {
 // resourceOf returns the path below which a kind's objects are served.
 func resourceOf(kind string) string {
 	switch kind {
-	case "NetworkPolicy", "Community":
+	case "NetworkPolicy", "Community", "ExternalIPPolicy":
 		return strings.ToLower(strings.TrimSuffix(kind, "y")) + "ies"
 	default:
 		return strings.ToLower(kind) + "s"

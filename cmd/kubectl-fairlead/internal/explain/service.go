@@ -26,6 +26,8 @@ type ServiceReport struct {
 	NotServed string `json:"notServed,omitempty"`
 	// Addresses that it has, in its record's order.
 	Addresses []Address `json:"addresses,omitempty"`
+	// Forwarding is who forwards to it, nil without a record.
+	Forwarding *Forwarding `json:"forwarding,omitempty"`
 	// Absent says why there is no address, or not every one that was asked for.
 	Absent *Absence `json:"absent,omitempty"`
 	// Conditions of its record.
@@ -107,6 +109,9 @@ func Service(s *cluster.State, namespace, name string) (ServiceReport, bool) {
 	}
 	if record != nil {
 		r.Conditions = conditions(record.Status.Conditions)
+		if len(record.Spec.Addresses)+len(record.Spec.NodeAddresses) > 0 {
+			r.Forwarding = b.forwarding(svc, record)
+		}
 	}
 	if r.NotServed == "" {
 		r.Absent = b.absence(svc)

@@ -109,6 +109,9 @@ func (r ServiceReport) Text() string {
 				p.holding(&a.Holding)
 			})
 		}
+		if r.Forwarding != nil {
+			p.forwarding(r.Forwarding)
+		}
 		if r.Absent != nil {
 			p.absence(r)
 		}
@@ -116,6 +119,20 @@ func (r ServiceReport) Text() string {
 		p.notes(r.Notes)
 	})
 	return p.String()
+}
+
+func (p *page) forwarding(f *Forwarding) {
+	head := "forwarded by " + f.Asked
+	if f.IPMode != "" {
+		head += ", ipMode " + f.IPMode
+	}
+	p.line("%s", head)
+	p.in(func() {
+		p.value("how", f.How)
+		p.value("sources", strings.Join(f.SourceRanges, ", "))
+		p.list("nodes' own", f.NodeAddresses)
+		p.list("nodes", f.Nodes)
+	})
 }
 
 func (p *page) absence(r ServiceReport) {
