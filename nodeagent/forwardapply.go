@@ -250,7 +250,12 @@ func contains(sorted []netip.Addr, a netip.Addr) bool {
 
 func equalForwarding(a, b loadbalancer.Forwarding) bool {
 	return slices.Equal(a.VIPs, b.VIPs) && slices.Equal(a.InCluster, b.InCluster) && slices.Equal(a.LocalReals, b.LocalReals) &&
-		slices.EqualFunc(a.Served, b.Served, equalServed) && slices.EqualFunc(a.VirtualServers, b.VirtualServers, equalServer)
+		equalSlices(a.Served, b.Served, equalServed) && equalSlices(a.VirtualServers, b.VirtualServers, equalServer)
+}
+
+// equalSlices does not look into what is the same slice, as it is where nothing changed.
+func equalSlices[T any](a, b []T, equal func(a, b T) bool) bool {
+	return len(a) == len(b) && (len(a) == 0 || &a[0] == &b[0] || slices.EqualFunc(a, b, equal))
 }
 
 func equalServed(a, b loadbalancer.Served) bool {

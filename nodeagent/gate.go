@@ -41,7 +41,7 @@ func (g *gate) begin(f loadbalancer.Forwarding) {
 }
 
 // shut says whether an address is to wait. It does not for long.
-func (g *gate) shut(ctx context.Context, now time.Time, a netip.Addr, s *planeState) bool {
+func (g *gate) shut(now time.Time, a netip.Addr, s *planeState) bool {
 	if _, programmed := s.vips[a]; programmed || s.decided && (!s.forwards || !contains(g.vips, a)) {
 		return false
 	}
@@ -49,12 +49,16 @@ func (g *gate) shut(ctx context.Context, now time.Time, a netip.Addr, s *planeSt
 	if !waits {
 		since = now
 	}
-	if now.Sub(since) >= gateFor {
-		klog.FromContext(ctx).Info("Announcing an address that the data plane has not programmed", "address", a, "waited", now.Sub(since))
-		return false
-	}
 	g.since[a] = since
-	return true
+	return now.Sub(since) < gateFor
+}
+
+// opened notes that an address is announced, programmed or not.
+func (g *gate) opened(ctx context.Context, now time.Time, a netip.Addr) {
+	if since, waits := g.since[a]; waits {
+		klog.FromContext(ctx).Info("Announcing an address that the data plane has not programmed", "address", a, "waited", now.Sub(since))
+		delete(g.since, a)
+	}
 }
 
 // waits says whether an address was made to wait in this round.
@@ -83,7 +87,10 @@ func (l *loop) forward(ctx context.Context, objs intake.Objects, state plan.Node
 	f := state.Forwarding
 	w := wanted{Forwarding: f, revision: l.revisions.highest, spec: l.revisions.spec}
 	silent := l.settings.muted || !slices.ContainsFunc(f.VIPs, netip.Addr.Is4)
-	ready, err := l.prepare(ctx, f)
+	ready, err := true, error(nil)
+	if len(f.VirtualServers) > 0 {
+		ready, err = l.prepare(ctx, f)
+	}
 	switch {
 	case l.prepared:
 	case err != nil:
@@ -91,9 +98,10 @@ func (l *loop) forward(ctx context.Context, objs intake.Objects, state plan.Node
 	case l.settings.deaf != "":
 		w.refused = deafError(l.settings.deaf)
 	default:
-		l.prepared = ready && silent
+		l.prepared = ready && silent && len(f.VirtualServers) > 0
+		w.ready = ready && silent
 	}
-	w.ready = l.prepared
+	w.ready = w.ready || l.prepared
 	l.a.forward.Want(w)
 }
 

@@ -117,10 +117,15 @@ func (l *loop) hold(ctx context.Context, now time.Time, g loadbalancer.Group, st
 	plane := l.a.forward.State()
 	for _, a := range st.Addrs {
 		h := l.held[a]
-		if h == nil && (!l.mayBegin(ctx, now, a, &st, joins, probing) || l.gate.shut(ctx, now, a, plane)) {
-			continue
+		if h == nil {
+			// Both go on at once: probing takes a while, and so does programming.
+			shut := l.gate.shut(now, a, plane)
+			if !l.mayBegin(ctx, now, a, &st, joins, probing) || shut {
+				continue
+			}
 		}
 		if h == nil || st.Action == placement.TakeOver {
+			l.gate.opened(ctx, now, a)
 			h = &holding{name: loadbalancer.Group(v1alpha1.ClaimName(a)), term: st.Owner.Epoch, since: now}
 			l.held[a] = h
 			l.a.metrics.TookOver()

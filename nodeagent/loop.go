@@ -60,6 +60,7 @@ type loop struct {
 	prepared  bool
 	revisions revisions
 	gate      gate
+	memory    plan.Memory
 
 	leaving bool
 	moved   bool
@@ -172,7 +173,7 @@ func (l *loop) round(ctx context.Context, now time.Time) {
 	objs, view := l.a.objects.Objects(ctx), l.gossip.View()
 	l.nodes = objs.Nodes
 	s := l.snapshot(ctx, now, objs, view)
-	state := plan.For(s)
+	state := l.memory.For(s)
 	l.silence(ctx, objs.Claims, slices.ContainsFunc(state.Forwarding.VIPs, netip.Addr.Is4))
 	l.forward(ctx, objs, state)
 	l.macs.learn(s.Members, s.Nodes)

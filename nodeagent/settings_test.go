@@ -15,6 +15,7 @@ import (
 
 	"github.com/fairlead-lb/fairlead/loadbalancer"
 	"github.com/fairlead-lb/fairlead/nodeagent/internal/kernel"
+	"github.com/fairlead-lb/fairlead/nodeagent/internal/kernel/kerneltest"
 )
 
 // simSettings are the settings of a node's kernel, and its addresses on links that do not
@@ -25,18 +26,15 @@ type simSettings struct {
 	local   map[netip.Addr][]string       // guarded by setting
 	refuse  error                         // guarded by setting
 	sets    int                           // guarded by setting: how often anything was set
-	sysctls map[string]string             // guarded by setting: by name, where ip_vs is
-	fixed   error                         // guarded by setting: of sysctls
+	ipvs    *kerneltest.Fake              // nil where the kernel has none
+	fixed   error                         // guarded by setting: sysctls cannot be set
 }
 
 func (k *simSettings) Sysctl(name string) (string, error) {
-	k.setting.Lock()
-	defer k.setting.Unlock()
-	value, ok := k.sysctls[name]
-	if !ok {
+	if k.ipvs == nil {
 		return "", kernel.ErrNotFound
 	}
-	return value, nil
+	return k.ipvs.Sysctl(name)
 }
 
 func (k *simSettings) SetSysctl(name, value string) error {
@@ -45,8 +43,7 @@ func (k *simSettings) SetSysctl(name, value string) error {
 	if k.fixed != nil {
 		return k.fixed
 	}
-	k.sysctls[name] = value
-	return nil
+	return k.ipvs.SetSysctl(name, value)
 }
 
 func (k *simSettings) ARPSettings() (map[string]kernel.ARPSettings, error) {

@@ -53,6 +53,10 @@ type sim struct {
 	marks     map[loadbalancer.NodeName]loadbalancer.Node // what the API says of nodes
 	unready   map[loadbalancer.NodeName]bool              // for the API
 	published atomic.Int64                                // news in the gossip
+	ipvs      bool                                        // set before nodes start: their kernels forward
+	dataPlane string                                      // set before nodes start: --data-plane
+	backends  []loadbalancer.Backend                      // of all Services, for the data plane
+	revision  int                                         // of the record that was changed last
 }
 
 const detection = 700 * time.Millisecond
@@ -129,7 +133,11 @@ func (s *sim) start(name loadbalancer.NodeName) {
 	if s.profile != "" {
 		o.Profile = s.profile
 	}
+	if s.dataPlane != "" {
+		o.DataPlane = s.dataPlane
+	}
 	a, err := newAgent(o, "v0", deps{
+		plane:  n.planeDeps(),
 		kernel: n, cluster: n, claims: s.claims, agents: s.agents, registry: prometheus.NewRegistry(),
 		openARP:    func(kernel.Link) (l2.Conn, error) { return n.open(false) },
 		openNDP:    func(kernel.Link) (l2.Conn, error) { return n.open(true) },
@@ -373,7 +381,7 @@ func (n *simNode) Objects(context.Context) intake.Objects {
 	defer n.s.mu.Unlock()
 	out.Records = maps.Clone(n.s.records)
 	for _, r := range out.Records {
-		out.Endpoints[r.Service] = loadbalancer.Endpoints{Any: len(n.s.serving) > 0, Nodes: n.s.serving}
+		out.Endpoints[r.Service] = loadbalancer.Endpoints{Any: len(n.s.serving) > 0, Nodes: n.s.serving, Backends: n.s.backends}
 	}
 	for name, other := range n.s.nodes {
 		other.mu.Lock()

@@ -21,6 +21,7 @@ import (
 // for, and what the API server says of the agent's future.
 type simKernel struct {
 	simSettings
+	simPlane
 
 	keeping sync.Mutex
 	until   map[kernel.Kept]time.Time // guarded by keeping
@@ -36,6 +37,10 @@ func (s *sim) kernelOf(name loadbalancer.NodeName) *simKernel {
 	defer s.mu.Unlock()
 	if s.kept[name] == nil {
 		s.kept[name] = &simKernel{until: map[kernel.Kept]time.Time{}}
+		if s.ipvs {
+			s.kept[name].boot()
+			s.kept[name].ipvs = s.kept[name].table
+		}
 	}
 	return s.kept[name]
 }
