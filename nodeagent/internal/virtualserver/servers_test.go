@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/fairlead-lb/fairlead/loadbalancer"
+	"github.com/fairlead-lb/fairlead/nodeagent/internal/kernel"
 	"github.com/fairlead-lb/fairlead/nodeagent/internal/kernel/kerneltest"
 	"github.com/fairlead-lb/fairlead/nodeagent/internal/virtualserver"
 )
@@ -115,10 +116,14 @@ func (n *node) wantTable(t *testing.T, want ...string) {
 	}
 }
 
-func table(t *testing.T, f *kerneltest.Fake) []string {
+// lister is a kernel, real or not.
+type lister interface {
+	List() ([]kernel.ServerState, error)
+}
+
+func table(t *testing.T, k lister) []string {
 	t.Helper()
-	f.Fault(nil)
-	list, err := f.List()
+	list, err := k.List()
 	if err != nil {
 		t.Fatal(err)
 	}
