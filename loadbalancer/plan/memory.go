@@ -106,7 +106,7 @@ func same[T comparable](a, b []T) bool {
 // hasKeysOf says whether two shares have the same keys, in the same order.
 func (s *share) hasKeysOf(t *share) bool {
 	return slices.EqualFunc(s.fronts, t.fronts, func(a, b front) bool {
-		return a.Addr == b.Addr && a.Protocol == b.Protocol && a.Port == b.Port && a.Foreign == b.Foreign && a.inside == b.inside
+		return a.Addr == b.Addr && a.Protocol == b.Protocol && a.Port == b.Port && a.inside == b.inside
 	}) && slices.EqualFunc(s.inside, t.inside, func(a, b inside) bool { return a.markKey == b.markKey })
 }
 
@@ -194,7 +194,16 @@ func (m *Memory) arrange() {
 			cmp.Compare(a.of.Service.Name, b.of.Service.Name), cmp.Compare(a.of.UID, b.of.UID),
 		)
 	})
+	all := len(m.fronts)
 	m.fronts = slices.CompactFunc(m.fronts, func(a, b entry) bool { return compareFronts(a.front(), b.front()) == 0 })
+	if len(m.fronts) == all {
+		return
+	}
+	reached := make(map[entry]struct{}, len(m.fronts))
+	for _, e := range m.fronts {
+		reached[entry{e.of, e.front().inside}] = struct{}{}
+	}
+	m.insides = slices.DeleteFunc(m.insides, func(e entry) bool { _, ok := reached[e]; return !ok })
 }
 
 func compareFronts(a, b *front) int {
