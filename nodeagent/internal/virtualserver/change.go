@@ -21,6 +21,11 @@ const flush = 50 * time.Millisecond
 func (s *Servers) change(ctx context.Context, h *server, w loadbalancer.VirtualServer) error {
 	h.protocol = s.protocol(w.VirtualServerKey)
 	drains := h.protocol == loadbalancer.TCP || h.protocol == loadbalancer.SCTP
+	planned := w
+	ghosts := s.ghosts[w.VirtualServerKey]
+	if drains {
+		w.Reals = haunted(w.Reals, ghosts)
+	}
 	// Its scheduler stays what it is where the kernel does not have the new one.
 	refused := s.describe(h, w, drains)
 	if errors.Is(refused, errForeign) {
@@ -47,8 +52,22 @@ func (s *Servers) change(ctx context.Context, h *server, w loadbalancer.VirtualS
 			break // What comes next would add it.
 		}
 	}
-	s.mark(h, w)
+	s.mark(h, planned, ghosts)
 	return errors.Join(errs...)
+}
+
+// haunted are the real servers of a plan, and those that come back to drain.
+func haunted(list []loadbalancer.RealServer, ghosts []member) []loadbalancer.RealServer {
+	if len(ghosts) == 0 {
+		return list
+	}
+	list = slices.Clone(list)
+	for _, g := range ghosts {
+		if !slices.ContainsFunc(list, func(r loadbalancer.RealServer) bool { return r.RealServerKey == g.RealServerKey }) {
+			list = append(list, loadbalancer.RealServer{RealServerKey: g.RealServerKey})
+		}
+	}
+	return list
 }
 
 // describe writes scheduler, flags and affinity, if they are not right.
@@ -112,7 +131,7 @@ func foreign(err error) error {
 }
 
 // mark notes since when real servers go, and has them asked for connections.
-func (s *Servers) mark(h *server, w loadbalancer.VirtualServer) {
+func (s *Servers) mark(h *server, w loadbalancer.VirtualServer, ghosts []member) {
 	wanted := make(map[loadbalancer.RealServerKey]struct{}, len(w.Reals))
 	for _, r := range w.Reals {
 		wanted[r.RealServerKey] = struct{}{}
@@ -125,6 +144,11 @@ func (s *Servers) mark(h *server, w loadbalancer.VirtualServer) {
 		}
 		if r.leaving.IsZero() {
 			r.leaving = time.Now()
+			for _, g := range ghosts {
+				if g.RealServerKey == r.RealServerKey {
+					r.leaving = g.leaving
+				}
+			}
 		}
 		if !h.draining {
 			h.draining = true

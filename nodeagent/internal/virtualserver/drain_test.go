@@ -4,6 +4,7 @@ package virtualserver_test
 
 import (
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -194,4 +195,32 @@ func TestAdopt(t *testing.T) {
 		t.Fatal(err)
 	}
 	next.wantTable(t, "0x4000 rr 1:1", "10.96.0.1:80/TCP rr 1:1")
+}
+
+// Somebody empties the table: connections that drain are not cut, and have no more time than
+// they had.
+func TestDrainingOutlivesAFlush(t *testing.T) {
+	for _, scheduler := range []string{"rr", "mh", "sh"} {
+		synctest.Test(t, func(t *testing.T) {
+			n := newNode()
+			v := service(vip(1), loadbalancer.TCP, scheduler, pods(1, 2)...)
+			n.apply(t, v)
+			v.Reals = pods(2)
+			n.apply(t, v)
+			pass(40 * time.Second)
+			n.Flush()
+			if r := n.check(t); r.Repaired != 1 || r.Draining != 1 {
+				t.Errorf("result %+v", r)
+			}
+			n.connect(t, v, 1, 3, 0)
+			n.check(t)
+			if got := table(t, n.Fake); len(got) != 1 || !strings.HasSuffix(got[0], " 2:1 1:0") {
+				t.Errorf("kernel has %q", got)
+			}
+			pass(20 * time.Second)
+			n.check(t)
+			n.check(t)
+			n.wantTable(t, "192.0.2.1:80/TCP "+scheduler+" 2:1")
+		})
+	}
 }

@@ -41,12 +41,29 @@ func (s *Servers) readAll(ctx context.Context) error {
 		if now := have[key]; !old.unsure && (now == nil || !alike(old, now)) {
 			s.repaired++
 		}
+		if lost := old.lost(have[key]); len(lost) > 0 {
+			s.ghosts[key] = lost
+		}
 	}
 	for key := range s.want {
 		s.dirty[key] = struct{}{}
 	}
 	s.have, s.known, s.draining = have, true, nil
 	return nil
+}
+
+// lost are the draining real servers of a copy that are not in a later one.
+func (h *server) lost(now *server) []member {
+	var out []member
+	for _, r := range h.reals {
+		if r.leaving.IsZero() || r.overdue {
+			continue
+		}
+		if now == nil || !slices.ContainsFunc(now.reals, func(x member) bool { return x.RealServerKey == r.RealServerKey }) {
+			out = append(out, r)
+		}
+	}
+	return out
 }
 
 // ours returns the rule by which virtual servers are ours.

@@ -193,6 +193,7 @@ func TestTakesOverAtAnAddressOfOurs(t *testing.T) {
 	n.put(service(vip(2), loadbalancer.TCP, "wlc", pods(1)...))
 	n.Take(v.VirtualServerKey)
 	n.check(t)
+	n.check(t)
 	if r := n.apply(t, v, service(vip(2), loadbalancer.TCP, "rr", pods(1)...)); r.Refused != nil {
 		t.Errorf("refused %+v", r.Refused)
 	}

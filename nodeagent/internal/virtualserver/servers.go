@@ -102,6 +102,9 @@ type Servers struct {
 	known bool
 	// tried ones we may have added: the kernel did not say.
 	tried map[loadbalancer.VirtualServerKey]struct{}
+	// ghosts are real servers that were draining when somebody took them away: they come
+	// back without weight, for their connections.
+	ghosts map[loadbalancer.VirtualServerKey][]member
 	// others are virtual servers that are not ours, as last read.
 	others map[loadbalancer.VirtualServerKey]struct{}
 
@@ -161,6 +164,7 @@ func New(table Table, settings Settings, owned func(context.Context) (Owned, err
 		want:    make(map[loadbalancer.VirtualServerKey]loadbalancer.VirtualServer),
 		have:    make(map[loadbalancer.VirtualServerKey]*server),
 		tried:   make(map[loadbalancer.VirtualServerKey]struct{}),
+		ghosts:  make(map[loadbalancer.VirtualServerKey][]member),
 		others:  make(map[loadbalancer.VirtualServerKey]struct{}),
 		dirty:   make(map[loadbalancer.VirtualServerKey]struct{}),
 		refused: make(map[loadbalancer.VirtualServerKey]refusal),
@@ -276,6 +280,7 @@ func (s *Servers) done(key loadbalancer.VirtualServerKey, err error) {
 	delete(s.dirty, key)
 	if err == nil {
 		delete(s.refused, key)
+		delete(s.ghosts, key)
 		return
 	}
 	if h := s.have[key]; h != nil {
