@@ -57,7 +57,7 @@ func BenchmarkIPVS(b *testing.B) {
 		p.verify(b, 2*services, 6*services)
 	})
 	b.Run("restart", func(b *testing.B) {
-		p.forget()
+		p.forget(b)
 		p.measure(b, func() {})
 		p.verify(b, 2*services, 6*services)
 	})
@@ -97,14 +97,18 @@ func newProgrammer(b *testing.B, services int) *programmer {
 			b.Error(err)
 		}
 	})
-	p.forget()
+	p.forget(b)
 	return p
 }
 
 // forget is what a restart of the agent does.
-func (p *programmer) forget() {
-	d := connectPlane(p.k)
-	p.f = newForwarder("auto", d, metrics.New(prometheus.NewRegistry(), "v0"), func() {})
+func (p *programmer) forget(b *testing.B) {
+	b.Helper()
+	m, err := metrics.New(prometheus.NewRegistry(), "v0")
+	if err != nil {
+		b.Fatal(err)
+	}
+	p.f = newForwarder("auto", connectPlane(p.k), m, func() {})
 }
 
 func (p *programmer) plan() loadbalancer.Forwarding { return p.memory.For(p.snapshot).Forwarding }
