@@ -95,6 +95,7 @@ type Agent struct {
 	metrics                 *metrics.Metrics
 	health                  health
 	forward                 *forwarder
+	meter                   *meter
 }
 
 func newAgent(o Options, version string, d deps) (*Agent, error) {
@@ -126,6 +127,10 @@ func newAgent(o Options, version string, d deps) (*Agent, error) {
 	a.pulse = pulse.NewWatcher(pulse.Timing{Interval: a.timing.PulseInterval, Misses: a.timing.PulseMisses}, a.askPulse, func() { mark(a.dirty) })
 	a.owners = status.NewOwners(o.NodeName, d.claims, a.objects.Claim)
 	a.forward = newForwarder(o.DataPlane, d.plane, m, func() { mark(a.dirty) })
+	a.meter = &meter{node: o.NodeName, forward: a.forward, announced: func() int { return int(a.health.announced.Load()) }}
+	if err := metrics.NewTraffic(d.registry, a.meter.Read, o.BackendMetrics); err != nil {
+		return nil, fmt.Errorf("register metrics: %w", err)
+	}
 	a.report = status.NewReport(o.NodeName, d.agents, func() types.UID { return a.objects.NodeUID(a.name()) }, func() { mark(a.dirty) })
 	return a, nil
 }

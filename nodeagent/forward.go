@@ -29,6 +29,8 @@ const (
 	// eventGap is the least time between two looks for events of nftables, which every
 	// change of our own and of kube-proxy's causes too.
 	eventGap = 200 * time.Millisecond
+	// restPerLook is how much longer than a look the rest before one for an event is.
+	restPerLook = 4
 	// lookAgain is how often the kernel and who else works on it are looked at anew.
 	lookAgain = 30 * time.Second
 	// handBack is how long a node that stops forwarding goes on after it said so: the
@@ -74,6 +76,8 @@ type plane struct {
 	servers virtualServers
 	vips    vipLink
 	guard   guarding
+	// generation is the number of the last transaction of nftables, whoever's.
+	generation func() (uint32, error)
 	// left is what an earlier run has on the link, ascending, and what it serves.
 	left  func(ctx context.Context) (vips []netip.Addr, served []loadbalancer.VirtualServerKey, err error)
 	close func()
@@ -88,6 +92,9 @@ type planeDeps struct {
 	left func(ctx context.Context) (bool, error)
 	// look finds out who else works on this node's packets.
 	look func(ctx context.Context) surroundings.Report
+	// read returns all virtual servers with their figures, and how many buckets the table of
+	// connections has. It is called from anywhere.
+	read func() ([]kernel.ServerState, int, error)
 	// watch calls notify when anything of nftables changed, until ctx ends.
 	watch func(ctx context.Context, notify func()) error
 }
@@ -140,6 +147,8 @@ type forwarder struct {
 	around  surroundings.Report
 	looked  time.Time
 	checked time.Time
+	// cost is what the last look took.
+	cost time.Duration
 	// against is why this node does not forward, empty where it does.
 	against reason.Reason
 	message string
@@ -155,6 +164,8 @@ type forwarder struct {
 	// guarded is what the guard has, if that is known.
 	guarded    loadbalancer.Forwarding
 	guardKnown bool
+	// generation of nftables that the guard is known to be intact in, 0 for none.
+	generation uint32
 	// refused by the kernel are virtual servers, ascending, unbound addresses.
 	refused []virtualserver.Refusal
 	unbound map[netip.Addr]error
@@ -232,7 +243,8 @@ func (f *forwarder) Run(ctx context.Context) error {
 		case <-ctx.Done():
 		case <-f.wake:
 		case <-f.events:
-			pause(ctx, eventGap-time.Since(f.checked))
+			// kube-proxy has as many events as there are changes of endpoints.
+			pause(ctx, max(eventGap, restPerLook*f.cost)-time.Since(f.checked))
 			f.checked = time.Time{}
 		case <-t.C:
 		}
@@ -314,8 +326,8 @@ func (f *forwarder) keep(ctx context.Context, now time.Time, want wanted) {
 	}
 	var err error
 	if f.programmed && now.Sub(f.checked) >= sentinel-tick {
-		f.checked = now
 		err = f.repair(ctx)
+		f.checked, f.cost = now, time.Since(now)
 	}
 	if err == nil && (!f.programmed || f.failures > 0 || !equalForwarding(f.done.Forwarding, want.Forwarding)) {
 		err = f.apply(ctx, want.Forwarding)

@@ -282,6 +282,7 @@ func TestRepair(t *testing.T) {
 				if err := a.nft.Run(s.t.Context(), tx); err != nil {
 					s.t.Error(err)
 				}
+				a.table.ChangeNFT()
 			},
 			"setting": func() { a.table.Settle("net/ipv4/vs/conntrack", "0") },
 		} {

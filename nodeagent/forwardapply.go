@@ -39,8 +39,8 @@ func (f *forwarder) apply(ctx context.Context, want loadbalancer.Forwarding) err
 	}
 	changed := !slices.EqualFunc(have.VirtualServers, want.VirtualServers, sameServerKey)
 	if changed {
-		if err := f.plane.guard.Prepare(ctx, want); err != nil {
-			return err //nolint:wrapcheck // says what failed
+		if err := f.transact(func() error { return f.plane.guard.Prepare(ctx, want) }); err != nil {
+			return err
 		}
 	}
 	if err := f.setGuard(ctx, between(have, f.served(want))); err != nil {
@@ -61,7 +61,7 @@ func (f *forwarder) apply(ctx context.Context, want loadbalancer.Forwarding) err
 		return err
 	}
 	if changed {
-		return f.plane.guard.Settle(ctx) //nolint:wrapcheck // says what failed
+		return f.transact(func() error { return f.plane.guard.Settle(ctx) })
 	}
 	return nil
 }
@@ -77,11 +77,41 @@ func (f *forwarder) setGuard(ctx context.Context, to loadbalancer.Forwarding) er
 		return nil
 	}
 	f.guardKnown = false
-	if err := f.plane.guard.Apply(ctx, to); err != nil {
-		return err //nolint:wrapcheck // says what failed
+	if err := f.transact(func() error { return f.plane.guard.Apply(ctx, to) }); err != nil {
+		return err
 	}
 	f.guarded, f.guardKnown = to, true
 	return nil
+}
+
+// transact changes the guard. If that was the only change of nftables since it was last
+// intact, it still is.
+func (f *forwarder) transact(change func() error) error {
+	before, err := f.plane.generation()
+	intact := err == nil && before != 0 && before == f.generation
+	f.generation = 0
+	if err := change(); err != nil {
+		return err
+	}
+	if after, err := f.plane.generation(); err == nil && intact && after-before <= 1 {
+		f.generation = after
+	}
+	return nil
+}
+
+// guardIntact says whether nobody changed the guard. To look at it costs a run of nft and
+// more the more it holds, and nothing while nobody changes anything.
+func (f *forwarder) guardIntact(ctx context.Context) (bool, error) {
+	now, err := f.plane.generation()
+	if err == nil && now != 0 && now == f.generation {
+		return true, nil
+	}
+	intact, checkErr := f.plane.guard.Check(ctx)
+	f.generation = 0
+	if checkErr == nil && intact && err == nil {
+		f.generation = now
+	}
+	return intact, checkErr //nolint:wrapcheck // says what failed
 }
 
 // noteRefused logs what the kernel refuses, once each.
@@ -108,7 +138,7 @@ func (f *forwarder) noteUnbound(ctx context.Context, r viplink.Result) {
 // wait, and not be refused, while the rest is made.
 func (f *forwarder) repair(ctx context.Context) error {
 	var errs []error
-	intact, err := f.plane.guard.Check(ctx)
+	intact, err := f.guardIntact(ctx)
 	if err == nil && !intact {
 		f.repaired(ctx, partGuard, 1)
 		f.guardKnown = false

@@ -33,7 +33,7 @@ func connectPlane(k *kernel.Kernel) planeDeps {
 				return nil, err //nolint:wrapcheck // says what failed
 			}
 			p := newPlane(table, k, k, nft)
-			p.close = table.Close
+			p.generation, p.close = k.NFTGeneration, table.Close
 			return p, nil
 		},
 		left: func(ctx context.Context) (bool, error) {
@@ -55,8 +55,24 @@ func connectPlane(k *kernel.Kernel) planeDeps {
 			}
 			return r
 		},
+		read:  readTable,
 		watch: k.WatchNFT,
 	}
+}
+
+// readTable reads what IPVS has through a connection of its own, so that nobody waits.
+func readTable() ([]kernel.ServerState, int, error) {
+	table, err := kernel.OpenIPVS()
+	if err != nil {
+		return nil, 0, err //nolint:wrapcheck // says what failed
+	}
+	defer table.Close()
+	buckets, err := table.ConnTableSize()
+	if err != nil {
+		return nil, 0, err //nolint:wrapcheck // says what failed
+	}
+	list, err := table.List()
+	return list, buckets, err //nolint:wrapcheck // says what failed
 }
 
 // newPlane puts the data plane together.

@@ -16,6 +16,7 @@ import (
 
 	"github.com/fairlead-lb/fairlead/loadbalancer"
 	"github.com/fairlead-lb/fairlead/loadbalancer/plan"
+	"github.com/fairlead-lb/fairlead/loadbalancer/traffic"
 	"github.com/fairlead-lb/fairlead/nodeagent/internal/status"
 )
 
@@ -27,6 +28,8 @@ type health struct {
 	// beat is when the loop last came round, in Unix nanoseconds; 0 before it starts.
 	beat  atomic.Int64
 	state atomic.Pointer[debugState]
+	// announced counts the addresses that the loop announces.
+	announced atomic.Int64
 }
 
 // debugState is one round of the loop, immutable.
@@ -61,7 +64,8 @@ func (h *health) healthy(now time.Time) string {
 	return ""
 }
 
-func (h *health) handler() http.Handler {
+// handler serves what the loop tells, and m.
+func (h *health) handler(m http.Handler) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
 		answer(w, h.healthy(time.Now()))
@@ -83,6 +87,7 @@ func (h *health) handler() http.Handler {
 			_, _ = w.Write([]byte(d.String()))
 		}
 	})
+	mux.Handle("GET "+traffic.Path, m)
 	return mux
 }
 
@@ -97,7 +102,7 @@ func answer(w http.ResponseWriter, fault string) {
 }
 
 func (a *Agent) serveHealth(ctx context.Context) error {
-	srv := &http.Server{Handler: a.health.handler(), ReadHeaderTimeout: 5 * time.Second, WriteTimeout: 10 * time.Second}
+	srv := &http.Server{Handler: a.health.handler(a.meter), ReadHeaderTimeout: 5 * time.Second, WriteTimeout: 10 * time.Second}
 	ln, err := (&net.ListenConfig{}).Listen(ctx, "tcp", a.o.HealthAddress)
 	if err != nil {
 		return fmt.Errorf("listen for health checks: %w", err)

@@ -106,6 +106,7 @@ func (n simNFT) Run(ctx context.Context, tx *knftables.Transaction) error {
 	notify := n.plane.notified
 	n.plane.planing.Unlock()
 	err := n.Fake.Run(ctx, tx)
+	n.plane.table.ChangeNFT()
 	if notify != nil {
 		notify()
 	}
@@ -124,11 +125,17 @@ func (n *simNode) planeDeps() planeDeps {
 			if p.opening != nil {
 				return nil, p.opening
 			}
-			return newPlane(p.table, n, p.table, simNFT{p.nft, p}), nil
+			made := newPlane(p.table, n, p.table, simNFT{p.nft, p})
+			made.generation = p.table.NFTGeneration
+			return made, nil
 		},
 		left: func(ctx context.Context) (bool, error) {
 			_, there, err := p.table.VIPLink()
 			return there, err
+		},
+		read: func() ([]kernel.ServerState, int, error) {
+			list, err := p.table.List()
+			return list, 4096, err
 		},
 		look: func(context.Context) surroundings.Report {
 			p.planing.Lock()

@@ -28,6 +28,7 @@ func (l *loop) tell(objs intake.Objects, state plan.NodeState, view member.View,
 	announced := len(l.held)
 	members := len(view.Members) + 1
 	l.a.metrics.Now(announced, members)
+	l.a.health.announced.Store(int64(announced))
 	s := l.agentStatus(announced, members, view.KeyIDs)
 	s.Conflicts = l.tellConflicts(time.Now())
 	s.DataPlane = l.dataPlane(time.Now())

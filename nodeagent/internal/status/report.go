@@ -57,6 +57,8 @@ type Report struct {
 	// that the API server has.
 	settings, recorded []v1alpha1.KernelSetting // guarded by mu
 	loaded             bool                     // guarded by mu
+	// former is what an earlier run told of the data plane, which it left in the kernel.
+	former v1alpha1.DataPlaneStatus // guarded by mu
 	// unknown are the fields that the API server was found not to know.
 	unknown map[string]struct{} // guarded by mu
 }
@@ -69,7 +71,8 @@ func NewReport(node string, agents NodeAgents, nodeUID func() types.UID, notify 
 }
 
 // Set says what the object should hold; conditions in s are ignored in favour of h, and
-// kernel settings in favour of those of [Report.SetKernelSettings]. It does not block.
+// kernel settings in favour of those of [Report.SetKernelSettings]. While s does not say who
+// forwards, what an earlier run told stays. It does not block.
 func (r *Report) Set(s v1alpha1.NodeAgentStatus, h Health) {
 	s.Conditions, s.KernelSettings = nil, nil
 	r.mu.Lock()
@@ -151,6 +154,7 @@ func (r *Report) load(ctx context.Context) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.settings, r.recorded, r.loaded = obj.Status.KernelSettings, obj.Status.KernelSettings, true
+	r.former = obj.Status.DataPlane
 	return nil
 }
 
@@ -209,6 +213,11 @@ func (r *Report) write(ctx context.Context, written *v1alpha1.NodeAgentStatus) (
 	r.mu.Lock()
 	s, h := *r.want.DeepCopy(), r.health
 	settings := slices.Clone(r.settings)
+	if s.DataPlane.Forwarding == "" {
+		r.former.DeepCopyInto(&s.DataPlane)
+	} else {
+		r.former = v1alpha1.DataPlaneStatus{}
+	}
 	r.mu.Unlock()
 	if written != nil {
 		s.Conditions = append(s.Conditions, written.Conditions...)
