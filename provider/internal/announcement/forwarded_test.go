@@ -155,6 +155,11 @@ func TestForwardedIsSticky(t *testing.T) {
 				b.nodes.Put(t, n)
 			}
 		},
+		"an agent that says nothing comes and goes": func(t *testing.T, b *bed) {
+			b.agents.Put(t, &v1alpha1.NodeAgent{ObjectMeta: metav1.ObjectMeta{Name: "worker5"}})
+			wait(t, time.Second)
+			b.agents.Remove("worker5")
+		},
 		"a node cannot program it for a moment": func(t *testing.T, b *bed) {
 			b.agent(t, "worker", func(s *v1alpha1.NodeAgentStatus) {
 				s.DataPlane.Waiting = []v1alpha1.WaitingRecord{{Name: "default/svc200", Reason: "KernelRefuses"}}

@@ -143,6 +143,9 @@ func (c *Controller) planeChanged(before, after *v1alpha1.NodeAgent) {
 		return
 	}
 	for _, a := range []*v1alpha1.NodeAgent{before, after} {
+		if a == nil {
+			continue // one that says nothing has come or gone
+		}
 		for _, w := range a.Status.DataPlane.Waiting {
 			c.queue.AddAfter(item{recordItem, w.Name}, worldDelay)
 		}
