@@ -19,8 +19,6 @@ import (
 	"github.com/fairlead-lb/fairlead/loadbalancer/convert"
 )
 
-func ptr[T any](v T) *T { return &v }
-
 func sliceOf(weight string, ports []discoveryv1.EndpointPort, endpoints ...discoveryv1.Endpoint) *discoveryv1.EndpointSlice {
 	out := &discoveryv1.EndpointSlice{ObjectMeta: metav1.ObjectMeta{Name: "s"}, AddressType: discoveryv1.AddressTypeIPv4, Ports: ports, Endpoints: endpoints}
 	if weight != "" {
@@ -41,7 +39,7 @@ func endpoint(addr, node string, ready, serving, terminating *bool) discoveryv1.
 
 func TestBackendsOf(t *testing.T) {
 	t.Parallel()
-	one := []discoveryv1.EndpointPort{{Port: ptr(int32(8080))}}
+	one := []discoveryv1.EndpointPort{{Port: new(int32(8080))}}
 	web := loadbalancer.Backend{
 		Addr: netip.MustParseAddr("10.1.1.7"), Protocol: loadbalancer.TCP, Port: 8080, Node: "a", Weight: 1, Ready: true, Serving: true,
 	}
@@ -60,11 +58,11 @@ func TestBackendsOf(t *testing.T) {
 			in: []*discoveryv1.EndpointSlice{sliceOf("", one, endpoint("10.1.1.7", "a", nil, nil, nil))}, want: []loadbalancer.Backend{web},
 		},
 		"terminating": {
-			in:   []*discoveryv1.EndpointSlice{sliceOf("", one, endpoint("10.1.1.7", "a", ptr(false), ptr(true), ptr(true)))},
+			in:   []*discoveryv1.EndpointSlice{sliceOf("", one, endpoint("10.1.1.7", "a", new(false), new(true), new(true)))},
 			want: []loadbalancer.Backend{with(func(b *loadbalancer.Backend) { b.Ready, b.Terminating = false, true })},
 		},
 		"not ready": {
-			in:   []*discoveryv1.EndpointSlice{sliceOf("", one, endpoint("10.1.1.7", "a", ptr(false), ptr(false), ptr(false)))},
+			in:   []*discoveryv1.EndpointSlice{sliceOf("", one, endpoint("10.1.1.7", "a", new(false), new(false), new(false)))},
 			want: []loadbalancer.Backend{with(func(b *loadbalancer.Backend) { b.Ready, b.Serving = false, false })},
 		},
 		"no node": {
@@ -73,8 +71,11 @@ func TestBackendsOf(t *testing.T) {
 		},
 		"several ports, by name": {
 			in: []*discoveryv1.EndpointSlice{sliceOf("", []discoveryv1.EndpointPort{
-				{Name: ptr("tls"), Port: ptr(int32(8443)), Protocol: ptr(corev1.Protocol("TCP"))}, {Name: ptr("dns"), Port: ptr(int32(53)), Protocol: ptr(corev1.Protocol("UDP"))},
-				{Name: ptr("all")}, {Name: ptr("odd"), Port: ptr(int32(1)), Protocol: ptr(corev1.Protocol("DCCP"))}, {Name: ptr("zero"), Port: ptr(int32(0))},
+				{Name: new("tls"), Port: new(int32(8443)), Protocol: new(corev1.Protocol("TCP"))},
+				{Name: new("dns"), Port: new(int32(53)), Protocol: new(corev1.Protocol("UDP"))},
+				{Name: new("all")},
+				{Name: new("odd"), Port: new(int32(1)), Protocol: new(corev1.Protocol("DCCP"))},
+				{Name: new("zero"), Port: new(int32(0))},
 			}, endpoint("10.1.1.7", "a", nil, nil, nil))},
 			want: []loadbalancer.Backend{
 				with(func(b *loadbalancer.Backend) { b.PortName, b.Protocol, b.Port = "dns", loadbalancer.UDP, 53 }),
@@ -83,12 +84,12 @@ func TestBackendsOf(t *testing.T) {
 		},
 		"in two slices at a time": {
 			in: []*discoveryv1.EndpointSlice{
-				sliceOf("", one, endpoint("10.1.1.7", "a", ptr(false), ptr(false), nil)), sliceOf("3", one, endpoint("10.1.1.7", "a", nil, nil, nil)),
+				sliceOf("", one, endpoint("10.1.1.7", "a", new(false), new(false), nil)), sliceOf("3", one, endpoint("10.1.1.7", "a", nil, nil, nil)),
 			},
 			want: []loadbalancer.Backend{with(func(b *loadbalancer.Backend) { b.Weight = 3 })},
 		},
 		"only the first address": {
-			in:   []*discoveryv1.EndpointSlice{sliceOf("", one, discoveryv1.Endpoint{Addresses: []string{"10.1.1.7", "10.1.1.8"}, NodeName: ptr("a")})},
+			in:   []*discoveryv1.EndpointSlice{sliceOf("", one, discoveryv1.Endpoint{Addresses: []string{"10.1.1.7", "10.1.1.8"}, NodeName: new("a")})},
 			want: []loadbalancer.Backend{web},
 		},
 		"weights of slice and node": {

@@ -30,7 +30,8 @@ func forwarded() (*v1alpha1.LoadBalancer, loadbalancer.Record) {
 	return in, loadbalancer.Record{
 		UID: "u", Service: loadbalancer.ServiceKey{Namespace: "d", Name: "svc"}, DataPlane: loadbalancer.IPVS, Targets: loadbalancer.TargetNodePort,
 		Ports: []loadbalancer.ServicePort{
-			{Name: "http", Protocol: loadbalancer.TCP, Port: 80, NodePort: 30080}, {Name: "dns", Protocol: loadbalancer.UDP, Port: 53},
+			{Name: "http", Protocol: loadbalancer.TCP, Port: 80, NodePort: 30080},
+			{Name: "dns", Protocol: loadbalancer.UDP, Port: 53},
 			{Protocol: loadbalancer.SCTP, Port: 65535},
 		},
 		Scheduler: "mh", Flags: loadbalancer.SchedPort | loadbalancer.SchedFallback, Affinity: 10 * time.Minute,

@@ -4,6 +4,7 @@ package plan
 
 import (
 	"cmp"
+	"encoding/binary"
 
 	"github.com/fairlead-lb/fairlead/loadbalancer"
 )
@@ -45,11 +46,14 @@ func (k markKey) candidate(n uint32) uint32 {
 	for i := range len(k.uid) {
 		mix(k.uid[i])
 	}
-	is6 := byte(0)
+	var rest [8]byte
+	binary.BigEndian.PutUint16(rest[:], k.port)
+	rest[2] = byte(k.proto)
 	if k.is6 {
-		is6 = 1
+		rest[3] = 1
 	}
-	for _, b := range [...]byte{byte(k.port >> 8), byte(k.port), byte(k.proto), is6, byte(n >> 24), byte(n >> 16), byte(n >> 8), byte(n)} {
+	binary.BigEndian.PutUint32(rest[4:], n)
+	for _, b := range rest {
 		mix(b)
 	}
 	h ^= h >> 33 // the finalizer of MurmurHash3, for FNV is poor in its low bits

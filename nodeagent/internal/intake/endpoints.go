@@ -42,7 +42,7 @@ func (i *Intake) readEndpoints(ctx context.Context, weights map[loadbalancer.Nod
 	e.slices.end(n)
 	switch {
 	case e.known == nil || !maps.Equal(e.weights, weights):
-		e.known, e.weights, others = nil, weights, true
+		e.known, e.weights = nil, weights
 	case others:
 	case len(stale) == 0:
 		return e.known
