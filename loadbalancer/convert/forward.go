@@ -57,7 +57,10 @@ func forward(out *loadbalancer.Record, in *v1alpha1.LoadBalancer) error {
 		out.DataPlane = loadbalancer.KubeProxy
 		errs = append(errs, fmt.Errorf("spec.sourceRanges: %w", err))
 	}
-	out.Sources = sources
+	// Ranges of one family let nobody of the other in, but for the usual way to write everybody.
+	if len(sources) != 1 || sources[0].Bits() != 0 {
+		out.Sources = sources
+	}
 	return errors.Join(errs...)
 }
 

@@ -72,6 +72,10 @@ func TestRecordForwarding(t *testing.T) {
 			change: func(s *v1alpha1.LoadBalancerSpec) { s.NodeAddresses[0] = "x" },
 			want:   func(r *loadbalancer.Record) { r.NodeAddrs = r.NodeAddrs[1:] }, err: "nodeAddresses",
 		},
+		"everybody": {
+			change: func(s *v1alpha1.LoadBalancerSpec) { s.SourceRanges = []string{"192.0.2.0/24", "0.0.0.0/0"} },
+			want:   func(r *loadbalancer.Record) { r.Sources = nil },
+		},
 		"a source range that is none lets nobody in": {
 			change: func(s *v1alpha1.LoadBalancerSpec) { s.SourceRanges = []string{"x"} },
 			want:   func(r *loadbalancer.Record) { r.DataPlane, r.Sources = loadbalancer.KubeProxy, nil }, err: "sourceRanges",
