@@ -147,6 +147,10 @@ func (l *Lab) command(ctx context.Context, stdin io.Reader, tee io.Writer, name 
 	return res, fmt.Errorf("run %s: %w", shown, err)
 }
 
+// Root is the repository's root directory: the first one above the working directory that
+// holds the project's go.mod.
+func Root() (string, error) { return findRoot() }
+
 // findRoot walks up from the working directory to the project's go.mod.
 func findRoot() (string, error) {
 	dir, err := os.Getwd()

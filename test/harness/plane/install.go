@@ -53,17 +53,10 @@ func (p *Plane) install(ctx context.Context) error {
 			objects = append(objects, doc)
 		}
 	}
-	// Kinds of the custom resources are known to the server a moment after these.
-	_, err = harness.Eventually(ctx, time.Minute, func(ctx context.Context) error {
-		_, err := p.Kubectl(ctx, strings.Join(objects, documentSeparator), "apply", "--server-side", "-f", "-")
-		return err
-	})
-	if err != nil {
+	if err := p.Create(ctx, strings.Join(objects, documentSeparator)); err != nil {
 		return err
 	}
-	_, err = p.Kubectl(ctx, "", "wait", "--for=condition=Established", "--timeout=60s",
-		"crd/ipaddresspools.fairlead.dev", "crd/ipclaims.fairlead.dev", "crd/loadbalancers.fairlead.dev")
-	return err
+	return p.waitForKinds(ctx, "ipaddresspools.fairlead.dev", "ipclaims.fairlead.dev", "loadbalancers.fairlead.dev")
 }
 
 func kindOf(doc string) (string, error) {
@@ -103,8 +96,12 @@ func (p *Plane) writeKubeconfig(name, server string, user map[string]any) error 
 	return nil
 }
 
-// BuildController builds the controller from the work tree into the plane's directory.
+// BuildController builds the controller from the work tree into the plane's directory,
+// unless the options name one.
 func (p *Plane) BuildController(ctx context.Context) error {
+	if p.o.ControllerProgram != "" {
+		return nil
+	}
 	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", p.path(harness.ControllerProgram), "./cmd/"+harness.ControllerProgram) //nolint:gosec // a constant
 	cmd.Dir = p.o.Root
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
@@ -158,7 +155,11 @@ func (p *Plane) StartController(ctx context.Context, o ControllerOptions) (*Proc
 		"--authentication-kubeconfig=" + kubeconfig, "--authorization-kubeconfig=" + kubeconfig,
 		"--bind-address=" + loopback.String(), fmt.Sprintf("--secure-port=%d", port), "--cert-dir=" + p.path(o.Name+".certs"),
 	}, o.Args)
-	proc, err := startProcess(ctx, o.Name, p.path(o.Name+".log"), p.path(harness.ControllerProgram),
+	program := p.o.ControllerProgram
+	if program == "" {
+		program = p.path(harness.ControllerProgram)
+	}
+	proc, err := startProcess(ctx, o.Name, p.path(o.Name+".log"), program,
 		args, []string{"POD_NAMESPACE=" + harness.Namespace})
 	if err != nil {
 		return nil, err

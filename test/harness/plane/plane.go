@@ -43,6 +43,11 @@ type Options struct {
 	Root string
 	// Dir holds everything that the plane writes. It must exist and be empty.
 	Dir string
+	// ControllerProgram, if set, is run in place of what [Plane.BuildController] builds.
+	ControllerProgram string
+	// Alone leaves out the controller manager, for callers that need no garbage collected
+	// and no namespace deleted.
+	Alone bool
 	// Audit makes the API server write one line per answered request; see [Plane.AuditLog].
 	Audit bool
 	// Progress gets a line per step.
@@ -80,7 +85,7 @@ func Start(ctx context.Context, o Options) (*Plane, error) {
 			return p, fmt.Errorf("start the control plane: %w", err)
 		}
 	}
-	_, _ = fmt.Fprintln(o.Progress, "control plane: etcd, API server and controller manager run on loopback, Fairlead's manifests are installed")
+	_, _ = fmt.Fprintln(o.Progress, "control plane: it runs on loopback, Fairlead's manifests are installed")
 	return p, nil
 }
 
@@ -230,6 +235,9 @@ func (p *Plane) WaitReady(ctx context.Context) error {
 // startManager runs the controllers that Services need: garbage collection, namespaces
 // and service accounts.
 func (p *Plane) startManager(ctx context.Context) error {
+	if p.o.Alone {
+		return nil
+	}
 	var err error
 	p.manager, err = startProcess(ctx, "kube-controller-manager", p.path("controller-manager.log"), p.tools["kube-controller-manager"], []string{
 		"--kubeconfig=" + p.path("controller-manager.kubeconfig"), "--bind-address=" + loopback.String(), "--secure-port=0",
@@ -255,7 +263,10 @@ func (p *Plane) Stop() error {
 
 // Err names the processes that ended without being asked to.
 func (p *Plane) Err() error {
-	errs := []error{p.etcd.Err(), p.api.Err(), p.manager.Err()}
+	errs := []error{p.etcd.Err(), p.api.Err()}
+	if p.manager != nil {
+		errs = append(errs, p.manager.Err())
+	}
 	for _, c := range p.controllers {
 		errs = append(errs, c.Err())
 	}

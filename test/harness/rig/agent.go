@@ -63,8 +63,7 @@ func (r *Rig) applyDaemonSet(ctx context.Context) error {
 			continue
 		}
 		r.shipped = d.Spec.Template.Spec.Containers[0].Args
-		_, err := r.plane.Kubectl(ctx, doc, "apply", "--server-side", "-f", "-")
-		return err
+		return r.plane.Create(ctx, doc)
 	}
 	return errors.New("read the agent's manifest: no DaemonSet in it")
 }
@@ -95,33 +94,9 @@ func (r *Rig) writeIdentity(ctx context.Context, n *Node) error {
 	if err != nil {
 		return fmt.Errorf("read the node: %w", err)
 	}
-	life := int64(tokenSeconds)
-	token, err := r.Kube().CoreV1().ServiceAccounts(harness.Namespace).CreateToken(ctx, agentAccount, &authenticationv1.TokenRequest{
-		Spec: authenticationv1.TokenRequestSpec{
-			ExpirationSeconds: &life,
-			BoundObjectRef:    &authenticationv1.BoundObjectReference{APIVersion: "v1", Kind: "Node", Name: n.name, UID: node.UID},
-		},
-	}, metav1.CreateOptions{})
-	if err != nil {
-		return fmt.Errorf("make a token: %w", err)
-	}
-	_, _, authority := r.plane.ServingPair()
-	b, err := yaml.Marshal(map[string]any{
-		"apiVersion": "v1", "kind": "Config", "current-context": "rig",
-		"clusters": []any{map[string]any{"name": "rig", "cluster": map[string]any{
-			"server":                fmt.Sprintf("https://%s:%d", gateway4.Addr(), relayPort),
-			"certificate-authority": authority, "tls-server-name": "localhost",
-		}}},
-		"users":    []any{map[string]any{"name": n.name, "user": map[string]any{"token": token.Status.Token}}},
-		"contexts": []any{map[string]any{"name": "rig", "context": map[string]any{"cluster": "rig", "user": n.name}}},
-	})
-	if err != nil {
-		return fmt.Errorf("write the kubeconfig: %w", err)
-	}
-	if err := os.WriteFile(r.path(n.name+".kubeconfig"), b, 0o600); err != nil {
-		return fmt.Errorf("write the kubeconfig: %w", err)
-	}
-	return nil
+	_, err = r.WriteKubeconfig(ctx, n.name, harness.Namespace, agentAccount,
+		&authenticationv1.BoundObjectReference{APIVersion: "v1", Kind: "Node", Name: n.name, UID: node.UID})
+	return err
 }
 
 // StartAgent starts the node's agent with the arguments of the shipped manifest; it must

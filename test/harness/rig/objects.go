@@ -42,8 +42,10 @@ spec: {ipAddressPools: [rig]}
 
 // createNode makes a Node that is Ready.
 func (r *Rig) createNode(ctx context.Context, n *Node) error {
+	pods4, pods6 := n.PodRanges()
 	_, err := r.Kube().CoreV1().Nodes().Create(ctx, &corev1.Node{
 		ObjectMeta: metav1.ObjectMeta{Name: n.name, Labels: map[string]string{corev1.LabelHostname: n.name, corev1.LabelOSStable: "linux"}},
+		Spec:       corev1.NodeSpec{PodCIDR: pods4.String(), PodCIDRs: []string{pods4.String(), pods6.String()}},
 		Status: corev1.NodeStatus{
 			Addresses: []corev1.NodeAddress{
 				{Type: corev1.NodeInternalIP, Address: n.ip4.Addr().String()},
@@ -86,8 +88,7 @@ func ServiceName(n int) string { return fmt.Sprintf("s%05d", n) }
 
 // ApplyScenario makes the namespace, a pool and an advertisement for Services of the rig.
 func (r *Rig) ApplyScenario(ctx context.Context) error {
-	_, err := r.plane.Kubectl(ctx, scenario, "apply", "-f", "-")
-	return err
+	return r.plane.Create(ctx, scenario)
 }
 
 // CreateServices makes Services of type LoadBalancer as fast as the API server answers.

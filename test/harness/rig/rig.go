@@ -45,12 +45,15 @@ type Options struct {
 	Nodes int
 	// AgentArgs come after those of the shipped manifest and override them.
 	AgentArgs []string
-	// AgentProgram and ControllerArgs, if set, are used in place of what is built from
-	// the work tree, and after the arguments of the shipped manifest.
-	AgentProgram   string
+	// AgentProgram and ControllerProgram, if set, are used in place of what is built from
+	// the work tree.
+	AgentProgram, ControllerProgram string
+	// ControllerArgs come after those of the shipped manifest.
 	ControllerArgs []string
 	// Audit makes the API server log requests; see [plane.Plane.Requests].
 	Audit bool
+	// Alone leaves out the controller manager; see [plane.Options].
+	Alone bool
 	// Progress gets a line per step.
 	Progress io.Writer
 }
@@ -66,6 +69,7 @@ type Rig struct {
 	client  *Client
 	shipped []string
 	nodes   []*Node
+	hosts   []*Host
 	made    int
 
 	background context.CancelFunc
@@ -110,7 +114,10 @@ func (r *Rig) startPlane(ctx context.Context) error {
 		return fmt.Errorf("make a directory: %w", err)
 	}
 	var err error
-	r.plane, err = plane.Start(ctx, plane.Options{Root: r.o.Root, Dir: dir, Audit: r.o.Audit, Progress: r.o.Progress})
+	r.plane, err = plane.Start(ctx, plane.Options{
+		Root: r.o.Root, Dir: dir, ControllerProgram: r.o.ControllerProgram,
+		Audit: r.o.Audit, Alone: r.o.Alone, Progress: r.o.Progress,
+	})
 	if err != nil {
 		return err
 	}
@@ -322,6 +329,7 @@ func (r *Rig) Stop() error {
 	if r.plane != nil {
 		errs = append(errs, r.plane.Stop())
 	}
+	errs = append(errs, r.closeHosts())
 	if r.bridge != nil {
 		errs = append(errs, r.bridge.ns.close())
 	}

@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package dataplane
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"strings"
+	"syscall"
+	"time"
+)
+
+const (
+	// askTimeout of one question. Under emulation an answer takes some milliseconds.
+	askTimeout = 2 * time.Second
+	// udpTries divide it: a packet may be the one that makes the kernel ask for a neighbour.
+	udpTries = 2
+)
+
+// Errors of a question that nobody answered.
+var (
+	ErrRefused = errors.New("refused")
+	ErrSilence = errors.New("no answer")
+)
+
+// Answer is what a pod said.
+type Answer struct {
+	Pod    string
+	Source netip.Addr
+}
+
+// Protocol of a question.
+type Protocol string
+
+// The protocols that pods answer by.
+const (
+	TCP Protocol = "TCP"
+	UDP Protocol = "UDP"
+)
+
+// Ask asks once, on a connection of its own.
+func Ask(ctx context.Context, from Place, proto Protocol, to netip.AddrPort) (Answer, error) {
+	conn, err := Dial(ctx, from, proto, to)
+	if err != nil {
+		return Answer{}, err
+	}
+	defer conn.Close()
+	return conn.Ask()
+}
+
+// Conn is a connection on which one asks several times.
+type Conn struct {
+	net.Conn
+
+	proto Protocol
+	lines *bufio.Reader
+}
+
+// Dial connects; by UDP nothing is sent yet.
+func Dial(ctx context.Context, from Place, proto Protocol, to netip.AddrPort) (*Conn, error) {
+	c := &Conn{proto: proto}
+	err := from.Do(func() (err error) {
+		d := net.Dialer{Timeout: askTimeout}
+		c.Conn, err = d.DialContext(ctx, strings.ToLower(string(proto)), to.String())
+		return err
+	})
+	if err != nil {
+		return nil, classify(to, err)
+	}
+	c.lines = bufio.NewReader(c.Conn)
+	return c, nil
+}
+
+// Ask asks on this connection.
+func (c *Conn) Ask() (Answer, error) {
+	tries := 1
+	if c.proto == UDP {
+		tries = udpTries
+	}
+	var err error
+	for range tries {
+		var line string
+		if err = c.SetDeadline(time.Now().Add(askTimeout / time.Duration(tries))); err != nil {
+			break
+		}
+		if _, err = c.Write([]byte("?\n")); err != nil {
+			continue
+		}
+		if line, err = c.lines.ReadString('\n'); err != nil {
+			continue
+		}
+		pod, text, _ := strings.Cut(strings.TrimSpace(line), " ")
+		source, err := netip.ParseAddr(text)
+		if err != nil {
+			return Answer{}, fmt.Errorf("read %q: %w", line, err)
+		}
+		return Answer{Pod: pod, Source: source}, nil
+	}
+	to, _ := netip.ParseAddrPort(c.RemoteAddr().String())
+	return Answer{}, classify(to, err)
+}
+
+func classify(to netip.AddrPort, err error) error {
+	if errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.ECONNRESET) {
+		return fmt.Errorf("%s: %w: %w", to, ErrRefused, err)
+	}
+	return fmt.Errorf("%s: %w: %w", to, ErrSilence, err)
+}

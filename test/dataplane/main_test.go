@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build ipvs
+
+package dataplane
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// TestDataPlane is one world and everything that happens in it: its start is most of the
+// cost. Parts run one after the other, in the order of the modes of kube-proxy.
+func TestDataPlane(t *testing.T) {
+	root, err := filepath.Abs(filepath.Join("..", ".."))
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	// Memory is cheaper than the emulated processor; every program here inherits it.
+	t.Setenv("GOGC", "400")
+	w, err := Start(t.Context(), Options{Root: root, Dir: dir, Progress: os.Stdout})
+	t.Cleanup(func() {
+		if t.Failed() {
+			showLogs(t, dir)
+		}
+		if err := w.Stop(); err != nil {
+			t.Error(err)
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	for _, mode := range modes() {
+		t.Run(string(mode), func(t *testing.T) {
+			if err := w.Use(t.Context(), mode); err != nil {
+				t.Fatal(err)
+			}
+			w.say("kube-proxy runs in %s mode", mode)
+			t.Run("matrix", func(t *testing.T) { testMatrix(t, w, mode) })
+		})
+	}
+	w.say("all modes took %.0f s", time.Since(began).Seconds())
+}
+
+// showLogs prints the end of every log, where only the test's output is kept.
+func showLogs(t *testing.T, dir string) {
+	t.Helper()
+	logs, err := filepath.Glob(filepath.Join(dir, "*.log"))
+	if err != nil {
+		t.Error(err)
+	}
+	for _, path := range logs {
+		b, err := os.ReadFile(path)
+		if err != nil {
+			t.Error(err)
+			continue
+		}
+		t.Logf("the end of %s:\n%s", filepath.Base(path), b[max(0, len(b)-3000):])
+	}
+}
+
+// modes that FAIRLEAD_DATAPLANE_MODES names, separated by commas, or all.
+func modes() []Mode {
+	var out []Mode
+	for m := range strings.SplitSeq(os.Getenv("FAIRLEAD_DATAPLANE_MODES"), ",") {
+		if m != "" {
+			out = append(out, Mode(m))
+		}
+	}
+	if len(out) == 0 {
+		out = Modes()
+	}
+	return out
+}
