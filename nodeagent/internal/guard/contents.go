@@ -109,7 +109,7 @@ func (c contents) serve(s loadbalancer.Served, shared, itself bool) {
 		c.add("marks"+family, key, fmt.Sprintf("0x%08x", s.Mark))
 	}
 	if s.Masquerade {
-		c.add(masqueradeSet(s.Protocol, family), key, "")
+		c.add(masqueradeSet(s.Protocol, family), element{prefix: key.prefix, port: key.port}, "")
 	}
 	if len(s.Sources) > 0 {
 		name, elements := sources(s.Sources, s.Addr)

@@ -9,6 +9,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"sigs.k8s.io/knftables"
 
@@ -17,11 +18,6 @@ import (
 
 // Table is the name of our table, of family inet.
 const Table = "fairlead"
-
-// deepEvery is how many checks pass from one that compares every element to the next:
-// reading 10,000 Services back costs a second of CPU time, the table's outline
-// some milliseconds.
-const deepEvery = 300
 
 // Guard is our nftables table. Its methods are for one goroutine.
 type Guard struct {
@@ -32,15 +28,16 @@ type Guard struct {
 	lists map[string]bool
 	// owned is what was or will be served since the last Settle.
 	owned map[element]bool
-	// outline of the table as we made it; nil: not looked at since.
-	outline []string
-	checks  int
+	// handles of the rules as we made them, ascending; nil: not looked at since.
+	handles []int
+	// rulesDue and elementsDue are when they are compared next.
+	rulesDue, elementsDue time.Time
 }
 
 // Open returns the way to our table in the network namespace of the calling thread. It
 // fails without the program nft, and where the kernel has no nf_tables.
 func Open() (knftables.Interface, error) {
-	nft, err := knftables.New(knftables.InetFamily, Table)
+	nft, err := knftables.New(knftables.InetFamily, Table, knftables.UseNetlink)
 	if err != nil {
 		return nil, fmt.Errorf("opening nftables: %w", err)
 	}
@@ -211,15 +208,22 @@ func (g *Guard) differences(tx *knftables.Transaction, next contents) {
 
 // difference deletes before it adds: the value of a map's element changes only so.
 func (g *Guard) difference(tx *knftables.Transaction, name string, have, want map[element]string) {
-	for _, e := range ascending(have) {
-		if value, stays := want[e]; !stays || value != have[e] {
-			tx.Delete(e.object(name, have[e]))
+	var gone, fresh []element
+	for e, value := range have {
+		if next, stays := want[e]; !stays || next != value {
+			gone = append(gone, e)
 		}
 	}
-	for _, e := range ascending(want) {
-		if value, there := have[e]; !there || value != want[e] {
-			tx.Add(e.object(name, want[e]))
+	for e, value := range want {
+		if former, there := have[e]; !there || former != value {
+			fresh = append(fresh, e)
 		}
+	}
+	for _, e := range ascending(gone) {
+		tx.Delete(e.object(name, have[e]))
+	}
+	for _, e := range ascending(fresh) {
+		tx.Add(e.object(name, want[e]))
 	}
 }
 
@@ -232,7 +236,7 @@ func (g *Guard) run(ctx context.Context, tx *knftables.Transaction, next content
 		return fmt.Errorf("changing nftables: %w", err)
 	}
 	if g.have == nil || !maps.Equal(lists, g.lists) {
-		g.outline = nil
+		g.handles, g.rulesDue = nil, time.Time{}
 	}
 	g.have, g.lists = next, lists
 	return nil
@@ -246,18 +250,19 @@ func (g *Guard) Remove(ctx context.Context) error {
 	if err := g.nft.Run(ctx, tx); err != nil {
 		return fmt.Errorf("deleting the nftables table: %w", err)
 	}
-	g.have, g.outline = nil, nil
+	g.have, g.handles = nil, nil
 	clear(g.owned)
 	return nil
 }
 
 func names[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
 
-func ascending(elements map[element]string) []element {
-	return slices.SortedFunc(maps.Keys(elements), func(a, b element) int {
+func ascending(elements []element) []element {
+	slices.SortFunc(elements, func(a, b element) int {
 		return cmp.Or(
 			a.prefix.Addr().Compare(b.prefix.Addr()), cmp.Compare(a.prefix.Bits(), b.prefix.Bits()),
 			cmp.Compare(a.protocol, b.protocol), cmp.Compare(a.port, b.port),
 		)
 	})
+	return elements
 }

@@ -9,7 +9,10 @@ import (
 	"maps"
 	"slices"
 	"strconv"
+	"strings"
+	"time"
 
+	"golang.org/x/sys/unix"
 	"sigs.k8s.io/knftables"
 
 	"github.com/fairlead-lb/fairlead/loadbalancer"
@@ -17,13 +20,14 @@ import (
 
 // Present tells whether there is a table of ours, of this run or an earlier one.
 func (g *Guard) Present(ctx context.Context) (bool, error) {
-	if _, err := g.nft.ListAll(ctx); err != nil {
-		if knftables.IsNotFound(err) {
-			return false, nil
-		}
+	all, err := g.nft.ListAll(ctx)
+	if isNotFound(err) {
+		return false, nil
+	}
+	if err != nil {
 		return false, fmt.Errorf("looking for the nftables table: %w", err)
 	}
-	return true, nil
+	return len(all["chain"])+len(all["set"]) > 0, nil
 }
 
 // Owned returns what this or an earlier run serves, will serve ([Guard.Prepare]), or has
@@ -53,7 +57,7 @@ func (g *Guard) former(ctx context.Context) (map[element]bool, error) {
 	owned := make(map[element]bool)
 	for _, name := range []string{"served4", "served6", "left4", "left6"} {
 		elements, err := g.read(ctx, name)
-		if err != nil && !knftables.IsNotFound(err) {
+		if err != nil && !isNotFound(err) {
 			return nil, err
 		}
 		for e := range elements {
@@ -99,74 +103,98 @@ func canonical(value []string) string {
 }
 
 // Check tells whether the table is still what Apply made; if not, the next Apply replaces
-// it. It compares chains, sets and rules each time, which costs two runs of nft however
-// much is served, and every element each 300th time.
+// it. It compares the names of chains, sets and maps each time. To list rules, nft reads
+// the elements of all sets first; so rules are compared no more often than takes a
+// fiftieth of the time, which is each second up to some hundred Services, and elements a
+// tenth as often.
 func (g *Guard) Check(ctx context.Context) (bool, error) {
 	if g.have == nil {
 		return false, nil
 	}
-	outline, err := g.look(ctx)
-	if err != nil && !knftables.IsNotFound(err) {
+	intact, err := g.complete(ctx)
+	if err == nil && intact && !time.Now().Before(g.rulesDue) {
+		start := time.Now()
+		intact, err = g.unchanged(ctx)
+		g.rulesDue = time.Now().Add(50 * time.Since(start))
+	}
+	if err == nil && intact && !time.Now().Before(g.elementsDue) {
+		start := time.Now()
+		intact, err = g.Same(ctx)
+		g.elementsDue = time.Now().Add(500 * time.Since(start))
+	}
+	if err != nil {
 		return false, err
 	}
-	intact := err == nil
-	if intact && g.outline == nil {
-		intact = g.complete(outline)
-		g.outline = outline
-	}
-	intact = intact && slices.Equal(outline, g.outline)
-	g.checks++
-	if intact && g.checks%deepEvery == 0 {
-		if intact, err = g.same(ctx); err != nil {
-			return false, err
-		}
-	}
 	if !intact {
-		g.have, g.outline = nil, nil
+		g.have, g.handles = nil, nil
 	}
 	return intact, nil
 }
 
-// look returns the names of the table's chains, sets and maps, and the handles of its rules:
-// a rule that was put in another's place has another handle.
-func (g *Guard) look(ctx context.Context) ([]string, error) {
+// complete tells whether chains, sets and maps are there, and no others.
+func (g *Guard) complete(ctx context.Context) (bool, error) {
 	all, err := g.nft.ListAll(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("listing the nftables table: %w", err)
+	if isNotFound(err) {
+		return false, nil
 	}
-	rules, err := g.nft.ListRules(ctx, "")
 	if err != nil {
-		return nil, fmt.Errorf("listing the nftables rules: %w", err)
+		return false, fmt.Errorf("listing the nftables table: %w", err)
 	}
-	var outline []string
+	var got, want []string
 	for _, kind := range []string{"chain", "set", "map"} {
 		for _, name := range all[kind] {
-			outline = append(outline, kind+" "+name)
+			if !strings.HasPrefix(name, "__") { // a set of one rule, which the kernel names
+				got = append(got, name)
+			}
 		}
 	}
-	for _, r := range rules {
-		outline = append(outline, "rule "+r.Chain+" "+strconv.Itoa(*r.Handle))
+	for _, objects := range [][]knftables.Object{setsAndMaps(), chains()} {
+		for _, obj := range objects {
+			want = append(want, nameOf(obj))
+		}
 	}
-	slices.Sort(outline)
-	return outline, nil
-}
-
-// complete tells whether an outline has as much as we made: it may have been changed
-// before it was first looked at.
-func (g *Guard) complete(outline []string) bool {
-	want := len(setsAndMaps()) + len(chains()) + len(rules())
 	for name := range g.lists {
-		want += len(sourceList(name))
+		want = append(want, name, name) // a chain and a set
 	}
-	return len(outline) == want
+	slices.Sort(got)
+	slices.Sort(want)
+	return slices.Equal(got, want), nil
 }
 
-// same compares every element.
-func (g *Guard) same(ctx context.Context) (bool, error) {
+// unchanged tells whether the rules are those that we made: a rule in another's place has
+// another handle.
+func (g *Guard) unchanged(ctx context.Context) (bool, error) {
+	list, err := g.nft.ListRules(ctx, "")
+	if isNotFound(err) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("listing the nftables rules: %w", err)
+	}
+	handles := make([]int, 0, len(list))
+	for _, r := range list {
+		handles = append(handles, *r.Handle)
+	}
+	slices.Sort(handles)
+	if g.handles == nil {
+		// What was changed before it was first looked at shows by its number only.
+		g.handles = handles
+		return len(handles) == len(rules())+2*len(g.lists), nil
+	}
+	return slices.Equal(handles, g.handles), nil
+}
+
+// isNotFound knows ENOENT also as the library for netlink hands it on: as text only.
+func isNotFound(err error) bool {
+	return err != nil && (knftables.IsNotFound(err) || strings.HasSuffix(err.Error(), unix.ENOENT.Error()))
+}
+
+// Same compares every element, as [Guard.Check] does now and then.
+func (g *Guard) Same(ctx context.Context) (bool, error) {
 	for _, obj := range setsAndMaps() {
 		name := nameOf(obj)
 		elements, err := g.read(ctx, name)
-		if knftables.IsNotFound(err) {
+		if isNotFound(err) {
 			return false, nil
 		}
 		if err != nil {
@@ -184,6 +212,8 @@ func nameOf(obj knftables.Object) string {
 	case *knftables.Set:
 		return obj.Name
 	case *knftables.Map:
+		return obj.Name
+	case *knftables.Chain:
 		return obj.Name
 	default:
 		return ""

@@ -9,7 +9,9 @@ package surroundings
 
 import (
 	"context"
+	"errors"
 	"net/netip"
+	"strings"
 
 	"github.com/fairlead-lb/fairlead/loadbalancer/reason"
 )
@@ -54,17 +56,51 @@ func (r Report) Excludes(addr netip.Addr) bool {
 // Looker looks around.
 type Looker struct {
 	links func() ([]string, error)
+	nft   func(ctx context.Context, args ...string) ([]byte, error)
+	get   func(ctx context.Context, path string) ([]byte, error)
 }
 
-// New returns a looker. links lists the names of this node's links.
+// New returns a looker at this node, in whose network namespace it must be called. links
+// lists the names of its links.
 func New(links func() ([]string, error)) *Looker {
-	return &Looker{links: links}
+	return &Looker{links: links, nft: runNFT, get: getKubeProxy}
 }
 
-// Look looks once. An error means that something could not be read; the report then holds
+// Look looks once: two requests to kube-proxy, and one run of nft for each table that may
+// hold a firewall. An error means that something could not be read; the report then holds
 // the rest.
-func (l *Looker) Look(_ context.Context) (Report, error) {
-	var r Report
-	_, err := l.links()
-	return r, err
+func (l *Looker) Look(ctx context.Context) (Report, error) {
+	names, linkErr := l.links()
+	tables, tableErr := l.tables(ctx)
+	r := Report{KubeProxy: l.mode(ctx, names, tables), CNI: cni(names)}
+	if r.KubeProxy == IPVS {
+		r.ExcludeCIDRs = l.excluded(ctx)
+	}
+	wall, wallErr := l.firewall(ctx, tables)
+	switch {
+	case r.CNI != "":
+		r.Against = reason.CNIBypassed
+		r.Message = r.CNI + " does not apply network policies to what the node itself sends to its pods, and that is what IPVS forwards; " +
+			"kube-proxy forwards here; the agent's --data-plane=ipvs overrides this"
+	case wall != "":
+		r.Against = reason.HostFirewall
+		r.Message = "the chain " + wall + " drops packets to addresses of this node; accept those to the pools there, for example by " +
+			"\"ip daddr <pool> accept\"; kube-proxy forwards until then"
+	}
+	return r, errors.Join(linkErr, tableErr, wallErr)
+}
+
+// cni names a pod network whose policies miss what IPVS forwards: Calico polices what is
+// forwarded and what comes from its pods, not what the host sends; Cilium takes packets
+// before the kernel's own forwarding does, and lets the host in.
+func cni(links []string) string {
+	for _, name := range links {
+		switch {
+		case strings.HasPrefix(name, "cali"), name == "vxlan.calico":
+			return "calico"
+		case name == "cilium_host":
+			return "cilium"
+		}
+	}
+	return ""
 }
