@@ -430,3 +430,36 @@ func TestQuietPlane(t *testing.T) {
 		}
 	})
 }
+
+// What the node forwards is told with the names that the kernel does not know.
+func TestTrafficIsTold(t *testing.T) {
+	t.Parallel()
+	simulateIPVS(t, []loadbalancer.NodeName{"a"}, func(s *sim) {
+		s.forwardTo(vip)
+		s.wait(2 * time.Second)
+		a := s.nodes["a"]
+		key := loadbalancer.VirtualServerKey{Addr: netip.MustParseAddr(vip), Protocol: loadbalancer.TCP, Port: 80}
+		if err := a.table.Connect(key, loadbalancer.RealServerKey{Addr: netip.MustParseAddr("10.244.1.1"), Port: 8080}, 2, 1); err != nil {
+			s.t.Fatal(err)
+		}
+		a.table.Put(kernel.ServerState{VirtualServer: loadbalancer.VirtualServer{
+			VirtualServerKey: loadbalancer.VirtualServerKey{Addr: netip.MustParseAddr("10.96.0.1"), Protocol: loadbalancer.TCP, Port: 443},
+		}})
+		r, err := a.agent.meter.Read()
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		var got []string
+		for i := range r.Servers {
+			active, inactive := r.Servers[i].Connections()
+			got = append(got, fmt.Sprintf("%s/%s %q %d/%s %d+%d", r.Servers[i].Namespace, r.Servers[i].Service, r.Servers[i].Address,
+				r.Servers[i].Port, r.Servers[i].Protocol, active, inactive))
+		}
+		if got, want := strings.Join(got, "; "), `d/10.0.0.200 "" 80/TCP 0+0; d/10.0.0.200 "10.0.0.200" 80/TCP 2+1`; got != want {
+			s.t.Errorf("told: %s, want %s", got, want)
+		}
+		if r.Forwarding != "ipvs" || r.Announced != 1 || r.Table.Entries != 3 {
+			s.t.Errorf("told: %+v", r)
+		}
+	})
+}

@@ -72,7 +72,7 @@ func sameServerKey(a, b loadbalancer.VirtualServer) bool {
 
 // setGuard applies what it does not have, which for a change of backends is mostly nothing.
 func (f *forwarder) setGuard(ctx context.Context, to loadbalancer.Forwarding) error {
-	to.VirtualServers = nil
+	to.VirtualServers = foreignServers(to)
 	if f.guardKnown && equalForwarding(f.guarded, to) {
 		return nil
 	}
@@ -82,6 +82,21 @@ func (f *forwarder) setGuard(ctx context.Context, to loadbalancer.Forwarding) er
 	}
 	f.guarded, f.guardKnown = to, true
 	return nil
+}
+
+// foreignServers are all of the virtual servers that the guard goes by: those on addresses
+// that are not ours alone.
+func foreignServers(f loadbalancer.Forwarding) []loadbalancer.VirtualServer {
+	var foreign []netip.Addr
+	for i := range f.Served {
+		if n := len(foreign); f.Served[i].Foreign && (n == 0 || foreign[n-1] != f.Served[i].Addr) {
+			foreign = append(foreign, f.Served[i].Addr)
+		}
+	}
+	if len(foreign) == 0 {
+		return nil
+	}
+	return slices.DeleteFunc(slices.Clone(f.VirtualServers), func(v loadbalancer.VirtualServer) bool { return !contains(foreign, v.Addr) })
 }
 
 // transact changes the guard. If that was the only change of nftables since it was last
