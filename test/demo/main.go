@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command demo re-enacts the layer-2 part of the tutorial on a lab cluster of its own:
-// it starts the cluster, installs Fairlead, types each step as a person would and prints
-// what was expected beside what was observed. It owns the story and its expectations,
-// nothing else: the commands come from test/harness. `make demo` and people call it.
+// Command demo re-enacts the tutorial: its layer-2 and ExternalIP parts on a lab cluster of
+// its own, which it starts and installs Fairlead in, then its IPVS part, on a kernel that
+// has ip_vs. It types each step as a person would and prints what was expected beside what
+// was observed. It owns the story and its expectations, nothing else: the commands come
+// from test/harness, the IPVS part is package ipvs. `make demo` and people call it.
 //
 // It ends with status 0 only if every step held. With KEEP=1 the cluster stays.
 package main
@@ -15,14 +16,17 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
 
 	"github.com/fairlead-lb/fairlead/test/harness"
+	"github.com/fairlead-lb/fairlead/test/vm"
 )
 
 func main() {
+	vm.Guest() // in the machine of the IPVS part this is the first process
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	err := run(ctx)
 	stop()
@@ -35,24 +39,52 @@ func main() {
 // downTimeout bounds the clean-up, which must also work after an interrupt.
 const downTimeout = 2 * time.Minute
 
-func run(ctx context.Context) (err error) {
+// Parts of the story.
+const (
+	partAll  = "all"
+	partLab  = "lab"
+	partIPVS = "ipvs"
+)
+
+func run(ctx context.Context) error {
+	part := flag.String("part", partAll, "what is told: lab (a cluster), ipvs (what needs a kernel with ip_vs) or all")
+	here := flag.Bool("here", false, "tell the IPVS part on this kernel, whatever it has")
 	stateDir := flag.String("state-dir", "", "the lab's state directory (default: a fresh one below the temporary directory)")
 	reuse := flag.Bool("reuse", false, "use the cluster that runs at --state-dir already, and leave it running")
 	flag.Parse()
-	keep := os.Getenv("KEEP") == "1" || *reuse
-	if *stateDir == "" {
+	if !slices.Contains([]string{partAll, partLab, partIPVS}, *part) {
+		return fmt.Errorf("-part %s: want %s, %s or %s", *part, partAll, partLab, partIPVS)
+	}
+	var errs []error
+	if *part != partIPVS {
+		errs = append(errs, labPart(ctx, *stateDir, *reuse))
+	}
+	if *part != partLab && ctx.Err() == nil {
+		root, err := harness.Root()
+		if err != nil {
+			return err //nolint:wrapcheck // says what it is
+		}
+		errs = append(errs, ipvsPart(ctx, root, *here))
+	}
+	return errors.Join(errs...)
+}
+
+// labPart tells what a cluster can show on any kernel.
+func labPart(ctx context.Context, stateDir string, reuse bool) (err error) {
+	keep := os.Getenv("KEEP") == "1" || reuse
+	if stateDir == "" {
 		dir, err := os.MkdirTemp("", "fairlead-demo-")
 		if err != nil {
 			return fmt.Errorf("make a state directory: %w", err)
 		}
-		*stateDir = dir
+		stateDir = dir
 	}
-	lab, err := harness.Open(harness.Options{StateDir: *stateDir, Progress: os.Stdout})
+	lab, err := harness.Open(harness.Options{StateDir: stateDir, Progress: os.Stdout})
 	if err != nil {
 		return err
 	}
 	d := &demo{lab: lab, t: harness.NewTranscript(os.Stdout, time.Now()), owners: map[string]string{}}
-	if !*reuse {
+	if !reuse {
 		if err := lab.Build(ctx); err != nil {
 			return err
 		}
@@ -61,7 +93,7 @@ func run(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, finish(context.WithoutCancel(ctx), lab, keep)) }()
-	return d.play(ctx, *reuse)
+	return d.play(ctx, reuse)
 }
 
 // finish removes the cluster, or says how to go on with it.
