@@ -32,6 +32,8 @@ type Guard struct {
 	handles []int
 	// rulesDue and elementsDue are when they are compared next.
 	rulesDue, elementsDue time.Time
+	// partial: the last Check compared less than all.
+	partial bool
 }
 
 // Open returns the way to our table in the network namespace of the calling thread. It

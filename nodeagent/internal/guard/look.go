@@ -112,13 +112,14 @@ func (g *Guard) Check(ctx context.Context) (bool, error) {
 		return false, nil
 	}
 	intact, err := g.complete(ctx)
-	if err == nil && intact && !time.Now().Before(g.rulesDue) {
-		start := time.Now()
+	start := time.Now()
+	g.partial = start.Before(g.rulesDue) || start.Before(g.elementsDue)
+	if err == nil && intact && !start.Before(g.rulesDue) {
 		intact, err = g.unchanged(ctx)
 		g.rulesDue = time.Now().Add(50 * time.Since(start))
 	}
-	if err == nil && intact && !time.Now().Before(g.elementsDue) {
-		start := time.Now()
+	start = time.Now()
+	if err == nil && intact && !start.Before(g.elementsDue) {
 		intact, err = g.Same(ctx)
 		g.elementsDue = time.Now().Add(500 * time.Since(start))
 	}
@@ -130,6 +131,10 @@ func (g *Guard) Check(ctx context.Context) (bool, error) {
 	}
 	return intact, nil
 }
+
+// Partial tells whether the last Check left something out, so that nothing more can be
+// concluded from nobody having changed nftables since.
+func (g *Guard) Partial() bool { return g.partial }
 
 // complete tells whether chains, sets and maps are there, and no others.
 func (g *Guard) complete(ctx context.Context) (bool, error) {
