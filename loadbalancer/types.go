@@ -84,7 +84,7 @@ type Record struct {
 	DataPlane DataPlane
 	Targets   TargetType
 	Ports     []ServicePort
-	// Scheduler by its name in the kernel, with Flags; empty: rr.
+	// Scheduler by its name in the kernel, with Flags; empty: rr, or wrr where weights differ.
 	Scheduler string
 	Flags     SchedulerFlags
 	// Affinity is the Service's session affinity by client address, 0 for none.

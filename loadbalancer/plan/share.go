@@ -108,8 +108,18 @@ func (f *forwarder) port(out *share, r *asked, port loadbalancer.ServicePort, is
 // virtualServer has what all virtual servers of a record have in common.
 func virtualServer(r *asked) loadbalancer.VirtualServer {
 	return loadbalancer.VirtualServer{
-		Service: r.Service, Scheduler: cmp.Or(r.Scheduler, "rr"), Flags: schedulerFlags(r), Affinity: r.Affinity.Truncate(time.Second),
+		Service: r.Service, Scheduler: cmp.Or(r.Scheduler, defaultScheduler(r)), Flags: schedulerFlags(r), Affinity: r.Affinity.Truncate(time.Second),
 	}
+}
+
+// defaultScheduler takes turns. Where somebody gave weights, or node ports stand for several
+// pods each, it must be one that looks at them.
+func defaultScheduler(r *asked) string {
+	if r.Policy == loadbalancer.Cluster && r.Targets == loadbalancer.TargetNodePort ||
+		slices.ContainsFunc(r.backends, func(b loadbalancer.Backend) bool { return b.Weight > 1 }) {
+		return "wrr"
+	}
+	return "rr"
 }
 
 // insideServer is the virtual server for packets from within the cluster, without its mark.

@@ -54,9 +54,10 @@ const (
 	// AnnotationDataPlane says who forwards packets for the Service: "ipvs" (default, on
 	// nodes whose kernel has it) or "kube-proxy".
 	AnnotationDataPlane = PrefixFairlead + "data-plane"
-	// AnnotationScheduler is the scheduler of the Service's virtual servers, one of rr
-	// (default), wrr, lc, wlc, lblc, lblcr, dh, sh, sed, nq, fo, ovf and mh, and after a
-	// comma the flags of sh and mh: "mh,mh-port", "sh,sh-fallback,sh-port".
+	// AnnotationScheduler is the scheduler of the Service's virtual servers, one of rr (default;
+	// wrr where weights are given or targets are node ports), wrr, lc, wlc, lblc, lblcr, dh,
+	// sh, sed, nq, fo, ovf and mh, and after a comma the flags of sh and mh: "mh,mh-port",
+	// "sh,sh-fallback,sh-port".
 	AnnotationScheduler = PrefixFairlead + "scheduler"
 	// AnnotationWeight is on a Node or an EndpointSlice: the weight of the real servers
 	// there, 1 (default) to 100. The slice's counts before the node's.

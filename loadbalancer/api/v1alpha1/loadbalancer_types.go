@@ -94,7 +94,8 @@ type LoadBalancerSpec struct {
 	ExternalTrafficPolicy TrafficPolicy `json:"externalTrafficPolicy"`
 	// Forwarding says which data plane serves the addresses.
 	Forwarding Forwarding `json:"forwarding"`
-	// Scheduler of the virtual servers by its name in the kernel; absent: rr.
+	// Scheduler of the virtual servers by its name in the kernel; absent: rr, or wrr where
+	// weights are given or targets are node ports.
 	// +kubebuilder:validation:Enum=rr;wrr;lc;wlc;lblc;lblcr;dh;sh;sed;nq;fo;ovf;mh
 	// +optional
 	Scheduler string `json:"scheduler,omitempty"`
