@@ -104,8 +104,11 @@ func isUplink(name string) bool {
 }
 
 // mayBePool tells whether a rule about a destination may be about pools: somebody wrote it
-// for addresses of machines.
+// for addresses of machines. Which ones a named set holds is not asked.
 func mayBePool(value string) bool {
+	if strings.HasPrefix(value, "@") {
+		return true
+	}
 	prefix, err := netip.ParsePrefix(value)
 	if err != nil {
 		addr, err := netip.ParseAddr(value)
