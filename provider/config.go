@@ -71,7 +71,7 @@ type Config struct {
 	// fairlead.dev/data-plane): ipvs or kube-proxy. Default ipvs.
 	DataPlane v1alpha1.Forwarding `json:"dataPlane"`
 	// Scheduler of IPVS for Services that do not say, with flags, as the annotation
-	// fairlead.dev/scheduler has it. Default rr.
+	// fairlead.dev/scheduler has it. Default rr, and wrr where node ports are targets.
 	Scheduler string `json:"scheduler"`
 }
 
@@ -239,16 +239,15 @@ func (c *Config) setDefaults() {
 		c.Services.Classless = &classless
 	}
 	c.DataPlane = cmp.Or(c.DataPlane, v1alpha1.ForwardingIPVS)
-	c.Scheduler = cmp.Or(c.Scheduler, convert.DefaultScheduler().Name)
 }
 
 // forwarding returns what Services get that do not say; defaults must be set.
 func (c *Config) forwarding() allocation.Defaults {
-	scheduler, err := convert.ParseScheduler(c.Scheduler)
-	if err != nil { // validated
-		scheduler = convert.DefaultScheduler()
+	out := allocation.Defaults{Forwarding: c.DataPlane}
+	if scheduler, err := convert.ParseScheduler(c.Scheduler); err == nil { // validated, or empty
+		out.Scheduler = scheduler
 	}
-	return allocation.Defaults{Forwarding: c.DataPlane, Scheduler: scheduler}
+	return out
 }
 
 // classes returns which Services are Fairlead's; defaults must be set.

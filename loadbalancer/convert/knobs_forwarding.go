@@ -41,8 +41,14 @@ type Scheduler struct {
 	Flags []string
 }
 
-// DefaultScheduler is what Services get that do not say.
-func DefaultScheduler() Scheduler { return Scheduler{Name: "rr"} }
+// DefaultScheduler is what Services get when nobody says: rr, and for node ports wrr, since
+// a node stands for as many pods as it runs.
+func DefaultScheduler(targets v1alpha1.TargetType) Scheduler {
+	if targets == v1alpha1.TargetNodePort {
+		return Scheduler{Name: "wrr"}
+	}
+	return Scheduler{Name: "rr"}
+}
 
 // SchedulerNames returns the schedulers of IPVS that a Service may ask for.
 func SchedulerNames() []string {

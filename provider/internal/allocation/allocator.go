@@ -109,16 +109,13 @@ type Options struct {
 	Patch Patcher
 	// Now is the clock, time.Now outside tests.
 	Now func() time.Time
-	// Defaults for Services that do not say: kube-proxy and rr where left out.
+	// Defaults for Services that do not say: kube-proxy, and rr or wrr, where left out.
 	Defaults Defaults
 }
 
 // New makes an Allocator.
 func New(o Options) *Allocator {
 	o.Defaults.Forwarding = cmp.Or(o.Defaults.Forwarding, v1alpha1.ForwardingKubeProxy)
-	if o.Defaults.Scheduler.Name == "" {
-		o.Defaults.Scheduler = convert.DefaultScheduler()
-	}
 	return &Allocator{
 		store: o.Store, announcer: o.Announcer, events: o.Events, service: o.Service, patch: o.Patch, now: o.Now, locks: newKeyLocks(),
 		defaults: o.Defaults, wake: func() {}, later: func(loadbalancer.ServiceKey, time.Duration) {},

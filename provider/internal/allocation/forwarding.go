@@ -46,11 +46,14 @@ func (w *writer) forwarding(spec *v1alpha1.LoadBalancerSpec, known *v1alpha1.Loa
 	if wishes == nil {
 		wishes = &convert.Wishes{}
 	}
+	spec.TargetType = w.targetType(wishes)
 	scheduler := wishes.Scheduler
 	if scheduler.Name == "" {
 		scheduler = w.a.defaults.Scheduler
 	}
-	spec.TargetType = w.targetType(wishes)
+	if scheduler.Name == "" {
+		scheduler = convert.DefaultScheduler(spec.TargetType)
+	}
 	spec.Scheduler, spec.SchedulerFlags = scheduler.Name, scheduler.Flags
 	spec.SessionAffinitySeconds, spec.SourceRanges = wishes.AffinitySeconds, wishes.SourceRanges
 	spec.Forwarding = cmp.Or(wishes.Forwarding, w.a.defaults.Forwarding)
