@@ -66,8 +66,9 @@ type guarding interface {
 	Apply(ctx context.Context, f loadbalancer.Forwarding) error
 	// Settle forgets what was served before.
 	Settle(ctx context.Context) error
-	// Check only looks.
+	// Check only looks, and not at everything where it was Partial.
 	Check(ctx context.Context) (intact bool, err error)
+	Partial() bool
 	Remove(ctx context.Context) error
 }
 
@@ -78,8 +79,8 @@ type plane struct {
 	guard   guarding
 	// generation is the number of the last transaction of nftables, whoever's.
 	generation func() (uint32, error)
-	// left is what an earlier run has on the link, ascending, and what it serves.
-	left  func(ctx context.Context) (vips []netip.Addr, served []loadbalancer.VirtualServerKey, err error)
+	// adopt finds out what an earlier run served, once, before anything is changed.
+	adopt func(ctx context.Context) error
 	close func()
 }
 
@@ -161,6 +162,8 @@ type forwarder struct {
 	done       wanted
 	have       loadbalancer.Forwarding
 	programmed bool
+	// last is what may be there of virtual servers and addresses.
+	last loadbalancer.Forwarding
 	// guarded is what the guard has, if that is known.
 	guarded    loadbalancer.Forwarding
 	guardKnown bool
@@ -436,9 +439,18 @@ func (f *forwarder) stop(ctx context.Context, now time.Time, why reason.Reason, 
 	}
 	klog.FromContext(ctx).Info("Leaving forwarding to kube-proxy", "reason", why, "cause", message)
 	f.against, f.message, f.giveUp = why, message, now
-	if f.programmed {
+	if f.programmed || f.inherits(ctx) {
 		f.giveUp = now.Add(handBack)
 	}
+}
+
+// inherits says whether an earlier run left anything that forwards.
+func (f *forwarder) inherits(ctx context.Context) bool {
+	left, err := f.d.left(ctx)
+	if err != nil {
+		klog.FromContext(ctx).Error(err, "Cannot look for what an earlier run left")
+	}
+	return left || err != nil
 }
 
 // giveAway removes what is programmed, or what an earlier run left.

@@ -74,7 +74,7 @@ func TestSilentBeforeBound(t *testing.T) {
 		s.expectPlane("unrecorded", "a", nothing)
 		s.agents.FailWith(nil)
 		s.wait(time.Minute)
-		s.expectPlane("recorded", "a", "10.0.0.200; take 10.0.0.200:80; 10.0.0.200:80 10.244.1.1=1 10.244.2.1=1 10.244.3.1=1; inside 1")
+		s.expectPlane("recorded", "a", vipForwarded)
 	})
 }
 
@@ -157,7 +157,7 @@ func TestForwardingIsTakenBack(t *testing.T) {
 		}
 		// The controller has kube-proxy take the address first.
 		s.wait(handBack - 2*time.Second)
-		s.expectPlane("told", "a", "10.0.0.200; take 10.0.0.200:80; 10.0.0.200:80 10.244.1.1=1 10.244.2.1=1 10.244.3.1=1; inside 1")
+		s.expectPlane("told", "a", vipForwarded)
 		s.wait(3 * time.Second)
 		s.expectPlane("given back", "a", nothing)
 		s.expect("given back", "a", "a@1")
@@ -167,6 +167,25 @@ func TestForwardingIsTakenBack(t *testing.T) {
 		if got := s.plane("a"); got != "ipvs/@1" {
 			s.t.Errorf("tells %s", got)
 		}
+	})
+}
+
+// A run that is not to forward says so before it takes away what an earlier one left.
+func TestForwardingIsTakenBackAfterARestart(t *testing.T) {
+	t.Parallel()
+	simulateIPVS(t, []loadbalancer.NodeName{"a"}, func(s *sim) {
+		s.forwardTo(vip)
+		s.wait(2 * time.Second)
+		s.sigterm("a")
+		s.dataPlane = dataPlaneKubeProxy
+		s.start("a")
+		s.wait(handBack - 2*time.Second)
+		s.expectPlane("told", "a", vipForwarded)
+		if got := s.plane("a"); got != "kube-proxy/LeftToKubeProxy@" {
+			s.t.Errorf("tells %s", got)
+		}
+		s.wait(4 * time.Second)
+		s.expectPlane("given back", "a", nothing)
 	})
 }
 

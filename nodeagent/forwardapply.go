@@ -3,6 +3,7 @@
 package nodeagent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -25,40 +26,40 @@ const (
 	partSysctls = "sysctls"
 )
 
-// apply makes the kernel match. Packets are taken from kube-proxy last and given back
-// first, so that a connection finds either of them at every moment; whoever dies between
-// two steps leaves what the next run finds by the guard and by the link, and mends.
+// apply makes the kernel match. What is new is there before the guard takes packets from
+// kube-proxy, in one transaction, and what goes stays until the guard has given them back,
+// so that a connection finds either of them at every moment. Whoever dies between two steps
+// leaves what the next run finds by the guard and by the link, and mends.
 func (f *forwarder) apply(ctx context.Context, want loadbalancer.Forwarding) error {
-	have := f.have
-	if !f.programmed {
-		vips, served, err := f.plane.left(ctx)
-		if err != nil {
-			return fmt.Errorf("find what an earlier run left: %w", err)
-		}
-		have = inherited(want, vips, served)
+	if err := f.plane.adopt(ctx); err != nil {
+		return err
 	}
-	changed := !slices.EqualFunc(have.VirtualServers, want.VirtualServers, sameServerKey)
+	changed := !f.programmed || !slices.EqualFunc(f.last.VirtualServers, want.VirtualServers, sameServerKey)
 	if changed {
 		if err := f.transact(func() error { return f.plane.guard.Prepare(ctx, want) }); err != nil {
 			return err
 		}
 	}
-	if err := f.setGuard(ctx, between(have, f.served(want))); err != nil {
+	both, gone := joined(f.last, want)
+	f.last = both
+	if err := f.setServers(ctx, both); err != nil {
 		return err
 	}
-	result, err := f.plane.servers.Apply(ctx, want)
-	if err != nil {
-		return fmt.Errorf("program virtual servers: %w", err)
+	if err := f.setVIPs(ctx, both.VIPs); err != nil {
+		return err
 	}
-	f.noteRefused(ctx, result)
-	bound, err := f.plane.vips.Apply(ctx, want.VIPs)
-	if err != nil {
-		return fmt.Errorf("bind addresses: %w", err)
-	}
-	f.noteUnbound(ctx, bound)
 	f.have = f.served(want)
 	if err := f.setGuard(ctx, f.have); err != nil {
 		return err
+	}
+	if gone {
+		if err := f.setVIPs(ctx, want.VIPs); err != nil {
+			return err
+		}
+		if err := f.setServers(ctx, want); err != nil {
+			return err
+		}
+		f.last = want
 	}
 	if changed {
 		return f.transact(func() error { return f.plane.guard.Settle(ctx) })
@@ -68,6 +69,24 @@ func (f *forwarder) apply(ctx context.Context, want loadbalancer.Forwarding) err
 
 func sameServerKey(a, b loadbalancer.VirtualServer) bool {
 	return a.VirtualServerKey == b.VirtualServerKey
+}
+
+func (f *forwarder) setServers(ctx context.Context, want loadbalancer.Forwarding) error {
+	result, err := f.plane.servers.Apply(ctx, want)
+	if err != nil {
+		return fmt.Errorf("program virtual servers: %w", err)
+	}
+	f.noteRefused(ctx, result)
+	return nil
+}
+
+func (f *forwarder) setVIPs(ctx context.Context, want []netip.Addr) error {
+	result, err := f.plane.vips.Apply(ctx, want)
+	if err != nil {
+		return fmt.Errorf("bind addresses: %w", err)
+	}
+	f.noteUnbound(ctx, result)
+	return nil
 }
 
 // setGuard applies what it does not have, which for a change of backends is mostly nothing.
@@ -123,7 +142,7 @@ func (f *forwarder) guardIntact(ctx context.Context) (bool, error) {
 	}
 	intact, checkErr := f.plane.guard.Check(ctx)
 	f.generation = 0
-	if checkErr == nil && intact && err == nil {
+	if checkErr == nil && intact && err == nil && !f.plane.guard.Partial() {
 		f.generation = now
 	}
 	return intact, checkErr //nolint:wrapcheck // says what failed
@@ -193,11 +212,12 @@ func (f *forwarder) remove(ctx context.Context) error {
 		}
 		defer f.closePlane()
 	}
-	if f.programmed {
-		// What it served it still names, for the next run, should there be one.
-		if err := f.setGuard(ctx, loadbalancer.Forwarding{VIPs: f.have.VIPs, InCluster: f.have.InCluster}); err != nil {
-			return err
-		}
+	if err := f.plane.adopt(ctx); err != nil {
+		return err
+	}
+	// What it served it still names, for the next run, should there be one.
+	if err := f.setGuard(ctx, loadbalancer.Forwarding{}); err != nil {
+		return err
 	}
 	if err := f.plane.servers.Remove(ctx); err != nil {
 		return fmt.Errorf("remove virtual servers: %w", err)
@@ -209,48 +229,54 @@ func (f *forwarder) remove(ctx context.Context) error {
 	if err := f.plane.guard.Remove(ctx); err != nil {
 		return err //nolint:wrapcheck // says what failed
 	}
+	f.last = loadbalancer.Forwarding{}
 	f.have, f.done, f.programmed, f.refused, f.unbound, f.err = loadbalancer.Forwarding{}, wanted{}, false, nil, nil, nil
 	return nil
 }
 
-// inherited is what an earlier run is taken to have served: whatever of the plan it named.
-// What has changed since changes with the first apply.
-func inherited(want loadbalancer.Forwarding, vips []netip.Addr, served []loadbalancer.VirtualServerKey) loadbalancer.Forwarding {
-	known := make(map[loadbalancer.VirtualServerKey]struct{}, len(served))
-	for _, k := range served {
-		known[k] = struct{}{}
+// joined is a plan with what the one before had and it has not: gone says that there is any.
+func joined(have, want loadbalancer.Forwarding) (both loadbalancer.Forwarding, gone bool) {
+	both = want
+	both.VIPs = union(have.VIPs, want.VIPs)
+	wanted := make(map[loadbalancer.VirtualServerKey]struct{}, len(want.VirtualServers))
+	for i := range want.VirtualServers {
+		wanted[want.VirtualServers[i].VirtualServerKey] = struct{}{}
 	}
-	out := want
-	out.VIPs, out.VirtualServers = vips, nil
-	out.Served = slices.DeleteFunc(slices.Clone(want.Served), func(s loadbalancer.Served) bool {
-		_, ok := known[servedKey(s)]
-		return !ok
+	for i := range have.VirtualServers {
+		if _, stays := wanted[have.VirtualServers[i].VirtualServerKey]; stays {
+			continue
+		}
+		if !gone {
+			both.VirtualServers, gone = slices.Clone(want.VirtualServers), true
+		}
+		both.VirtualServers = append(both.VirtualServers, have.VirtualServers[i])
+	}
+	if !gone && len(both.VIPs) == len(want.VIPs) {
+		return want, false
+	}
+	slices.SortFunc(both.VirtualServers, func(a, b loadbalancer.VirtualServer) int {
+		return cmp.Or(a.Addr.Compare(b.Addr), cmp.Compare(a.Protocol, b.Protocol), cmp.Compare(a.Port, b.Port), cmp.Compare(a.Mark, b.Mark))
 	})
-	return out
-}
-
-// between is what the guard is to have while the virtual servers change from one plan to
-// another: the addresses of both, so that no port of the node is open to them, and of what
-// is served only what is in both, so that kube-proxy serves the rest meanwhile.
-func between(have, want loadbalancer.Forwarding) loadbalancer.Forwarding {
-	out := want
-	out.VIPs, out.LocalReals = union(have.VIPs, want.VIPs), union(have.LocalReals, want.LocalReals)
-	served := make(map[loadbalancer.VirtualServerKey]struct{}, len(have.Served))
-	for _, s := range have.Served {
+	served := make(map[loadbalancer.VirtualServerKey]struct{}, len(want.Served))
+	for _, s := range want.Served {
 		served[servedKey(s)] = struct{}{}
 	}
-	out.Served = slices.DeleteFunc(slices.Clone(want.Served), func(s loadbalancer.Served) bool {
-		_, ok := served[servedKey(s)]
-		return !ok
-	})
-	return out
+	both.Served = slices.Clone(want.Served)
+	for _, s := range have.Served {
+		if _, stays := served[servedKey(s)]; !stays {
+			both.Served = append(both.Served, s)
+		}
+	}
+	return both, true
 }
 
 func servedKey(s loadbalancer.Served) loadbalancer.VirtualServerKey {
 	return loadbalancer.VirtualServerKey{Addr: s.Addr, Protocol: s.Protocol, Port: s.Port}
 }
 
-// served is what of a plan is taken from kube-proxy: all but what the kernel refuses.
+// served is what of a plan is taken from kube-proxy: all but what the kernel refuses. An
+// address of which something is refused is kube-proxy's too, so that its other ports are
+// not ours to refuse.
 func (f *forwarder) served(want loadbalancer.Forwarding) loadbalancer.Forwarding {
 	if len(f.refused) == 0 && len(f.unbound) == 0 {
 		return want
@@ -264,12 +290,27 @@ func (f *forwarder) served(want loadbalancer.Forwarding) loadbalancer.Forwarding
 		}
 	}
 	out := want
-	// An address on another link of this node is not ours to guard.
-	out.VIPs = slices.DeleteFunc(slices.Clone(want.VIPs), func(a netip.Addr) bool { return f.unbound[a] != nil })
-	out.Served = slices.DeleteFunc(slices.Clone(want.Served), func(s loadbalancer.Served) bool {
+	out.Served = nil
+	shared, own := make(map[netip.Addr]struct{}), make(map[netip.Addr]struct{})
+	for _, s := range want.Served {
 		_, outside := refused[servedKey(s)]
 		_, inside := marks[s.Mark]
-		return outside || inside || f.unbound[s.Addr] != nil
+		if outside || inside || f.unbound[s.Addr] != nil {
+			shared[s.Addr] = struct{}{}
+			continue
+		}
+		own[s.Addr] = struct{}{}
+		out.Served = append(out.Served, s)
+	}
+	for i := range out.Served {
+		if _, ok := shared[out.Served[i].Addr]; ok {
+			out.Served[i].Foreign = true
+		}
+	}
+	out.VIPs = slices.DeleteFunc(slices.Clone(want.VIPs), func(a netip.Addr) bool {
+		_, refused := shared[a]
+		_, served := own[a]
+		return f.unbound[a] != nil || refused && !served
 	})
 	return out
 }

@@ -5,7 +5,6 @@ package nodeagent
 import (
 	"context"
 	"fmt"
-	"net/netip"
 
 	"k8s.io/klog/v2"
 	"sigs.k8s.io/knftables"
@@ -79,24 +78,21 @@ func readTable() ([]kernel.ServerState, int, error) {
 func newPlane(table virtualserver.Table, settings virtualserver.Settings, link viplink.Link, nft knftables.Interface) *plane {
 	g, v := guard.New(nft), viplink.New(link)
 	var served []loadbalancer.VirtualServerKey
-	read := false
-	left := func(ctx context.Context) ([]netip.Addr, []loadbalancer.VirtualServerKey, error) {
+	adopted := false
+	// Once: what this run is about to serve on a node's address may be another program's now.
+	adopt := func(ctx context.Context) (err error) {
+		if adopted {
+			return nil
+		}
+		if served, err = g.Owned(ctx); err != nil {
+			return fmt.Errorf("read what is guarded: %w", err)
+		}
+		adopted = true
+		return nil
+	}
+	owned := func(context.Context) (virtualserver.Owned, error) {
 		addrs, err := v.List()
-		if err != nil {
-			return nil, nil, err //nolint:wrapcheck // says what failed
-		}
-		if !read {
-			// Once: what this run is about to serve on a node's address may be another's now.
-			if served, err = g.Owned(ctx); err != nil {
-				return nil, nil, fmt.Errorf("read what is guarded: %w", err)
-			}
-			read = true
-		}
-		return addrs, served, nil
+		return virtualserver.Owned{Addrs: addrs, Keys: served}, err //nolint:wrapcheck // says what failed
 	}
-	owned := func(ctx context.Context) (virtualserver.Owned, error) {
-		addrs, keys, err := left(ctx)
-		return virtualserver.Owned{Addrs: addrs, Keys: keys}, err
-	}
-	return &plane{servers: virtualserver.New(table, settings, owned), vips: v, guard: g, left: left}
+	return &plane{servers: virtualserver.New(table, settings, owned), vips: v, guard: g, adopt: adopt}
 }

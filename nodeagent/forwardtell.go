@@ -48,6 +48,11 @@ func (f *forwarder) told() v1alpha1.DataPlaneStatus {
 	}
 	s.VirtualServers = int32(min(len(f.done.VirtualServers)-len(f.refused), math.MaxInt32)) //nolint:gosec // bounded
 	s.Waiting = f.waiting()
+	if n := len(s.Waiting); n > maxWaiting {
+		// Who reads it would take those that do not fit in for programmed.
+		s.Forwarding, s.Reason, s.Waiting = v1alpha1.ForwardingKubeProxy, reason.KernelRefuses.String(), s.Waiting[:maxWaiting]
+		s.Message = fmt.Sprintf("the kernel refuses %d Services, more than can be listed; the others are forwarded", n)
+	}
 	return s
 }
 
@@ -76,7 +81,7 @@ func (f *forwarder) waiting() []v1alpha1.WaitingRecord {
 		add(f.done.VirtualServers[i].Service, f.unbound[f.done.VirtualServers[i].Addr])
 	}
 	out := slices.SortedFunc(maps.Values(records), func(a, b v1alpha1.WaitingRecord) int { return cmp.Compare(a.Name, b.Name) })
-	return out[:min(len(out), maxWaiting)]
+	return out
 }
 
 // same says whether there is nothing new for the loop.

@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/fairlead-lb/fairlead/loadbalancer"
-	"github.com/fairlead-lb/fairlead/loadbalancer/api/v1alpha1"
 	"github.com/fairlead-lb/fairlead/loadbalancer/traffic"
 	"github.com/fairlead-lb/fairlead/nodeagent/internal/kernel"
 )
@@ -44,7 +43,7 @@ func (m *meter) Read() (traffic.Report, error) {
 	r := traffic.Report{
 		Node: m.node, Forwarding: string(s.told.Forwarding), Reason: s.told.Reason, Message: s.told.Message, Announced: m.announced(),
 	}
-	if s.told.Forwarding != v1alpha1.ForwardingIPVS {
+	if len(s.programmed.VirtualServers) == 0 {
 		return r, nil
 	}
 	states, buckets, err := m.forward.d.read()
