@@ -12,7 +12,6 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/sys/unix"
 	"sigs.k8s.io/knftables"
 
 	"github.com/fairlead-lb/fairlead/loadbalancer"
@@ -191,7 +190,7 @@ func (g *Guard) unchanged(ctx context.Context) (bool, error) {
 
 // isNotFound knows ENOENT also as the library for netlink hands it on: as text only.
 func isNotFound(err error) bool {
-	return err != nil && (knftables.IsNotFound(err) || strings.HasSuffix(err.Error(), unix.ENOENT.Error()))
+	return err != nil && (knftables.IsNotFound(err) || strings.HasSuffix(err.Error(), "no such file or directory"))
 }
 
 // Same compares every element, as [Guard.Check] does now and then.
