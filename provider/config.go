@@ -71,7 +71,8 @@ type Config struct {
 	// fairlead.dev/data-plane): ipvs or kube-proxy. Default ipvs.
 	DataPlane v1alpha1.Forwarding `json:"dataPlane"`
 	// Scheduler of IPVS for Services that do not say, with flags, as the annotation
-	// fairlead.dev/scheduler has it. Default rr, and wrr where node ports are targets.
+	// fairlead.dev/scheduler has it. Default rr, and wrr where weights
+	// count: they are given, or targets are node ports.
 	Scheduler string `json:"scheduler"`
 }
 

@@ -41,15 +41,6 @@ type Scheduler struct {
 	Flags []string
 }
 
-// DefaultScheduler is what Services get when nobody says: rr, and for node ports wrr, since
-// a node stands for as many pods as it runs.
-func DefaultScheduler(targets v1alpha1.TargetType) Scheduler {
-	if targets == v1alpha1.TargetNodePort {
-		return Scheduler{Name: "wrr"}
-	}
-	return Scheduler{Name: "rr"}
-}
-
 // SchedulerNames returns the schedulers of IPVS that a Service may ask for.
 func SchedulerNames() []string {
 	return []string{"rr", "wrr", "lc", "wlc", "lblc", "lblcr", "dh", "sh", "sed", "nq", "fo", "ovf", "mh"}

@@ -326,18 +326,6 @@ func testEnsure(t *testing.T, k kind) {
 	}
 }
 
-// A node stands for its pods, so that weights must count.
-func TestNodePortsAreWeighted(t *testing.T) {
-	t.Parallel()
-	api := storetest.New()
-	api.PutPool(newPool("a", "192.0.2.0/24"))
-	l := newLeader(t, api, kind{})
-	l.mustGet(t, newService("web", 1, annotate("fairlead.dev/target-type", "node-port")), "192.0.2.0")
-	if got := specOf(t, api, "web").Scheduler; got != "wrr" {
-		t.Errorf("scheduler %s", got)
-	}
-}
-
 func TestEnsureFollowsTheService(t *testing.T) { forBoth(t, testEnsureFollowsTheService) }
 
 func testEnsureFollowsTheService(t *testing.T, k kind) {

@@ -109,7 +109,7 @@ type Options struct {
 	Patch Patcher
 	// Now is the clock, time.Now outside tests.
 	Now func() time.Time
-	// Defaults for Services that do not say: kube-proxy, and rr or wrr, where left out.
+	// Defaults for Services that do not say: kube-proxy, and no scheduler, where left out.
 	Defaults Defaults
 }
 

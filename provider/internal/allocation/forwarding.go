@@ -48,11 +48,8 @@ func (w *writer) forwarding(spec *v1alpha1.LoadBalancerSpec, known *v1alpha1.Loa
 	}
 	spec.TargetType = w.targetType(wishes)
 	scheduler := wishes.Scheduler
-	if scheduler.Name == "" {
+	if scheduler.Name == "" { // and if nobody says, nodes see whether weights count
 		scheduler = w.a.defaults.Scheduler
-	}
-	if scheduler.Name == "" {
-		scheduler = convert.DefaultScheduler(spec.TargetType)
 	}
 	spec.Scheduler, spec.SchedulerFlags = scheduler.Name, scheduler.Flags
 	spec.SessionAffinitySeconds, spec.SourceRanges = wishes.AffinitySeconds, wishes.SourceRanges

@@ -119,7 +119,7 @@ func how(s *v1alpha1.LoadBalancerSpec) string {
 	if s.Forwarding != v1alpha1.ForwardingIPVS {
 		return out
 	}
-	out += ", scheduler " + cmp.Or(s.Scheduler, "rr")
+	out += ", scheduler " + cmp.Or(s.Scheduler, "rr (wrr where weights count)")
 	for _, flag := range s.SchedulerFlags {
 		out += "," + s.Scheduler + "-" + flag
 	}
