@@ -318,7 +318,6 @@ func testEnsure(t *testing.T, k kind) {
 		},
 		Ports:      []v1alpha1.Port{{Name: "http", Protocol: "TCP", Port: 80, NodePort: 30080}},
 		TargetType: v1alpha1.TargetPod, ExternalTrafficPolicy: v1alpha1.TrafficPolicyCluster, Forwarding: v1alpha1.ForwardingKubeProxy,
-		Scheduler:      "rr",
 		Advertisements: []v1alpha1.AdvertisementReference{{Kind: "L2Advertisement", Name: "l2"}},
 	}
 	if diff := cmp.Diff(wantRecord, r.Spec); diff != "" {
