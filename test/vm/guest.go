@@ -14,11 +14,16 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
 const (
 	rootTag = "outside"
+	// Outside is how a machine reaches the loopback of the one that it runs on: the
+	// emulator passes on what is sent there.
+	Outside = "10.0.2.2"
+	inside  = "10.0.2.15/24"
 	// Ports of the serial device: the command's output, and its exit status.
 	outputPort, statusPort = 1, 2
 	// deviceTimeout bounds the wait for a device whose module was loaded.
@@ -62,7 +67,7 @@ func guest() error {
 	if err := mountRoot(&o); err != nil {
 		return err
 	}
-	if err := errors.Join(syscall.Chroot("/root"), syscall.Chdir(o.Dir), upLoopback()); err != nil {
+	if err := errors.Join(syscall.Chroot("/new"), syscall.Chdir(o.Dir), up("lo"), connect()); err != nil {
 		return fmt.Errorf("enter the file system: %w", err)
 	}
 	output, err := openPort(outputPort)
@@ -96,21 +101,21 @@ func insert(path string) error {
 	return nil
 }
 
-// mountRoot makes /root: the file system outside, under a layer in memory that takes what
+// mountRoot makes /new: the file system outside, under a layer in memory that takes what
 // is written.
 func mountRoot(o *order) error {
 	type mount struct{ source, target, kind, data string }
 	mounts := []mount{
 		{rootTag, "/lower", "9p", "trans=virtio,version=9p2000.L,msize=512000,cache=loose"},
 		{"tmpfs", "/layer", "tmpfs", "size=75%"},
-		{"overlay", "/root", "overlay", "lowerdir=/lower,upperdir=/layer/upper,workdir=/layer/work"},
-		{"proc", "/root/proc", "proc", ""},
-		{"sysfs", "/root/sys", "sysfs", ""},
-		{"devtmpfs", "/root/dev", "devtmpfs", ""},
-		{"devpts", "/root/dev/pts", "devpts", ""},
-		{"tmpfs", "/root/dev/shm", "tmpfs", ""},
-		{"tmpfs", "/root/run", "tmpfs", ""},
-		{"tmpfs", "/root/run/tmp", "tmpfs", ""},
+		{"overlay", "/new", "overlay", "lowerdir=/lower,upperdir=/layer/upper,workdir=/layer/work"},
+		{"proc", "/new/proc", "proc", ""},
+		{"sysfs", "/new/sys", "sysfs", ""},
+		{"devtmpfs", "/new/dev", "devtmpfs", ""},
+		{"devpts", "/new/dev/pts", "devpts", ""},
+		{"tmpfs", "/new/dev/shm", "tmpfs", ""},
+		{"tmpfs", "/new/run", "tmpfs", ""},
+		{"tmpfs", "/new/run/tmp", "tmpfs", ""},
 	}
 	for _, m := range mounts {
 		dirs := []string{m.target}
@@ -131,36 +136,47 @@ func mountRoot(o *order) error {
 		}
 	}
 	for name, target := range map[string]string{"fd": "/proc/self/fd", "stdin": "fd/0", "stdout": "fd/1", "stderr": "fd/2"} {
-		if err := os.Symlink(target, "/root/dev/"+name); err != nil {
+		if err := os.Symlink(target, "/new/dev/"+name); err != nil {
 			return fmt.Errorf("fill /dev: %w", err)
 		}
 	}
 	// The kernel loads further modules by itself, with the modprobe of the machine outside.
-	modules := filepath.Join("/root/lib/modules", o.Release)
+	modules := filepath.Join("/new/lib/modules", o.Release)
 	if err := os.MkdirAll(modules, 0o755); err != nil { //nolint:gosec // as on every machine
 		return fmt.Errorf("mount the modules: %w", err)
 	}
-	if err := unix.Mount(filepath.Join("/root", o.ModulesDir), modules, "", unix.MS_BIND, ""); err != nil {
+	if err := unix.Mount(filepath.Join("/new", o.ModulesDir), modules, "", unix.MS_BIND, ""); err != nil {
 		return fmt.Errorf("mount the modules: %w", err)
 	}
 	return nil
 }
 
-func upLoopback() error {
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+func up(link string) error {
+	l, err := netlink.LinkByName(link)
 	if err != nil {
-		return fmt.Errorf("set loopback up: %w", err)
+		return fmt.Errorf("find %s: %w", link, err)
 	}
-	defer unix.Close(fd)
-	r, err := unix.NewIfreq("lo")
-	if err != nil {
-		return fmt.Errorf("set loopback up: %w", err)
-	}
-	r.SetUint16(unix.IFF_UP | unix.IFF_RUNNING)
-	if err := unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, r); err != nil {
-		return fmt.Errorf("set loopback up: %w", err)
+	if err := netlink.LinkSetUp(l); err != nil {
+		return fmt.Errorf("set %s up: %w", link, err)
 	}
 	return nil
+}
+
+// connect gives the machine its only address. Without a default route nothing but
+// [Outside] can be reached.
+func connect() error {
+	addr, err := netlink.ParseAddr(inside)
+	if err != nil {
+		return fmt.Errorf("connect: %w", err)
+	}
+	l, err := netlink.LinkByName("eth0")
+	if err != nil {
+		return fmt.Errorf("connect: %w", err)
+	}
+	if err := netlink.AddrAdd(l, addr); err != nil {
+		return fmt.Errorf("connect: %w", err)
+	}
+	return up("eth0")
 }
 
 // openPort waits for the device, which appears a moment after its module.

@@ -38,7 +38,7 @@ func writeInitrd(path string, o *Options) error {
 			return fmt.Errorf("find this program: %w", err)
 		}
 	}
-	files, err := o.Kernel.load("virtio_pci", "virtio_console", "9pnet_virtio", "9p", "overlay")
+	files, err := o.Kernel.load("virtio_pci", "virtio_console", "virtio_net", "9pnet_virtio", "9p", "overlay")
 	if err != nil {
 		return err
 	}

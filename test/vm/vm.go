@@ -6,9 +6,10 @@
 // there; see [Suite].
 //
 // It owns the machine from its first to its last instruction and leaves nothing behind: the
-// file system is an overlay whose changes are thrown away, there is no network card, and
-// the emulator dies with its caller. It must know nothing of what it runs. The command
-// fairlead-vm calls it; that program is also the machine's first process, see [Guest].
+// file system is an overlay whose changes are thrown away, the network ends at this
+// machine's loopback ([Outside]), and the emulator dies with its caller. It must know
+// nothing of what it runs. The command fairlead-vm calls it; that program is also the
+// machine's first process, see [Guest].
 package vm
 
 import (
@@ -132,8 +133,9 @@ func arguments(o *Options, dir string) []string {
 		// which costs whoever looks at it often, as Go's runtime, most of the time. A panic
 		// ends the machine, and nobody attacks it.
 		"-cpu", "max,la57=off",
-		"-append", "console=ttyS0 quiet panic=-1 mitigations=off tsc=reliable clocksource=tsc", "-no-reboot",
-		"-display", "none", "-monitor", "none", "-nic", "none", "-serial", "file:" + filepath.Join(dir, "console"),
+		"-append", "console=ttyS0 quiet panic=-1 mitigations=off cryptomgr.notests tsc=reliable clocksource=tsc", "-no-reboot",
+		"-display", "none", "-monitor", "none", "-nic", "user,model=virtio-net-pci,ipv6=off",
+		"-serial", "file:" + filepath.Join(dir, "console"),
 		"-virtfs", "local,path=/,mount_tag=" + rootTag + ",security_model=none,multidevs=remap,readonly=on",
 		"-device", "virtio-serial-pci",
 		"-chardev", "file,id=output,path=/dev/stdout", "-device", fmt.Sprintf("virtserialport,chardev=output,nr=%d", outputPort),
