@@ -56,7 +56,7 @@ func New(nft knftables.Interface) *Guard {
 func (g *Guard) Prepare(ctx context.Context, want loadbalancer.Forwarding) error {
 	fresh := make(contents)
 	for _, s := range want.Served {
-		if e := keyOf(s); !g.owned[e] {
+		if e := keyOf(s); g.have == nil || !g.owned[e] {
 			fresh.add("left"+suffix(s.Addr), e, "")
 		}
 	}
@@ -93,21 +93,29 @@ func (g *Guard) Prepare(ctx context.Context, want loadbalancer.Forwarding) error
 // replaces it whole.
 func (g *Guard) Apply(ctx context.Context, want loadbalancer.Forwarding) error {
 	next := contentsOf(want)
+	owned := maps.Clone(g.owned)
 	if g.have == nil {
 		former, err := g.former(ctx)
 		if err != nil {
 			return err
 		}
-		maps.Copy(g.owned, former)
+		maps.Copy(owned, former)
 	}
 	for _, s := range want.Served {
-		g.owned[keyOf(s)] = true
+		owned[keyOf(s)] = true
 	}
-	g.leave(next)
+	leave(next, owned)
+	var err error
 	if g.have == nil {
-		return g.replace(ctx, next)
+		err = g.replace(ctx, next)
+	} else {
+		err = g.change(ctx, next)
 	}
-	return g.change(ctx, next)
+	if err != nil {
+		return err
+	}
+	g.owned = owned
+	return nil
 }
 
 // Settle tells that no virtual server is left but those of the last plan that was applied:
@@ -144,8 +152,8 @@ func (g *Guard) Settle(ctx context.Context) error {
 }
 
 // leave notes in next what is ours and not served any more.
-func (g *Guard) leave(next contents) {
-	for e := range g.owned {
+func leave(next contents, owned map[element]bool) {
+	for e := range owned {
 		family := suffix(e.prefix.Addr())
 		if _, serves := next["served"+family][e]; !serves {
 			next.add("left"+family, e, "")

@@ -220,6 +220,25 @@ func TestErrorThenWhole(t *testing.T) {
 	}
 }
 
+// What an Apply that failed would have served is not noted in the kernel: Prepare does it.
+func TestPrepareAfterError(t *testing.T) {
+	t.Parallel()
+	f := newFake()
+	g := guard.New(f)
+	must(t, g.Apply(t.Context(), loadbalancer.Forwarding{}))
+	f.fail = true
+	if err := g.Apply(t.Context(), plan()); !errors.Is(err, errRefused) {
+		t.Fatalf("error %v", err)
+	}
+	f.fail = false
+	must(t, g.Prepare(t.Context(), plan()))
+	owned, err := guard.New(f).Owned(t.Context())
+	must(t, err)
+	if len(owned) != len(plan().Served) {
+		t.Errorf("the next run knows of %d, want %d", len(owned), len(plan().Served))
+	}
+}
+
 // From whatever plan to whatever plan, with failures in between and a new run now and then,
 // the table becomes what the plan alone would make it; and nothing served is forgotten
 // before Settle.
