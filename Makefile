@@ -114,7 +114,7 @@ test-e2e: ## Each behaviour once, on a lab cluster (root).
 	$(GOTEST) -tags e2e -count=1 -timeout 20m -v ./test/e2e/...
 
 .PHONY: bench
-bench: deps lab ## Measure: BENCH=failover on a lab, ipam on a control plane, l2-failover, l2-rollout, l2-arp, l2-gossip or l2-all on a rig of agents (RUNS=30).
+bench: deps lab ## Measure: BENCH=failover on a lab, ipam on a control plane, ipvs on a kernel that has it, l2-failover, l2-rollout, l2-arp, l2-gossip or l2-all on a rig of agents (RUNS=30).
 	@$(BUILD) -o bin/fairlead-bench ./test/bench
 	bin/fairlead-bench -bench $(BENCH) $(if $(RUNS),-runs $(RUNS))
 

@@ -56,10 +56,14 @@ type options struct {
 	stateDir string
 	reuse    bool
 	out      string
+	stage    string
+	round    time.Duration
 }
 
 // benchmarks by name.
-func benchmarks() []string { return append([]string{"failover", "ipam", "l2-all"}, layer2Names()...) }
+func benchmarks() []string {
+	return append([]string{"failover", "ipam", "ipvs", "l2-all"}, layer2Names()...)
+}
 
 func parse() (*options, error) {
 	o := &options{}
@@ -68,13 +72,18 @@ func parse() (*options, error) {
 	flag.StringVar(&o.profiles, "profiles", "default,fast", "failover, l2-*: profiles of the agents, one after another")
 	flag.StringVar(&o.sizes, "sizes", "", "ipam: numbers of Services to reach, one after another; l2-*: numbers of addresses or nodes (default: those of the reports)")
 	flag.StringVar(&o.part, "part", "all", "ipam: micro (the allocator alone), rollout (a control plane without nodes), all (both) or lab (with nodes and agents)")
-	flag.IntVar(&o.services, "services", 200, "ipam: how many Services with -part lab")
+	flag.IntVar(&o.services, "services", 0, "ipam -part lab: how many Services (default 200); ipvs: how many, with two virtual servers each (default 5000)")
+	flag.DurationVar(&o.round, "round", 10*time.Second, "ipvs: how long clients ask each way in each of 3 rounds")
+	flag.StringVar(&o.stage, "stage", "", "ipvs: what of it to do; the program runs itself so")
 	flag.StringVar(&o.stateDir, "state-dir", "", "the lab's state directory (default: a fresh one)")
 	flag.BoolVar(&o.reuse, "reuse", false, "use the cluster that runs at --state-dir and leave it running")
 	flag.StringVar(&o.out, "out", "", "directory of the result file (default: docs/results)")
 	flag.Parse()
 	if !slices.Contains(benchmarks(), o.bench) {
 		return nil, fmt.Errorf("unknown benchmark %q; there are: %s", o.bench, strings.Join(benchmarks(), ", "))
+	}
+	if o.services == 0 {
+		o.services = map[bool]int{true: 5000, false: 200}[o.bench == "ipvs"]
 	}
 	if !slices.Contains([]string{"all", "micro", "rollout", "lab"}, o.part) {
 		return nil, fmt.Errorf("unknown part %q; there are: all, micro, rollout, lab", o.part)
@@ -105,6 +114,9 @@ func run(ctx context.Context) error {
 	}
 	if strings.HasPrefix(o.bench, "l2-") {
 		return onRig(ctx, lab, o)
+	}
+	if o.bench == "ipvs" { // on a kernel that has it
+		return dataPlane(ctx, lab, o)
 	}
 	if o.bench == "ipam" { // on a control plane of its own, without nodes
 		return allocation(ctx, lab, o)

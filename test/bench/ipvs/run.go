@@ -1,0 +1,228 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ipvs
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/fairlead-lb/fairlead/test/harness"
+	"github.com/fairlead-lb/fairlead/test/lab/artifacts"
+	"github.com/fairlead-lb/fairlead/test/vm"
+)
+
+// Config of a measurement.
+type Config struct {
+	// Root of the repository; Dir gets what is compiled, and must exist.
+	Root, Dir string
+	// Services each make two virtual servers with three real ones.
+	Services int
+	// Round is how long clients ask at a time.
+	Round    time.Duration
+	Progress io.Writer
+}
+
+// Result of a measurement.
+type Result struct {
+	Benchmark string          `json:"benchmark"`
+	Date      string          `json:"date"`
+	Machine   harness.Machine `json:"machine"`
+	// Kernel that was measured; Emulated says that it ran in the virtual machine.
+	Kernel   string `json:"kernel"`
+	Emulated bool   `json:"emulated"`
+
+	Programming []*Programming `json:"programming"`
+	Paths       []Path         `json:"paths"`
+}
+
+// resultMark begins the line in which what ran inside hands its result to who started it.
+const resultMark = "BENCH-RESULT "
+
+// The stages of a measurement in which this program runs itself.
+const (
+	// StageKernel is on the kernel that is measured.
+	StageKernel = "kernel"
+	// StageProxy is in a network namespace there.
+	StageProxy = "kube-proxy"
+	// StageTraffic is the second part alone, there.
+	StageTraffic = "traffic"
+)
+
+const machineTimeout = time.Hour
+
+// Measure compiles what is needed and measures on this machine's kernel, or on the virtual
+// machine's where this one has no ip_vs.
+func Measure(ctx context.Context, c Config, m harness.Machine) (*Result, error) {
+	out := &Result{}
+	defer func() { out.Benchmark, out.Date, out.Machine = "ipvs", time.Now().UTC().Format(time.RFC3339), m }()
+	if err := c.compile(ctx); err != nil {
+		return nil, err
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return nil, fmt.Errorf("find this program: %w", err)
+	}
+	argv := []string{self, "-bench", "ipvs", "-stage", StageKernel, "-state-dir", c.Dir, "-services", strconv.Itoa(c.Services), "-round", c.Round.String()}
+	why := vm.Probe()
+	if why == nil {
+		cmd := exec.CommandContext(ctx, argv[0], argv[1:]...) //nolint:gosec // ourselves
+		return out, stage(cmd, c.Progress, out)
+	}
+	_, _ = fmt.Fprintf(c.Progress, "this kernel cannot be measured (%s): a small virtual machine is, emulated\n", strings.ReplaceAll(why.Error(), "\n", "; "))
+	dir, err := vm.DefaultKernelDir()
+	if err != nil {
+		return nil, err //nolint:wrapcheck // says what failed
+	}
+	kernel, err := vm.FindKernel(ctx, dir)
+	if err != nil {
+		return nil, err //nolint:wrapcheck // says what failed
+	}
+	var text bytes.Buffer
+	status, err := vm.Run(ctx, &vm.Options{
+		Self: filepath.Join(c.Dir, "fairlead-vm"), Kernel: kernel, Timeout: machineTimeout, Dir: c.Root, Env: os.Environ(),
+		Output: io.MultiWriter(&text, c.Progress), Argv: argv,
+	})
+	if err != nil {
+		return nil, err //nolint:wrapcheck // says what failed
+	}
+	if err := readResult(text.String(), out); err != nil || status != 0 {
+		return nil, errors.Join(err, fmt.Errorf("the measurement ended with status %d", status))
+	}
+	out.Emulated = true
+	return out, nil
+}
+
+// compile makes all programs: nothing is compiled on an emulated processor.
+func (c *Config) compile(ctx context.Context) error {
+	for _, args := range [][]string{
+		{"build", "-trimpath", "-o", filepath.Join(c.Root, "bin") + "/", "./cmd/..."},
+		{"build", "-trimpath", "-o", filepath.Join(c.Dir, "fairlead-vm"), "./test/vm/cmd/fairlead-vm"},
+		{"test", "-c", "-trimpath", "-tags", "kernel,ipvs", "-o", c.agentBenchmark(), "./nodeagent"},
+	} {
+		cmd := exec.CommandContext(ctx, "go", args...) //nolint:gosec // constants and our own directory
+		cmd.Dir, cmd.Env = c.Root, append(os.Environ(), "CGO_ENABLED=0")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return fmt.Errorf("go %s: %w\n%s", strings.Join(args, " "), err, out)
+		}
+	}
+	_, err := kubeProxy(ctx, c.Progress)
+	return err
+}
+
+func (c *Config) agentBenchmark() string { return filepath.Join(c.Dir, "nodeagent.test") }
+
+// kubeProxy builds it, or finds it in the cache.
+func kubeProxy(ctx context.Context, progress io.Writer) (string, error) {
+	b := artifacts.Builder{Log: artifacts.WriterLogger(progress)}
+	var err error
+	if b.Cache, err = artifacts.DefaultCache(); err != nil {
+		return "", err //nolint:wrapcheck // says what failed
+	}
+	for _, t := range artifacts.Targets() {
+		if t.Name == "kube-proxy" {
+			tools, err := b.Ensure(ctx, []artifacts.Target{t})
+			return tools[t.Name], err //nolint:wrapcheck // says what failed
+		}
+	}
+	return "", errors.New("no kube-proxy among the artefacts")
+}
+
+// Stage runs one of the stages and prints its result for who started it.
+func Stage(ctx context.Context, name string, c Config) error {
+	var result any
+	var err error
+	switch name {
+	case StageKernel:
+		result, err = c.onKernel(ctx)
+	case StageProxy:
+		var program string
+		if program, err = kubeProxy(ctx, c.Progress); err == nil {
+			result, err = MeasureProxy(ctx, program, c.Dir, c.Services)
+		}
+	case StageTraffic:
+		result, err = c.traffic(ctx)
+	default:
+		err = fmt.Errorf("no stage %q", name)
+	}
+	if err != nil {
+		return err
+	}
+	b, err := json.Marshal(result)
+	if err != nil {
+		return fmt.Errorf("hand on the result: %w", err)
+	}
+	_, err = fmt.Fprintln(c.Progress, resultMark+string(b))
+	return err //nolint:wrapcheck // says what failed
+}
+
+// onKernel measures everything, one after the other.
+func (c *Config) onKernel(ctx context.Context) (*Result, error) {
+	out := &Result{}
+	b, err := os.ReadFile("/proc/sys/kernel/osrelease")
+	if err != nil {
+		return nil, fmt.Errorf("find the kernel's version: %w", err)
+	}
+	out.Kernel = strings.TrimSpace(string(b))
+	ours, err := MeasureFairlead(ctx, c.agentBenchmark(), c.Services, c.Progress)
+	if err != nil {
+		return nil, err
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return nil, fmt.Errorf("find this program: %w", err)
+	}
+	cmd := exec.CommandContext(ctx, self, "-bench", "ipvs", "-stage", StageProxy, "-state-dir", c.Dir, "-services", strconv.Itoa(c.Services)) //nolint:gosec // ourselves
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
+	theirs := &Programming{}
+	if err := stage(cmd, c.Progress, theirs); err != nil {
+		return nil, err
+	}
+	out.Programming = []*Programming{ours, theirs}
+	out.Paths, err = c.traffic(ctx)
+	return out, err
+}
+
+func (c *Config) traffic(ctx context.Context) ([]Path, error) {
+	dir, err := os.MkdirTemp("", "fairlead-bench-world-")
+	if err != nil {
+		return nil, fmt.Errorf("make a directory: %w", err)
+	}
+	defer os.RemoveAll(dir)
+	return MeasureTraffic(ctx, c.Root, dir, c.Round, c.Progress)
+}
+
+// stage runs this program and reads its result.
+func stage(cmd *exec.Cmd, progress io.Writer, into any) error {
+	var text bytes.Buffer
+	cmd.Stdout, cmd.Stderr = io.MultiWriter(&text, progress), progress
+	if err := cmd.Run(); err != nil {
+		return fmt.Errorf("a stage of the measurement: %w", err)
+	}
+	return readResult(text.String(), into)
+}
+
+func readResult(text string, into any) error {
+	for line := range strings.Lines(text) {
+		if b, found := strings.CutPrefix(line, resultMark); found {
+			if err := json.Unmarshal([]byte(b), into); err != nil {
+				return fmt.Errorf("read the result: %w", err)
+			}
+			text = ""
+		}
+	}
+	if text != "" {
+		return errors.New("the measurement left no result")
+	}
+	return nil
+}
