@@ -39,10 +39,13 @@ func newFake() *failing {
 	return &failing{Fake: knftables.NewFake(knftables.InetFamily, guard.Table)}
 }
 
-func must(t interface {
+// fataler is a test, or one round of a property test.
+type fataler interface {
 	Helper()
 	Fatal(args ...any)
-}, err error) {
+}
+
+func must(t fataler, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)

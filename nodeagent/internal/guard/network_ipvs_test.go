@@ -188,8 +188,10 @@ func (r *rig) kubeProxy() {
 		// kube-proxy drops what conntrack does not know.
 		b.WriteString(" chain forward { type filter hook forward priority 0\n ct state invalid drop\n }\n}\n")
 	}
-	must(r.t, command(b.String(), "nft", "-f", "-"))
-	r.t.Cleanup(func() { must(r.t, command("delete table ip kube\ndelete table ip6 kube\n", "nft", "-f", "-")) })
+	must(r.t, command(r.node.context(), b.String(), "nft", "-f", "-"))
+	r.t.Cleanup(func() {
+		must(r.t, command(r.node.context(), "delete table ip kube\ndelete table ip6 kube\n", "nft", "-f", "-"))
+	})
 }
 
 // service makes the plan of one Service at vip:80 for TCP and UDP with these real servers

@@ -84,13 +84,16 @@ func (h *host) do(f func() error) error {
 // ip runs commands of the program ip, one per line, without its name.
 func (h *host) ip(script string) {
 	h.t.Helper()
-	if err := h.do(func() error { return command(script, "ip", "-batch", "-") }); err != nil {
+	if err := h.do(func() error { return command(h.context(), script, "ip", "-batch", "-") }); err != nil {
 		h.t.Fatalf("%s: %v", h.name, err)
 	}
 }
 
-func command(stdin string, program string, args ...string) error {
-	cmd := exec.CommandContext(context.Background(), program, args...)
+// context lasts through the cleanup of a test.
+func (h *host) context() context.Context { return context.WithoutCancel(h.t.Context()) }
+
+func command(ctx context.Context, stdin, program string, args ...string) error {
+	cmd := exec.CommandContext(ctx, program, args...)
 	cmd.Stdin = strings.NewReader(stdin)
 	out, err := cmd.CombinedOutput()
 	if err != nil {
@@ -117,11 +120,11 @@ func (h *host) path() string { return fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(),
 func (h *host) serve(port int, name string) {
 	h.t.Helper()
 	err := h.do(func() error {
-		l, err := (&net.ListenConfig{}).Listen(context.Background(), "tcp", fmt.Sprintf(":%d", port))
+		l, err := (&net.ListenConfig{}).Listen(h.context(), "tcp", fmt.Sprintf(":%d", port))
 		if err != nil {
 			return err
 		}
-		u, err := (&net.ListenConfig{}).ListenPacket(context.Background(), "udp", fmt.Sprintf(":%d", port))
+		u, err := (&net.ListenConfig{}).ListenPacket(h.context(), "udp", fmt.Sprintf(":%d", port))
 		if err != nil {
 			return err
 		}
@@ -200,7 +203,7 @@ func (h *host) ask(network string, to netip.AddrPort, size int, wait time.Durati
 
 func (h *host) dial(network string, to netip.AddrPort, wait time.Duration) (conn net.Conn, err error) {
 	err = h.do(func() error {
-		conn, err = (&net.Dialer{Timeout: wait}).DialContext(context.Background(), network, to.String())
+		conn, err = (&net.Dialer{Timeout: wait}).DialContext(h.context(), network, to.String())
 		return err
 	})
 	return conn, err

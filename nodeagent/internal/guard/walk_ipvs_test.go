@@ -28,7 +28,7 @@ func said(who string, from netip.Addr, n int) string { return fmt.Sprintf("%s %s
 func TestIPVSWalk(t *testing.T) {
 	r := newRig(t)
 	r.kubeProxy()
-	for name, test := range map[string]func(*testing.T, *rig, addresses){
+	for name, test := range map[string]func(*rig, addresses){
 		"who answers": testWalk, "node ports and host network": testTargets, "refuses": testRefuses,
 		"fragments and path MTU": testPathMTU, "sources": testSources, "waits": testWaits,
 		"resets what it does not know": testResets, "node addresses": testForeign,
@@ -36,7 +36,7 @@ func TestIPVSWalk(t *testing.T) {
 		for family, a := range map[string]addresses{"IPv4": r.four, "IPv6": r.six} {
 			t.Run(name+"/"+family, func(t *testing.T) {
 				r.t = t
-				test(t, r, a)
+				test(r, a)
 				r.t = nil
 			})
 		}
@@ -46,7 +46,7 @@ func TestIPVSWalk(t *testing.T) {
 
 func ping(t *testing.T, from *host, to netip.Addr) {
 	t.Helper()
-	must(t, from.do(func() error { return command("", "ping", "-c1", "-W3", to.String()) }))
+	must(t, from.do(func() error { return command(from.context(), "", "ping", "-c1", "-W3", to.String()) }))
 }
 
 func expect(t *testing.T, what, got, want string) {
@@ -57,7 +57,8 @@ func expect(t *testing.T, what, got, want string) {
 }
 
 // Who answers, and whom the pod sees, from everywhere.
-func testWalk(t *testing.T, r *rig, a addresses) {
+func testWalk(r *rig, a addresses) {
+	t := r.t
 	bridge := a.pod1.Prev() // of the node, where the pods of this node see it
 	pods := []netip.AddrPort{at(a.pod1, podPort), at(a.pod2, podPort)}
 	inside := joined([]string{said("pod1", bridge, size), said("pod2", a.node, size)})
@@ -83,7 +84,8 @@ func testWalk(t *testing.T, r *rig, a addresses) {
 	}
 }
 
-func testTargets(t *testing.T, r *rig, a addresses) {
+func testTargets(r *rig, a addresses) {
+	t := r.t
 	vip := at(a.vip, 80)
 	for _, network := range []string{"tcp", "udp"} {
 		r.apply(r.service(a, 0x0fa00020, true, at(a.pod1, podPort), at(a.node2, nodePort)))
@@ -107,7 +109,8 @@ func testTargets(t *testing.T, r *rig, a addresses) {
 
 // What is not served is refused: ports of the node, its node ports, ports of nobody; while
 // the node's own address stays as it was.
-func testRefuses(t *testing.T, r *rig, a addresses) {
+func testRefuses(r *rig, a addresses) {
+	t := r.t
 	expect(t, "before us, a port of the node", r.client.ask("tcp", at(a.vip, hostPort), size, short), said("node", a.client, size))
 	expect(t, "before us, a node port", r.client.ask("tcp", at(a.vip, nodePort), size, short), said("pod1", a.client, size))
 	r.apply(r.service(a, 0x0fa00030, true, at(a.pod1, podPort)))
@@ -128,7 +131,8 @@ func testRefuses(t *testing.T, r *rig, a addresses) {
 
 // Fragments reach the pod whole, and a far client behind a link of 1,400 bytes gets its
 // answer: the ICMP error of the router follows the connection to the pod.
-func testPathMTU(t *testing.T, r *rig, a addresses) {
+func testPathMTU(r *rig, a addresses) {
+	t := r.t
 	vip := at(a.vip, 80)
 	for name, real := range map[string]netip.Addr{"pod1": a.pod1, "pod2": a.pod2} {
 		source, far := a.client, a.far
@@ -144,7 +148,8 @@ func testPathMTU(t *testing.T, r *rig, a addresses) {
 	}
 }
 
-func testSources(t *testing.T, r *rig, a addresses) {
+func testSources(r *rig, a addresses) {
+	t := r.t
 	vip := at(a.vip, 80)
 	f := r.service(a, 0x0fa00050, true, at(a.pod1, podPort))
 	for i := range f.Served {
@@ -171,7 +176,8 @@ func testSources(t *testing.T, r *rig, a addresses) {
 }
 
 // While the virtual servers or our link are gone, connections wait, wherever they come from.
-func testWaits(t *testing.T, r *rig, a addresses) {
+func testWaits(r *rig, a addresses) {
+	t := r.t
 	vip := at(a.vip, 80)
 	f := r.service(a, 0x0fa00060, true, at(a.pod1, podPort), at(a.pod2, podPort))
 	for what, fault := range map[string]struct{ happen, mend func() }{
@@ -183,7 +189,7 @@ func testWaits(t *testing.T, r *rig, a addresses) {
 			fault.happen()
 			got := make(chan string)
 			go func() { got <- from.ask("tcp", vip, size, long) }()
-			time.Sleep(300 * time.Millisecond)
+			<-time.After(300 * time.Millisecond)
 			fault.mend()
 			if said := <-got; said == refused || said == silence {
 				t.Errorf("%s, %s: %s", what, name, said)
@@ -194,7 +200,8 @@ func testWaits(t *testing.T, r *rig, a addresses) {
 
 // After a failover, a connection that the former node had is reset, so that its client
 // connects anew instead of timing out.
-func testResets(t *testing.T, r *rig, a addresses) {
+func testResets(r *rig, a addresses) {
+	t := r.t
 	bits := a.vip.BitLen()
 	r.apply(r.service(a, 0x0fa00070, true, at(a.pod1, podPort)))
 	r.node2.ip(fmt.Sprintf("addr add %s/%d dev lo", a.vip, bits))
@@ -210,7 +217,8 @@ func testResets(t *testing.T, r *rig, a addresses) {
 }
 
 // As an external IP, the node's own address is served on that port only.
-func testForeign(t *testing.T, r *rig, a addresses) {
+func testForeign(r *rig, a addresses) {
+	t := r.t
 	f := r.service(a, 0x0fa00080, true, at(a.pod1, podPort))
 	f.VIPs = nil
 	for i := range f.Served {
