@@ -62,17 +62,20 @@ type Conn struct {
 
 // Dial connects; by UDP nothing is sent yet.
 func Dial(ctx context.Context, from Place, proto Protocol, to netip.AddrPort) (*Conn, error) {
-	c := &Conn{proto: proto}
+	var conn net.Conn
 	err := from.Do(func() (err error) {
 		d := net.Dialer{Timeout: askTimeout}
-		c.Conn, err = d.DialContext(ctx, strings.ToLower(string(proto)), to.String())
+		conn, err = d.DialContext(ctx, strings.ToLower(string(proto)), to.String())
 		return err
 	})
 	if err != nil {
 		return nil, classify(to, err)
 	}
-	c.lines = bufio.NewReader(c.Conn)
-	return c, nil
+	return newConn(conn, proto), nil
+}
+
+func newConn(c net.Conn, proto Protocol) *Conn {
+	return &Conn{Conn: c, proto: proto, lines: bufio.NewReader(c)}
 }
 
 // Ask asks on this connection.

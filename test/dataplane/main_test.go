@@ -13,7 +13,7 @@ import (
 )
 
 // TestDataPlane is one world and everything that happens in it: its start is most of the
-// cost. Parts run one after the other, in the order of the modes of kube-proxy.
+// cost. Parts run one after the other; nothing runs after the last, which uninstalls.
 func TestDataPlane(t *testing.T) {
 	root, err := filepath.Abs(filepath.Join("..", ".."))
 	if err != nil {
@@ -22,7 +22,11 @@ func TestDataPlane(t *testing.T) {
 	dir := t.TempDir()
 	// Memory is cheaper than the emulated processor; every program here inherits it.
 	t.Setenv("GOGC", "400")
-	w, err := Start(t.Context(), Options{Root: root, Dir: dir, Progress: os.Stdout})
+	outside, host := os.Getenv("FAIRLEAD_OUTSIDE"), os.Getenv("FAIRLEAD_OUTSIDE_HOST")
+	if outside == "" {
+		t.Fatal("no control plane: run this by make test-ipvs PKG=./test/dataplane")
+	}
+	w, err := Start(t.Context(), Options{Root: root, Dir: dir, Outside: outside, Host: host, Progress: os.Stdout})
 	t.Cleanup(func() {
 		if t.Failed() {
 			showLogs(t, dir)
@@ -42,9 +46,16 @@ func TestDataPlane(t *testing.T) {
 			}
 			w.say("kube-proxy runs in %s mode", mode)
 			t.Run("matrix", func(t *testing.T) { testMatrix(t, w, mode) })
+			if mode == NFTables { // whose kube-proxy flushes all of IPVS when it starts
+				t.Run("round-robin", func(t *testing.T) { testRoundRobin(t, w) })
+				t.Run("maglev", func(t *testing.T) { testMaglev(t, w) })
+				t.Run("stream", func(t *testing.T) { testStream(t, w, mode) })
+			}
+			t.Run("repair", func(t *testing.T) { testRepair(t, w, mode) })
 		})
 	}
-	w.say("all modes took %.0f s", time.Since(began).Seconds())
+	t.Run("leave", func(t *testing.T) { testLeave(t, w) })
+	w.say("all of it took %.0f s", time.Since(began).Seconds())
 }
 
 // showLogs prints the end of every log, where only the test's output is kept.

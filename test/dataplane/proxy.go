@@ -25,8 +25,8 @@ import (
 // Mode of kube-proxy.
 type Mode string
 
-// Modes lists all of them.
-func Modes() []Mode { return []Mode{IPTables, NFTables, IPVS} }
+// Modes lists all of them, ipvs first: some of what it sets in the kernel it never takes back.
+func Modes() []Mode { return []Mode{IPVS, IPTables, NFTables} }
 
 // The modes of kube-proxy.
 const (
@@ -110,7 +110,7 @@ func (p *Proxy) arguments(mode Mode) []string {
 		"--conntrack-max-per-core=0", "--conntrack-min=0",
 		"--conntrack-tcp-timeout-established=0s", "--conntrack-tcp-timeout-close-wait=0s",
 		// What the documentation asks for beside kube-proxy's own use of IPVS.
-		"--ipvs-strict-arp", "--ipvs-exclude-cidrs=" + strings.Join([]string{pool4, pool6}, ","),
+		"--ipvs-strict-arp", "--ipvs-exclude-cidrs=" + strings.Join([]string{pool4, pool6, documentation}, ","),
 	}
 }
 

@@ -39,8 +39,8 @@ type Service struct {
 	Annotations  map[string]string
 	// Change, if set, changes the object before it is created.
 	Change func(s *corev1.Service)
-	// Pods that are its endpoints.
-	Pods []*Pod
+	// Pods that are its ready endpoints; Terminating ones still serve.
+	Pods, Terminating []*Pod
 }
 
 func (s *Service) family() corev1.IPFamily {
@@ -85,7 +85,7 @@ func (w *World) Create(ctx context.Context, s *Service) error {
 	return w.SetEndpoints(ctx, s)
 }
 
-// SetEndpoints makes the Service's pods its ready endpoints, in the order given.
+// SetEndpoints makes the Service's pods its endpoints, in the order given.
 func (w *World) SetEndpoints(ctx context.Context, s *Service) error {
 	slice := &discoveryv1.EndpointSlice{
 		ObjectMeta: metav1.ObjectMeta{Name: s.Name + "-pods", Namespace: rig.Namespace, Labels: map[string]string{
@@ -100,14 +100,18 @@ func (w *World) SetEndpoints(ctx context.Context, s *Service) error {
 	}{{"tcp", corev1.ProtocolTCP}, {"udp", corev1.ProtocolUDP}} {
 		slice.Ports = append(slice.Ports, discoveryv1.EndpointPort{Name: &p.name, Port: &port, Protocol: &p.proto})
 	}
-	for _, p := range s.Pods {
+	for _, p := range slices.Concat(s.Pods, s.Terminating) {
+		ready, terminating := &yes, &no
+		if slices.Contains(s.Terminating, p) {
+			ready, terminating = &no, &yes
+		}
 		a, name := p.IPv4, p.Node.Name()
 		if s.IPv6 {
 			a = p.IPv6
 		}
 		slice.Endpoints = append(slice.Endpoints, discoveryv1.Endpoint{
 			Addresses: []string{a.String()}, NodeName: &name,
-			Conditions: discoveryv1.EndpointConditions{Ready: &yes, Serving: &yes, Terminating: &no},
+			Conditions: discoveryv1.EndpointConditions{Ready: ready, Serving: &yes, Terminating: terminating},
 		})
 	}
 	return w.writeSlice(ctx, slice)

@@ -15,6 +15,7 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"github.com/fairlead-lb/fairlead/test/harness"
+	"github.com/fairlead-lb/fairlead/test/harness/plane"
 	"github.com/fairlead-lb/fairlead/test/harness/rig"
 )
 
@@ -28,17 +29,19 @@ const (
 type Options struct {
 	// Root of the repository; bin/ below it holds the programs.
 	Root string
+	// Outside is the file that command outside wrote, Host where its loopback is.
+	Outside, Host string
 	// Dir gets every file that is written. It must exist and be empty.
 	Dir string
 	// Progress gets a line per step.
 	Progress io.Writer
 }
 
-// World is three nodes: pods a and b serve on the first two, nothing serves on the third.
-// Other pods and hosts only ask.
+// World is three nodes: pods a and b serve on the first two. Other pods and hosts ask.
 type World struct {
 	Rig *rig.Rig
-	// A and B serve; Near is a pod beside A that does not, Far one on the third node.
+	// A and B serve everything; Far, on the third node, only Services that name it; Near is
+	// a pod beside A that serves nothing.
 	A, B, Near, Far *Pod
 	// Client finds addresses by ARP and NDP; Via[i] sends everything for Services to node i,
 	// whoever announces it.
@@ -59,16 +62,19 @@ const nodes = 3
 // Start brings everything up but kube-proxy; see [World.Use]. Call Stop also when it failed.
 func Start(ctx context.Context, o Options) (*World, error) {
 	w := &World{o: o, began: time.Now()}
-	var err error
+	p, err := plane.Attach(plane.Options{Root: o.Root, Progress: o.Progress}, o.Outside, o.Host)
+	if err != nil {
+		return w, fmt.Errorf("start the world: %w", err)
+	}
 	w.Rig, err = rig.Start(ctx, rig.Options{
-		Root: o.Root, Dir: o.Dir, Nodes: nodes, Alone: true, Progress: o.Progress,
-		AgentProgram: filepath.Join(o.Root, "bin", harness.AgentProgram), ControllerProgram: filepath.Join(o.Root, "bin", harness.ControllerProgram),
-		AgentArgs: []string{"--sysctl-root=/proc/sys", "--v=2"},
+		Root: o.Root, Dir: o.Dir, Nodes: nodes, Plane: p, Progress: o.Progress,
+		AgentProgram: filepath.Join(o.Root, "bin", harness.AgentProgram),
+		AgentArgs:    []string{"--sysctl-root=/proc/sys", "--v=2"},
 	})
 	if err != nil {
 		return w, fmt.Errorf("start the world: %w", err)
 	}
-	w.say("control plane, controller and %d agents run", nodes)
+	w.say("%d agents see each other", nodes)
 	for _, step := range []func(context.Context) error{w.plugClients, w.makePods, w.Rig.ApplyScenario, w.prepareProxies} {
 		if err := step(ctx); err != nil {
 			return w, fmt.Errorf("start the world: %w", err)
@@ -152,7 +158,7 @@ func (w *World) makePods(ctx context.Context) error {
 		}
 		*p.to = pod
 	}
-	return errors.Join(w.A.Serve(ctx), w.B.Serve(ctx))
+	return errors.Join(w.A.Serve(ctx), w.B.Serve(ctx), w.Far.Serve(ctx))
 }
 
 // Stop ends everything.

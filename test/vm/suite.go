@@ -48,7 +48,7 @@ type Suite struct {
 // Job is the tests of one package, compiled.
 type Job struct {
 	Package, Dir, Binary string
-	Args                 []string
+	Args, Env            []string
 }
 
 // Test compiles the tests here and runs them one package after the other: natively if
@@ -68,6 +68,15 @@ func (s *Suite) Test(ctx context.Context) (passed bool, err error) {
 	s.say("compiled the tests of %d packages that need ip_vs in %.0f s", len(jobs), time.Since(began).Seconds())
 	began = time.Now()
 	why := Probe()
+	host := Outside
+	if why == nil {
+		host = "127.0.0.1"
+	}
+	stop, err := s.startOutside(ctx, dir, jobs, host)
+	defer stop()
+	if err != nil {
+		return false, err
+	}
 	if why == nil {
 		s.say("this machine's kernel has ip_vs: they run NATIVELY, on %s", release())
 		if passed, err = RunJobs(ctx, jobs, s.Output); err != nil {
@@ -144,6 +153,7 @@ func RunJobs(ctx context.Context, jobs []Job, output io.Writer) (passed bool, er
 		began := time.Now()
 		cmd := exec.CommandContext(ctx, j.Binary, j.Args...) //nolint:gosec // compiled from this repository
 		cmd.Dir, cmd.Stdout, cmd.Stderr = j.Dir, output, output
+		cmd.Env = append(os.Environ(), j.Env...)
 		cmd.WaitDelay = time.Second
 		err := cmd.Run()
 		if _, ok := errors.AsType[*exec.ExitError](err); err != nil && !ok {

@@ -57,8 +57,11 @@ type Options struct {
 // Plane is a running control plane. Its methods may not be called concurrently, except
 // those that only read.
 type Plane struct {
-	o        Options
-	tools    map[string]string
+	o     Options
+	tools map[string]string
+	// host is where the API server is; attached whether its processes are another's.
+	host     string
+	attached bool
 	etcdPort int
 	peerPort int
 	apiPort  int
@@ -77,7 +80,7 @@ func Start(ctx context.Context, o Options) (*Plane, error) {
 	if o.Progress == nil {
 		o.Progress = io.Discard
 	}
-	p := &Plane{o: o}
+	p := &Plane{o: o, host: loopback.String()}
 	for _, step := range []func(context.Context) error{
 		p.findTools, p.prepare, p.startEtcd, p.startAPIServer, p.startManager, p.install,
 	} {
@@ -133,10 +136,7 @@ func (p *Plane) prepare(ctx context.Context) error {
 	if err := os.WriteFile(p.path("audit-policy.yaml"), []byte(auditPolicy), 0o600); err != nil {
 		return fmt.Errorf("prepare: %w", err)
 	}
-	p.config = &rest.Config{
-		Host: p.Server(), QPS: -1, WarningHandler: rest.NoWarnings{},
-		TLSClientConfig: rest.TLSClientConfig{CAFile: p.key("ca.crt"), CertFile: p.key("admin.crt"), KeyFile: p.key("admin.key")},
-	}
+	p.config = p.administrator()
 	if p.client, err = kubernetes.NewForConfig(p.config); err != nil {
 		return fmt.Errorf("prepare: %w", err)
 	}
@@ -145,7 +145,7 @@ func (p *Plane) prepare(ctx context.Context) error {
 
 // Server is the URL of the API server.
 func (p *Plane) Server() string {
-	return "https://" + net.JoinHostPort(loopback.String(), strconv.Itoa(p.apiPort))
+	return "https://" + net.JoinHostPort(p.host, strconv.Itoa(p.apiPort))
 }
 
 // Config is the administrator's, without limits of the client's own.

@@ -52,8 +52,9 @@ type Options struct {
 	ControllerArgs []string
 	// Audit makes the API server log requests; see [plane.Plane.Requests].
 	Audit bool
-	// Alone leaves out the controller manager; see [plane.Options].
-	Alone bool
+	// Plane, if set, is a control plane with a controller that runs already; it stays the
+	// caller's.
+	Plane *plane.Plane
 	// Progress gets a line per step.
 	Progress io.Writer
 }
@@ -108,15 +109,21 @@ func (r *Rig) path(parts ...string) string {
 	return filepath.Join(append([]string{r.o.Dir}, parts...)...)
 }
 
-func (r *Rig) startPlane(ctx context.Context) error {
+func (r *Rig) startPlane(ctx context.Context) (err error) {
+	if r.o.Plane != nil {
+		r.plane = r.o.Plane
+		if r.api, err = client.New(r.plane.Config()); err != nil {
+			return err
+		}
+		return r.applyDaemonSet(ctx)
+	}
 	dir := r.path("plane")
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return fmt.Errorf("make a directory: %w", err)
 	}
-	var err error
 	r.plane, err = plane.Start(ctx, plane.Options{
 		Root: r.o.Root, Dir: dir, ControllerProgram: r.o.ControllerProgram,
-		Audit: r.o.Audit, Alone: r.o.Alone, Progress: r.o.Progress,
+		Audit: r.o.Audit, Progress: r.o.Progress,
 	})
 	if err != nil {
 		return err
@@ -148,8 +155,10 @@ func (r *Rig) startController(ctx context.Context) error {
 	if err := os.Mkdir(r.path("gossip"), 0o700); err != nil {
 		return fmt.Errorf("make a directory: %w", err)
 	}
-	if err := r.StartController(ctx); err != nil {
-		return err
+	if r.o.Plane == nil {
+		if err := r.StartController(ctx); err != nil {
+			return err
+		}
 	}
 	if _, err := harness.Eventually(ctx, time.Minute, r.copyKeys); err != nil {
 		return err
@@ -191,7 +200,7 @@ func (r *Rig) StopController() error {
 func (r *Rig) revive(ctx context.Context) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.stopped || !r.controller.Ended() {
+	if r.stopped || r.controller == nil || !r.controller.Ended() {
 		return nil
 	}
 	r.crashes++
@@ -326,7 +335,7 @@ func (r *Rig) Stop() error {
 	if r.relay != nil {
 		r.relay.close()
 	}
-	if r.plane != nil {
+	if r.plane != nil && r.o.Plane == nil {
 		errs = append(errs, r.plane.Stop())
 	}
 	errs = append(errs, r.closeHosts())

@@ -1,0 +1,173 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build ipvs
+
+package dataplane
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/fairlead-lb/fairlead/test/harness"
+	"github.com/fairlead-lb/fairlead/test/harness/rig"
+)
+
+const (
+	// repairTimeout is generous: an emulated processor is shared with everything here. The
+	// time that it took is printed.
+	repairTimeout = 15 * time.Second
+	// pace of the stream while something is broken.
+	pace = 20 * time.Millisecond
+)
+
+// testRepair breaks one thing after the other under a stream of new connections through the
+// broken node: all is as before afterwards, nobody was refused, and nothing else changed.
+func testRepair(t *testing.T, w *World, mode Mode) {
+	s := &Service{Name: "repair", Pods: []*Pod{w.A, w.B}}
+	to := w.serve(t, s)
+	n := w.Rig.Nodes()[0]
+	breaks := []struct {
+		name string
+		do   func(ctx context.Context) error
+	}{
+		{"virtual servers removed", func(ctx context.Context) error { return removeServers(ctx, n, to) }},
+		{"table deleted", func(ctx context.Context) error { return deleteTables(ctx, n) }},
+		{"link removed", func(ctx context.Context) error { return run(ctx, n, "ip", "link", "del", "dummy-fairlead") }},
+		{"address removed", func(ctx context.Context) error {
+			return run(ctx, n, "ip", "addr", "del", to.String()+"/32", "dev", "dummy-fairlead")
+		}},
+		{"kube-proxy restarted", func(ctx context.Context) error {
+			p := w.Proxies[0]
+			return errors.Join(p.Stop(), p.Start(ctx, mode), p.Running(ctx))
+		}},
+	}
+	for _, b := range breaks {
+		t.Run(strings.ReplaceAll(b.name, " ", "-"), func(t *testing.T) {
+			before := readKernel(t, n)
+			stream := NewStream(t.Context(), w.Via[0], to, pace)
+			pause(t, time.Second)
+			began := time.Now()
+			err := b.do(t.Context())
+			broken := time.Since(began)
+			if err != nil {
+				t.Error(err)
+			}
+			took, err := harness.Eventually(t.Context(), repairTimeout, func(ctx context.Context) error {
+				now, err := ReadKernel(ctx, n)
+				return errors.Join(err, same("our own", before.Ours, now.Ours))
+			})
+			if err != nil {
+				t.Error(err)
+			}
+			pause(t, time.Second)
+			result, err := stream.Stop()
+			if err != nil {
+				t.Error(err)
+			}
+			w.say("%s: %s: broken in %s, whole %s later; %s", mode, b.name, broken.Round(time.Millisecond), took.Round(time.Millisecond), result)
+			for _, f := range result.Failures {
+				t.Errorf("%s after the break began: %v", f.At.Sub(began).Round(time.Millisecond), f.Err)
+			}
+			after := readKernel(t, n)
+			err = errors.Join(same("what is kube-proxy's", before.Proxy, after.Proxy), same("what is others'", before.Foreign, after.Foreign))
+			if err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	if err := w.Remove(t.Context(), s); err != nil {
+		t.Error(err)
+	}
+}
+
+// removeServers leaves kube-proxy's alone, which it would miss for half a minute.
+func removeServers(ctx context.Context, n *rig.Node, to netip.Addr) error {
+	at := netip.AddrPortFrom(to, servicePort).String()
+	return errors.Join(run(ctx, n, "ipvsadm", "-D", "-t", at), run(ctx, n, "ipvsadm", "-D", "-u", at))
+}
+
+func deleteTables(ctx context.Context, n *rig.Node) error {
+	list, err := OnNode(ctx, n, "nft", "list", "tables")
+	if err != nil {
+		return err
+	}
+	found := 0
+	for line := range strings.Lines(list) {
+		f := strings.Fields(line)
+		if len(f) == 3 && f[2] == "fairlead" {
+			found++
+			if err := run(ctx, n, "nft", "delete", "table", f[1], f[2]); err != nil {
+				return err
+			}
+		}
+	}
+	if found == 0 {
+		return fmt.Errorf("no table of ours among\n%s", list)
+	}
+	return nil
+}
+
+func run(ctx context.Context, n *rig.Node, name string, args ...string) error {
+	_, err := OnNode(ctx, n, name, args...)
+	return err
+}
+
+// serve creates a Service and waits until it is served and announced.
+func (w *World) serve(t *testing.T, s *Service) netip.Addr {
+	t.Helper()
+	if err := w.Create(t.Context(), s); err != nil {
+		t.Fatal(err)
+	}
+	addresses, err := w.Served(t.Context(), s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.Owner(t.Context(), addresses[s]); err != nil {
+		t.Fatal(err)
+	}
+	return addresses[s]
+}
+
+func readKernel(t *testing.T, n *rig.Node) Kernel {
+	t.Helper()
+	k, err := ReadKernel(t.Context(), n)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return k
+}
+
+func pause(t *testing.T, d time.Duration) {
+	t.Helper()
+	if err := harness.Pause(t.Context(), d); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// same says what differs. The order of lines and of a set's elements is the kernel's choice.
+func same(what, before, after string) error {
+	count := map[string]int{}
+	for i, text := range []string{before, after} {
+		n := 2*i - 1
+		for _, part := range strings.FieldsFunc(text, func(r rune) bool { return r == '\n' || r == ',' }) {
+			// A set's first and last element have its brackets with them.
+			part = strings.TrimSuffix(strings.TrimPrefix(strings.TrimSpace(part), "elements = { "), " }")
+			count[strings.TrimSpace(part)] += n
+		}
+	}
+	var b strings.Builder
+	for part, n := range count {
+		if n != 0 {
+			fmt.Fprintf(&b, "%+d %s\n", n, part)
+		}
+	}
+	if b.Len() == 0 {
+		return nil
+	}
+	return fmt.Errorf("%s has changed:\n%s", what, b.String())
+}

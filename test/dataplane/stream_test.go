@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build ipvs
+
+package dataplane
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/fairlead-lb/fairlead/test/harness"
+)
+
+// steady is the pace of the stream while something happens, half of which one node's pods
+// answer.
+const steady = 10 * time.Millisecond
+
+// testStream asks without pause through one node while its parts are replaced.
+func testStream(t *testing.T, w *World, mode Mode) {
+	s := &Service{Name: "stream", Pods: []*Pod{w.A, w.B}}
+	to := w.serve(t, s)
+	n := w.Rig.Nodes()[0]
+	for _, e := range []struct {
+		name string
+		do   func(ctx context.Context) error
+	}{
+		{"agent restarted", func(ctx context.Context) error {
+			return errors.Join(n.Terminate(), n.StartAgent(ctx), w.Rig.WaitSettled(ctx))
+		}},
+		{"agent killed", func(ctx context.Context) error {
+			return errors.Join(n.Kill(), harness.Pause(ctx, time.Second), n.StartAgent(ctx), w.Rig.WaitSettled(ctx))
+		}},
+		{"kube-proxy restarted", func(ctx context.Context) error {
+			p := w.Proxies[0]
+			return errors.Join(p.Stop(), p.Start(ctx, mode), p.Running(ctx))
+		}},
+		{"pods roll", func(ctx context.Context) error { return w.roll(ctx, s) }},
+	} {
+		stream := NewStream(t.Context(), w.Via[0], to, steady)
+		pause(t, time.Second)
+		err := e.do(t.Context())
+		pause(t, time.Second)
+		result, serr := stream.Stop()
+		if err := errors.Join(err, serr); err != nil {
+			t.Errorf("%s: %v", e.name, err)
+		}
+		w.say("%s: %s: %s", mode, e.name, result)
+		if len(result.Failures) > 0 {
+			t.Errorf("%s: %s", e.name, result)
+		}
+	}
+	if err := w.Remove(t.Context(), s); err != nil {
+		t.Error(err)
+	}
+}
+
+// roll replaces the pod a as a Deployment does: a new one is ready, the old one serves what
+// it has and ends some time after it was told to.
+func (w *World) roll(ctx context.Context, s *Service) error {
+	fresh, err := NewPod("c", w.A.Node, 2)
+	if err != nil {
+		return err
+	}
+	if err := fresh.Serve(ctx); err != nil {
+		return err
+	}
+	old := w.A
+	for _, step := range [][]*Pod{{old, w.B, fresh}, {w.B, fresh}} {
+		s.Pods, s.Terminating = step, nil
+		if len(step) == 2 {
+			s.Terminating = []*Pod{old}
+		}
+		if err := w.SetEndpoints(ctx, s); err != nil {
+			return err
+		}
+		if err := harness.Pause(ctx, 2*time.Second); err != nil {
+			return err
+		}
+	}
+	s.Terminating = nil
+	old.Refuse()
+	if err := w.SetEndpoints(ctx, s); err != nil {
+		return err
+	}
+	w.A = fresh
+	return errors.Join(harness.Pause(ctx, time.Second), old.Close())
+}
+
+// testPowerCut takes a node with a pod off the network under a stream through another node.
+func testPowerCut(t *testing.T, w *World) {
+	s := &Service{Name: "power", Pods: []*Pod{w.A, w.B}}
+	to := w.serve(t, s)
+	stream := NewStream(t.Context(), w.Via[0], to, steady)
+	pause(t, time.Second)
+	_, err := w.Rig.Nodes()[1].PowerCut()
+	pause(t, 8*time.Second)
+	result, serr := stream.Stop()
+	if err := errors.Join(err, serr); err != nil {
+		t.Error(err)
+	}
+	w.say("power cut: %s", result)
+	// Each of the pod's questions fails until the node's death is known, in about a second
+	// on an idle machine.
+	if limit := 5 * time.Second; result.Span() > limit {
+		t.Errorf("questions failed over more than %s: %s", limit, result)
+	}
+	after, err := Ask(t.Context(), w.Via[0], TCP, netip.AddrPortFrom(to, servicePort))
+	if err != nil || after.Pod != w.A.Name {
+		t.Errorf("pod %s answers, %v, want %s", after.Pod, err, w.A.Name)
+	}
+}
