@@ -75,7 +75,7 @@ image: ## Build both images: with Docker where it works, else with the lab's bui
 ##@ Try it
 
 .PHONY: demo
-demo: deps ## Start a real cluster in network namespaces and walk through layer 2 (root).
+demo: deps ## Start a real cluster in network namespaces and walk through the tutorial, its IPVS part on a kernel that has it (root).
 	@$(BUILD) -o bin/fairlead-demo ./test/demo
 	@bin/fairlead-demo
 
