@@ -152,7 +152,11 @@ func walk(rules map[string][]rule, name string, depth int) verdict {
 		case s.target == "":
 			continue
 		}
-		if v := walk(rules, s.target, depth+1); v != fallThrough || s.leaves {
+		v := walk(rules, s.target, depth+1)
+		if s.perhaps && v == drop {
+			v = fallThrough
+		}
+		if v != fallThrough || s.leaves && !s.perhaps {
 			return v
 		}
 	}
@@ -165,24 +169,34 @@ type step struct {
 	target  string
 	// leaves: the rest of the chain is not asked.
 	leaves bool
+	// perhaps: the rule names destinations, which may be ours or not.
+	perhaps bool
 }
 
+// evaluate takes a rule that names destinations for one about pools if it accepts them:
+// somebody wrote it for us. To drop, it may mean others.
 func (r rule) evaluate() step {
+	perhaps := false
 	for _, e := range r.Expr {
 		for kind, data := range e {
-			if kind == "counter" || kind == "log" || kind == "comment" {
-				continue
-			}
-			if kind == "match" {
-				if !matches(data) {
+			switch kind {
+			case "counter", "log", "comment":
+			case "match":
+				fits, destination := matches(data)
+				if !fits {
 					return step{}
 				}
-				continue
-			}
-			if kind == "vmap" {
+				perhaps = perhaps || destination
+			case "vmap":
 				return lookUp(data)
+			default: // a verdict, or something unknown, which ends the rule without one
+				s := stepOf(kind, data)
+				s.perhaps = perhaps
+				if perhaps && (s.verdict == drop || s.leaves && s.target == "") {
+					return step{}
+				}
+				return s
 			}
-			return stepOf(kind, data) // unknown statements end the rule without a verdict
 		}
 	}
 	return step{}

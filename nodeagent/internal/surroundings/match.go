@@ -24,18 +24,24 @@ type left struct {
 	Payload *struct{ Protocol, Field string } `json:"payload"`
 }
 
-// matches tells whether the packet of [walk] certainly fits.
-func matches(data json.RawMessage) bool {
+// matches tells whether the packet of [walk] certainly fits, or, where the rule asks for a
+// destination, may fit.
+func matches(data json.RawMessage) (fits, destination bool) {
 	var m match
 	if json.Unmarshal(data, &m) != nil {
-		return false
+		return false, false
 	}
-	fits := fitting(m.Left)
-	if fits == nil {
-		return false
+	has := fitting(m.Left)
+	if has == nil {
+		return false, false
 	}
-	found := slices.ContainsFunc(values(m.Right), fits)
-	return found == (m.Op != "!=")
+	found := slices.ContainsFunc(values(m.Right), has)
+	return found == (m.Op != "!="), isDestination(m.Left)
+}
+
+func isDestination(data json.RawMessage) bool {
+	var l left
+	return json.Unmarshal(data, &l) == nil && l.Payload != nil && l.Payload.Field == "daddr"
 }
 
 // lookUp follows a verdict map.
@@ -50,7 +56,7 @@ func lookUp(data json.RawMessage) step {
 		return step{}
 	}
 	fits := fitting(m.Key)
-	if fits == nil {
+	if fits == nil || isDestination(m.Key) {
 		return step{}
 	}
 	for _, pair := range m.Data.Set {
