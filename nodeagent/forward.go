@@ -79,9 +79,17 @@ type plane struct {
 	guard   guarding
 	// generation is the number of the last transaction of nftables, whoever's.
 	generation func() (uint32, error)
-	// adopt finds out what an earlier run served, once, before anything is changed.
-	adopt func(ctx context.Context) error
+	// adopt finds out what an earlier run forwards, once, before anything is changed.
+	adopt func(ctx context.Context) (earlier, error)
 	close func()
+}
+
+// earlier is what a run before this one left that forwards.
+type earlier struct {
+	// vips are on the link.
+	vips []netip.Addr
+	// served by virtual servers that have real servers.
+	served map[loadbalancer.VirtualServerKey]struct{}
 }
 
 // planeDeps connect the forwarder to the kernel.
@@ -164,6 +172,9 @@ type forwarder struct {
 	programmed bool
 	// last is what may be there of virtual servers and addresses.
 	last loadbalancer.Forwarding
+	// released says that the guard has let go of what an earlier run served and this one does
+	// not.
+	released bool
 	// guarded is what the guard has, if that is known.
 	guarded    loadbalancer.Forwarding
 	guardKnown bool

@@ -31,7 +31,8 @@ const (
 // so that a connection finds either of them at every moment. Whoever dies between two steps
 // leaves what the next run finds by the guard and by the link, and mends.
 func (f *forwarder) apply(ctx context.Context, want loadbalancer.Forwarding) error {
-	if err := f.plane.adopt(ctx); err != nil {
+	before, err := f.plane.adopt(ctx)
+	if err != nil {
 		return err
 	}
 	changed := !f.programmed || !slices.EqualFunc(f.last.VirtualServers, want.VirtualServers, sameServerKey)
@@ -40,6 +41,12 @@ func (f *forwarder) apply(ctx context.Context, want loadbalancer.Forwarding) err
 			return err
 		}
 	}
+	if !f.programmed && !f.released && len(before.vips)+len(before.served) > 0 {
+		if err := f.setGuard(ctx, before.still(want)); err != nil {
+			return err
+		}
+	}
+	f.released = true
 	both, gone := joined(f.last, want)
 	f.last = both
 	if err := f.setServers(ctx, both); err != nil {
@@ -212,7 +219,7 @@ func (f *forwarder) remove(ctx context.Context) error {
 		}
 		defer f.closePlane()
 	}
-	if err := f.plane.adopt(ctx); err != nil {
+	if _, err := f.plane.adopt(ctx); err != nil {
 		return err
 	}
 	// What it served it still names, for the next run, should there be one.
@@ -232,6 +239,28 @@ func (f *forwarder) remove(ctx context.Context) error {
 	f.last = loadbalancer.Forwarding{}
 	f.have, f.done, f.programmed, f.refused, f.unbound, f.err = loadbalancer.Forwarding{}, wanted{}, false, nil, nil, nil
 	return nil
+}
+
+// still is what of a plan an earlier run forwards already: the rest is kube-proxy's until it
+// is programmed, and what is not in the plan is at once.
+func (e earlier) still(want loadbalancer.Forwarding) loadbalancer.Forwarding {
+	out := want
+	out.VIPs, out.Served = nil, nil
+	more := make(map[netip.Addr]struct{})
+	for _, s := range want.Served {
+		_, served := e.served[servedKey(s)]
+		if served && (contains(e.vips, s.Addr) || !contains(want.VIPs, s.Addr)) {
+			out.Served = append(out.Served, s)
+		} else if s.Foreign {
+			more[s.Addr] = struct{}{}
+		}
+	}
+	for _, a := range want.VIPs {
+		if _, shared := more[a]; !shared && contains(e.vips, a) {
+			out.VIPs = append(out.VIPs, a)
+		}
+	}
+	return out
 }
 
 // joined is a plan with what the one before had and it has not: gone says that there is any.
@@ -255,7 +284,7 @@ func joined(have, want loadbalancer.Forwarding) (both loadbalancer.Forwarding, g
 		return want, false
 	}
 	slices.SortFunc(both.VirtualServers, func(a, b loadbalancer.VirtualServer) int {
-		return cmp.Or(a.Addr.Compare(b.Addr), cmp.Compare(a.Protocol, b.Protocol), cmp.Compare(a.Port, b.Port), cmp.Compare(a.Mark, b.Mark))
+		return compareServerKeys(a.VirtualServerKey, b.VirtualServerKey)
 	})
 	served := make(map[loadbalancer.VirtualServerKey]struct{}, len(want.Served))
 	for _, s := range want.Served {
@@ -268,6 +297,11 @@ func joined(have, want loadbalancer.Forwarding) (both loadbalancer.Forwarding, g
 		}
 	}
 	return both, true
+}
+
+// compareServerKeys orders as plans do.
+func compareServerKeys(a, b loadbalancer.VirtualServerKey) int {
+	return cmp.Or(a.Addr.Compare(b.Addr), cmp.Compare(a.Protocol, b.Protocol), cmp.Compare(a.Port, b.Port), cmp.Compare(a.Mark, b.Mark))
 }
 
 func servedKey(s loadbalancer.Served) loadbalancer.VirtualServerKey {

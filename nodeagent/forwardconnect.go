@@ -5,6 +5,7 @@ package nodeagent
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"k8s.io/klog/v2"
 	"sigs.k8s.io/knftables"
@@ -78,17 +79,31 @@ func readTable() ([]kernel.ServerState, int, error) {
 func newPlane(table virtualserver.Table, settings virtualserver.Settings, link viplink.Link, nft knftables.Interface) *plane {
 	g, v := guard.New(nft), viplink.New(link)
 	var served []loadbalancer.VirtualServerKey
-	adopted := false
+	var found *earlier
 	// Once: what this run is about to serve on a node's address may be another program's now.
-	adopt := func(ctx context.Context) (err error) {
-		if adopted {
-			return nil
+	adopt := func(ctx context.Context) (earlier, error) {
+		if found != nil {
+			return *found, nil
 		}
-		if served, err = g.Owned(ctx); err != nil {
-			return fmt.Errorf("read what is guarded: %w", err)
+		keys, err := g.Owned(ctx)
+		if err != nil {
+			return earlier{}, fmt.Errorf("read what is guarded: %w", err)
 		}
-		adopted = true
-		return nil
+		vips, err := v.List()
+		if err != nil {
+			return earlier{}, fmt.Errorf("list the addresses of an earlier run: %w", err)
+		}
+		list, err := table.List()
+		if err != nil {
+			return earlier{}, fmt.Errorf("list virtual servers: %w", err)
+		}
+		served, found = keys, &earlier{vips, make(map[loadbalancer.VirtualServerKey]struct{}, len(keys))}
+		for i := range list {
+			if _, ours := slices.BinarySearchFunc(keys, list[i].VirtualServerKey, compareServerKeys); ours && len(list[i].Reals) > 0 {
+				found.served[list[i].VirtualServerKey] = struct{}{}
+			}
+		}
+		return *found, nil
 	}
 	owned := func(context.Context) (virtualserver.Owned, error) {
 		addrs, err := v.List()
