@@ -113,7 +113,7 @@ func TestAnnouncedWhenProgrammed(t *testing.T) {
 func TestPlaneRefused(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
-		break_ func(a *simNode)
+		breaks func(a *simNode)
 		mode   string
 		want   string
 	}{
@@ -129,7 +129,7 @@ func TestPlaneRefused(t *testing.T) {
 			t.Parallel()
 			simulate(t, nil, func(s *sim) {
 				s.ipvs, s.dataPlane = true, c.mode
-				c.break_(&simNode{simKernel: s.kernelOf("a")})
+				c.breaks(&simNode{simKernel: s.kernelOf("a")})
 				s.start("a")
 				s.wait(time.Second)
 				s.forwardTo(vip)
@@ -332,6 +332,7 @@ func TestCrashAtEveryStep(t *testing.T) {
 	}}
 	// crash changes everything while the agent dies at step n, and returns the steps.
 	crash := func(t *testing.T, n int) (steps int) {
+		t.Helper()
 		simulateIPVS(t, []loadbalancer.NodeName{"a"}, func(s *sim) {
 			s.forwardTo(vip)
 			s.forwardTo("10.0.0.201")

@@ -407,10 +407,6 @@ func (n *simNode) Publish(st member.State) {
 	}
 }
 
-func sameInterface(a, b loadbalancer.Interface) bool {
-	return a.Name == b.Name && a.NoIPv6 == b.NoIPv6 && slices.Equal(a.Prefixes, b.Prefixes)
-}
-
 func (n *simNode) SetPeers(map[loadbalancer.NodeName]netip.Addr) {}
 
 // The node as the agent's kernel.

@@ -179,3 +179,7 @@ func (n *simNode) owns(addr netip.Addr) bool {
 		return slices.ContainsFunc(k.Prefixes, func(p netip.Prefix) bool { return p.Addr() == addr })
 	})
 }
+
+func sameInterface(a, b loadbalancer.Interface) bool {
+	return a.Name == b.Name && a.NoIPv6 == b.NoIPv6 && slices.Equal(a.Prefixes, b.Prefixes)
+}

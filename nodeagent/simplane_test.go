@@ -129,7 +129,7 @@ func (n *simNode) planeDeps() planeDeps {
 			made.generation = p.table.NFTGeneration
 			return made, nil
 		},
-		left: func(ctx context.Context) (bool, error) {
+		left: func(context.Context) (bool, error) {
 			_, there, err := p.table.VIPLink()
 			return there, err
 		},

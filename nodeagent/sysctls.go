@@ -82,10 +82,10 @@ func (l *loop) prepare(ctx context.Context, f loadbalancer.Forwarding) (ready bo
 	if !l.a.report.SetKernelSettings(record) {
 		return false, nil // The report wakes the loop when they are recorded.
 	}
-	return l.setSysctls(ctx, change, record)
+	return l.setSysctls(ctx, change)
 }
 
-func (l *loop) setSysctls(ctx context.Context, change []sysctl, record []v1alpha1.KernelSetting) (ready bool, err error) {
+func (l *loop) setSysctls(ctx context.Context, change []sysctl) (ready bool, err error) {
 	for _, s := range change {
 		if err := l.a.d.kernel.SetSysctl(s.name, s.value); err != nil {
 			klog.FromContext(ctx).Error(err, "Cannot make a setting that IPVS needs", "setting", s.name, "value", s.value)

@@ -23,11 +23,11 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/util/httpstream"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/portforward"
 	"k8s.io/client-go/transport/spdy"
+	"k8s.io/streaming/pkg/httpstream"
 
 	"github.com/fairlead-lb/fairlead/loadbalancer/traffic"
 )
@@ -110,7 +110,7 @@ func PortForward(cfg *rest.Config, kube kubernetes.Interface) Ask {
 		}
 		stop, ready := make(chan struct{}), make(chan struct{})
 		var said bytes.Buffer
-		forward, err := portforward.NewOnAddresses(dialer, []string{"127.0.0.1"}, []string{fmt.Sprintf("0:%d", port)}, stop, ready, io.Discard, &said)
+		forward, err := portforward.NewOnAddressesForStreaming(dialer, []string{"127.0.0.1"}, []string{fmt.Sprintf("0:%d", port)}, stop, ready, io.Discard, &said)
 		if err != nil {
 			return traffic.Report{}, fmt.Errorf("forward a port: %w", err)
 		}
@@ -118,7 +118,7 @@ func PortForward(cfg *rest.Config, kube kubernetes.Interface) Ask {
 		go func() { done <- forward.ForwardPorts() }()
 		defer func() {
 			close(stop)
-			<-done
+			_ = <-done // it ends because it was told to
 		}()
 		select {
 		case err := <-done:
@@ -146,12 +146,12 @@ func dialerFor(cfg *rest.Config, to *url.URL) (httpstream.Dialer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("connect to the API server: %w", err)
 	}
-	old := spdy.NewDialer(upgrader, &http.Client{Transport: transport}, http.MethodPost, to)
-	dialer, err := portforward.NewSPDYOverWebsocketDialer(to, cfg)
+	old := spdy.NewDialerForStreaming(upgrader, &http.Client{Transport: transport}, http.MethodPost, to)
+	dialer, err := portforward.NewSPDYOverWebsocketDialerForStreaming(to, cfg)
 	if err != nil {
 		return nil, fmt.Errorf("connect to the API server: %w", err)
 	}
-	return portforward.NewFallbackDialer(dialer, old, func(err error) bool {
+	return portforward.NewFallbackDialerForStreaming(dialer, old, func(err error) bool {
 		return httpstream.IsUpgradeFailure(err) || httpstream.IsHTTPSProxyError(err)
 	}), nil
 }
