@@ -135,8 +135,17 @@ func (g *Guard) Check(ctx context.Context) (bool, error) {
 // concluded from nobody having changed nftables since.
 func (g *Guard) Partial() bool { return g.partial }
 
-// complete tells whether chains, sets and maps are there, and no others.
+// complete tells whether chains, sets and maps are there, and no others. A list that was
+// made while somebody changed nftables may lack what is there: twice must it be wrong.
 func (g *Guard) complete(ctx context.Context) (bool, error) {
+	ok, err := g.listed(ctx)
+	if err != nil || !ok {
+		ok, err = g.listed(ctx)
+	}
+	return ok, err
+}
+
+func (g *Guard) listed(ctx context.Context) (bool, error) {
 	all, err := g.nft.ListAll(ctx)
 	if isNotFound(err) {
 		return false, nil
