@@ -41,6 +41,10 @@ func TestOptions(t *testing.T) {
 		"fast":         {env: env("NODE_NAME", "n"), args: []string{"--profile=fast"}},
 		"no repeats":   {env: env("NODE_NAME", "n"), args: []string{"--announce-interval=0"}},
 		"no metrics":   {env: env("NODE_NAME", "n"), args: []string{"--metrics-address="}},
+		"data plane":   {env: env("NODE_NAME", "n"), args: []string{"--data-plane=kube-proxy", "--cluster-cidrs=10.244.0.0/16, fd00::/48", "--sysctl-root=/host/proc/sys"}},
+		"no such data plane": {
+			env: env("NODE_NAME", "n"), args: []string{"--data-plane=x", "--sysctl-root="}, errs: []string{`--data-plane: "x" is none`, "--sysctl-root"},
+		},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -64,6 +68,22 @@ func TestOptions(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+func TestClusterCIDRs(t *testing.T) {
+	t.Parallel()
+	var o Options
+	fs := pflag.NewFlagSet("t", pflag.ContinueOnError)
+	o.AddFlags(fs)
+	if err := fs.Parse([]string{"--cluster-cidrs=10.244.3.7/16, fd00::/48,"}); err != nil {
+		t.Fatal(err)
+	}
+	if got := (prefixes{&o.ClusterCIDRs}).String(); got != "10.244.0.0/16,fd00::/48" {
+		t.Errorf("read %s", got)
+	}
+	if err := fs.Parse([]string{"--cluster-cidrs=10.244.0.0"}); err == nil {
+		t.Error("took an address for a prefix")
 	}
 }
 

@@ -228,6 +228,41 @@ func TestClearNow(t *testing.T) {
 	}
 }
 
+// What an earlier run told of the data plane stays until this one tells.
+func TestDataPlaneOutlivesARestart(t *testing.T) {
+	t.Parallel()
+	n := statustest.NewNodeAgents()
+	n.Put(&v1alpha1.NodeAgent{
+		ObjectMeta: metav1.ObjectMeta{Name: "me"},
+		Status:     v1alpha1.NodeAgentStatus{DataPlane: v1alpha1.DataPlaneStatus{Forwarding: v1alpha1.ForwardingIPVS, Revision: "7"}},
+	})
+	synctest.Test(t, func(t *testing.T) {
+		r := status.NewReport("me", n, func() types.UID { return "uid" }, func() {})
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error)
+		go func() { done <- r.Run(ctx) }()
+		for _, c := range []struct {
+			told v1alpha1.DataPlaneStatus
+			want string
+		}{
+			{want: "ipvs@7"},
+			{told: v1alpha1.DataPlaneStatus{Forwarding: v1alpha1.ForwardingKubeProxy}, want: "kube-proxy@"},
+			{told: v1alpha1.DataPlaneStatus{Forwarding: v1alpha1.ForwardingIPVS, Revision: "9"}, want: "ipvs@9"},
+		} {
+			r.Set(v1alpha1.NodeAgentStatus{Version: "v1", DataPlane: c.told}, status.Health{Reason: reason.Listening})
+			settle()
+			got, _ := n.Peek("me")
+			if p := got.Status.DataPlane; string(p.Forwarding)+"@"+p.Revision != c.want {
+				t.Errorf("told %+v, want %s", p, c.want)
+			}
+		}
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 func TestReport(t *testing.T) {
 	t.Parallel()
 	n := statustest.NewNodeAgents()
