@@ -85,9 +85,11 @@ func assessForwarded(s situation) forwarded {
 	p := f.planes
 	switch {
 	case f.asked != v1alpha1.ForwardingIPVS:
-		return forwarded{answer: answer{false, reason.LeftToKubeProxy,
-			"kube-proxy forwards, as the Service's annotation " + v1alpha1.AnnotationDataPlane + " or the controller's configuration asks"}}
-	case p.live == 0 && !(was && p.agents > 0):
+		return forwarded{answer: answer{
+			false, reason.LeftToKubeProxy,
+			"kube-proxy forwards, as the Service's annotation " + v1alpha1.AnnotationDataPlane + " or the controller's configuration asks",
+		}}
+	case p.live == 0 && (!was || p.agents == 0):
 		return forwarded{answer: answer{false, reason.NotEveryNode, "no node agent is ready, so kube-proxy forwards"}}
 	case len(p.left) > 0:
 		return forwarded{answer: leftTo(p)}
@@ -95,12 +97,15 @@ func assessForwarded(s situation) forwarded {
 	waiting, waits := since(p.waiting[f.name], s.now, waitingGrace, was)
 	silent, quiet := since(p.silent, s.now, silenceGrace, was)
 	if len(waiting) > 0 {
-		return forwarded{lagging: true, answer: answer{false, reason.NotEveryNode,
-			"kube-proxy forwards as well until IPVS does everywhere: " + sayAll(waiting)}}
+		return forwarded{lagging: true, answer: answer{
+			false, reason.NotEveryNode, "kube-proxy forwards as well until IPVS does everywhere: " + sayAll(waiting),
+		}}
 	}
 	if len(silent) > 0 {
-		return forwarded{answer: answer{false, reason.NotEveryNode,
-			"kube-proxy forwards as well: the agent of node " + abbreviate(nodesOf(silent)) + " does not say that it does; it is of an earlier release, or starting"}}
+		return forwarded{answer: answer{
+			false, reason.NotEveryNode,
+			"kube-proxy forwards as well: the agent of node " + abbreviate(nodesOf(silent)) + " does not say that it does; it is of an earlier release, or starting",
+		}}
 	}
 	everywhere := answer{true, reason.Forwarded, "IPVS forwards on every node"}
 	if was {

@@ -117,6 +117,7 @@ func TestForwardedOnceEveryNodeHasIt(t *testing.T) {
 func TestForwardedIsSticky(t *testing.T) {
 	tests := map[string]func(t *testing.T, b *bed){
 		"an agent restarts": func(t *testing.T, b *bed) {
+			t.Helper()
 			b.agent(t, "worker", readyBecause(metav1.ConditionFalse, reason.Restarting))
 			wait(t, 5*time.Second)
 			b.agent(t, "worker", says(v1alpha1.DataPlaneStatus{}))
@@ -126,6 +127,7 @@ func TestForwardedIsSticky(t *testing.T) {
 			b.agent(t, "worker", says(v1alpha1.DataPlaneStatus{Forwarding: v1alpha1.ForwardingIPVS}))
 		},
 		"all restart at once": func(t *testing.T, b *bed) {
+			t.Helper()
 			for _, name := range agents() {
 				b.agent(t, name, readyBecause(metav1.ConditionFalse, reason.Restarting))
 				b.agent(t, name, leftFor(reason.Restarting, ""))
@@ -137,18 +139,21 @@ func TestForwardedIsSticky(t *testing.T) {
 			}
 		},
 		"a node leaves": func(t *testing.T, b *bed) {
+			t.Helper()
 			b.agent(t, "worker2", leftFor(reason.Leaving, ""))
 			b.agent(t, "worker2", readyBecause(metav1.ConditionFalse, reason.Leaving))
 			wait(t, time.Minute)
 			b.agents.Remove("worker2")
 		},
 		"a node comes, and begins": func(t *testing.T, b *bed) {
+			t.Helper()
 			b.nodes.Put(t, testNode("worker4", nil))
 			b.agents.Put(t, testAgent("worker4", "172.20.0.9/16"))
 			wait(t, 20*time.Second)
 			b.agent(t, "worker4", says(v1alpha1.DataPlaneStatus{Forwarding: v1alpha1.ForwardingIPVS, Revision: "1"}))
 		},
 		"every node is lost to the API server": func(t *testing.T, b *bed) {
+			t.Helper()
 			for _, name := range agents() {
 				n, _ := b.nodes.Find(name)
 				n.Status.Conditions[0].Status = corev1.ConditionUnknown
@@ -156,11 +161,13 @@ func TestForwardedIsSticky(t *testing.T) {
 			}
 		},
 		"an agent that says nothing comes and goes": func(t *testing.T, b *bed) {
+			t.Helper()
 			b.agents.Put(t, &v1alpha1.NodeAgent{ObjectMeta: metav1.ObjectMeta{Name: "worker5"}})
 			wait(t, time.Second)
 			b.agents.Remove("worker5")
 		},
 		"a node cannot program it for a moment": func(t *testing.T, b *bed) {
+			t.Helper()
 			b.agent(t, "worker", func(s *v1alpha1.NodeAgentStatus) {
 				s.DataPlane.Waiting = []v1alpha1.WaitingRecord{{Name: "default/svc200", Reason: "KernelRefuses"}}
 			})
@@ -190,30 +197,37 @@ func TestForwardedGoesBack(t *testing.T) {
 		says    string
 	}{
 		"a node loses ip_vs": {func(t *testing.T, b *bed) {
+			t.Helper()
 			b.agent(t, "worker", leftFor(reason.KernelWithoutIPVS, "no ip_vs."))
 		}, time.Second, reason.NotEveryNode, "on some nodes: node worker (KernelWithoutIPVS): no ip_vs"},
 		"every node has none": {func(t *testing.T, b *bed) {
+			t.Helper()
 			for _, name := range agents() {
 				b.agent(t, name, leftFor(reason.KernelWithoutIPVS, "no ip_vs"))
 			}
 		}, time.Second, reason.KernelWithoutIPVS, "on every node: node control-plane, worker, worker2 and others (KernelWithoutIPVS)"},
 		"kube-proxy removes what is not its": {func(t *testing.T, b *bed) {
+			t.Helper()
 			b.agent(t, "worker3", leftFor(reason.KubeProxyExcludeCIDRs, "set ipvs.excludeCIDRs"))
 		}, time.Second, reason.KubeProxyExcludeCIDRs, "set ipvs.excludeCIDRs"},
 		"a node cannot program it": {func(t *testing.T, b *bed) {
+			t.Helper()
 			b.agent(t, "worker", func(s *v1alpha1.NodeAgentStatus) {
 				s.DataPlane.Waiting = []v1alpha1.WaitingRecord{{Name: "default/svc200", Reason: "KernelRefuses", Message: "no memory"}}
 			})
 		}, 12 * time.Second, reason.NotEveryNode, "node worker (KernelRefuses): no memory"},
 		"an agent of an earlier release": {func(t *testing.T, b *bed) {
+			t.Helper()
 			b.agent(t, "worker", says(v1alpha1.DataPlaneStatus{}))
 		}, 32 * time.Second, reason.NotEveryNode, "agent of node worker does not say"},
 		"no agent is left": {func(t *testing.T, b *bed) {
+			t.Helper()
 			for _, name := range agents() {
 				b.agents.Remove(name)
 			}
 		}, time.Second, reason.NotEveryNode, "no node agent"},
 		"it is asked for": {func(t *testing.T, b *bed) {
+			t.Helper()
 			r, _ := b.records.Find("default/svc200")
 			r.Spec.Forwarding = v1alpha1.ForwardingKubeProxy
 			b.records.Put(t, r)

@@ -122,7 +122,7 @@ func showLogs(t *testing.T, dir string) {
 		return
 	}
 	for _, l := range logs {
-		if text, err := os.ReadFile(l); err == nil { //nolint:gosec // the test's own directory
+		if text, err := os.ReadFile(l); err == nil {
 			t.Logf("%s:\n%s", filepath.Base(l), text[max(0, len(text)-8000):])
 		}
 	}
@@ -130,7 +130,7 @@ func showLogs(t *testing.T, dir string) {
 
 // upgrade gives the record to IPVS; the address stays, and ipMode follows the last node.
 func (b *bed) upgrade() {
-	before, from := b.service("web").Status.LoadBalancer.Ingress[0].IP, b.audited()
+	before, from := b.service(b.t.Context(), "web").Status.LoadBalancer.Ingress[0].IP, b.audited()
 	b.restart("scheduler: mh,mh-port")
 	b.eventually(b.web("ipvs", "VIP", "NotEveryNode"))
 	r := b.record("web")
@@ -141,7 +141,7 @@ func (b *bed) upgrade() {
 	b.eventually(b.web("ipvs", "VIP", "NotEveryNode"))
 	b.agent("n2", "True", "Running", b.programmed())
 	b.eventually(b.web("ipvs", "Proxy", "Forwarded"))
-	if got := b.service("web").Status.LoadBalancer.Ingress[0].IP; got != before {
+	if got := b.service(b.t.Context(), "web").Status.LoadBalancer.Ingress[0].IP; got != before {
 		b.t.Errorf("the address moved from %s to %s", before, got)
 	}
 	b.wantWrites("an upgrade", from, map[string]int{
@@ -198,8 +198,8 @@ func (b *bed) external() {
 		return err
 	})
 	holds := func(onNodes, free string) func(context.Context) error {
-		return func(context.Context) error {
-			r, err := b.get("external")
+		return func(ctx context.Context) error {
+			r, err := b.get(ctx, "external")
 			if err != nil {
 				return err
 			}
@@ -223,8 +223,8 @@ func (b *bed) external() {
 		return nil
 	})
 	b.kubectl("", "delete", "service", "external")
-	b.eventually(func(context.Context) error {
-		if _, err := b.get("external"); err == nil {
+	b.eventually(func(ctx context.Context) error {
+		if _, err := b.get(ctx, "external"); err == nil {
 			return errors.New("the record outlives its Service")
 		}
 		return nil
@@ -233,12 +233,12 @@ func (b *bed) external() {
 
 // web checks record, ipMode and the reason of the Forwarded condition, where one is given.
 func (b *bed) web(forwarding v1alpha1.Forwarding, mode corev1.LoadBalancerIPMode, why string) func(context.Context) error {
-	return func(context.Context) error {
-		r, err := b.get("web")
+	return func(ctx context.Context) error {
+		r, err := b.get(ctx, "web")
 		if err != nil {
 			return err
 		}
-		got := b.service("web").Status.LoadBalancer.Ingress
+		got := b.service(ctx, "web").Status.LoadBalancer.Ingress
 		c := meta.FindStatusCondition(r.Status.Conditions, v1alpha1.ConditionForwarded)
 		if r.Spec.Forwarding != forwarding || len(got) != 1 || *got[0].IPMode != mode || c == nil || why != "" && c.Reason != why {
 			return fmt.Errorf("want %s, %s, %s: forwarding %s, status %+v, condition %+v", forwarding, mode, why, r.Spec.Forwarding, got, c)
@@ -288,8 +288,8 @@ func (b *bed) restart(config string) {
 	b.must(err)
 }
 
-func (b *bed) get(name string) (*v1alpha1.LoadBalancer, error) {
-	out, err := b.Kubectl(b.t.Context(), "", "get", "loadbalancers.fairlead.dev", name, "-o", "json")
+func (b *bed) get(ctx context.Context, name string) (*v1alpha1.LoadBalancer, error) {
+	out, err := b.Kubectl(ctx, "", "get", "loadbalancers.fairlead.dev", name, "-o", "json")
 	if err != nil {
 		return nil, err
 	}
@@ -299,14 +299,14 @@ func (b *bed) get(name string) (*v1alpha1.LoadBalancer, error) {
 
 func (b *bed) record(name string) *v1alpha1.LoadBalancer {
 	b.t.Helper()
-	r, err := b.get(name)
+	r, err := b.get(b.t.Context(), name)
 	b.must(err)
 	return r
 }
 
-func (b *bed) service(name string) *corev1.Service {
+func (b *bed) service(ctx context.Context, name string) *corev1.Service {
 	b.t.Helper()
-	s, err := b.Client().CoreV1().Services("default").Get(b.t.Context(), name, metav1.GetOptions{})
+	s, err := b.Client().CoreV1().Services("default").Get(ctx, name, metav1.GetOptions{})
 	b.must(err)
 	return s
 }

@@ -8,10 +8,9 @@ import (
 	"slices"
 	"strings"
 
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/util/resourceversion"
-
-	corev1 "k8s.io/api/core/v1"
 
 	"github.com/fairlead-lb/fairlead/loadbalancer/api/v1alpha1"
 )
