@@ -133,7 +133,8 @@ type planeState struct {
 	revision, spec uint64
 	// programmed is what the kernel has.
 	programmed loadbalancer.Forwarding
-	vips       map[netip.Addr]struct{}
+	// vips of the last plan that was programmed, those that the kernel refuses included.
+	vips map[netip.Addr]struct{}
 }
 
 // forwarder is the data plane's goroutine: programming thousands of virtual servers must
@@ -372,9 +373,11 @@ func (f *forwarder) publish() {
 		decided: true, forwards: f.against == "" || !f.giveUp.IsZero(), told: f.told(),
 		revision: f.done.revision, spec: f.done.spec, programmed: f.have, vips: before.vips,
 	}
-	if !slices.Equal(before.programmed.VIPs, f.have.VIPs) || s.vips == nil {
-		s.vips = make(map[netip.Addr]struct{}, len(f.have.VIPs))
-		for _, a := range f.have.VIPs {
+	// What the kernel refuses is kube-proxy's: it is not to wait.
+	tried := f.done.VIPs
+	if s.vips == nil || len(s.vips) != len(tried) || slices.ContainsFunc(tried, func(a netip.Addr) bool { _, ok := s.vips[a]; return !ok }) {
+		s.vips = make(map[netip.Addr]struct{}, len(tried))
+		for _, a := range tried {
 			s.vips[a] = struct{}{}
 		}
 	}
