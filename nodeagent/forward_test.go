@@ -22,7 +22,7 @@ import (
 const (
 	vipForwarded  = vip + "; take " + vip + ":80; " + vip + ":80 10.244.1.1=1 10.244.2.1=1 10.244.3.1=1; inside 1"
 	nothing       = "inside 0"
-	recordedIPVS  = "net/ipv4/vs/conntrack:0>1 net/ipv4/vs/expire_quiescent_template:0>1"
+	recordedIPVS  = "net/ipv4/vs/conntrack:0>1 net/ipv4/vs/expire_nodest_conn:0>0 net/ipv4/vs/expire_quiescent_template:0>1"
 	recordedPlane = "net/ipv4/conf/eth0/arp_announce:0>2 net/ipv4/conf/eth0/arp_ignore:0>1 net/ipv4/conf/eth1/arp_announce:0>2 net/ipv4/conf/eth1/arp_ignore:0>1 " + recordedIPVS
 )
 

@@ -29,6 +29,9 @@ type sysctl struct {
 	name, value string
 	// needed says that nothing is forwarded without it.
 	needed bool
+	// pulsed says that the data plane itself has it otherwise for moments: once it is
+	// recorded it is left alone, and it is recorded before the first of them.
+	pulsed bool
 }
 
 const sysctlPrefix = "net/ipv4/vs/"
@@ -42,7 +45,7 @@ const sysctlPrefix = "net/ipv4/vs/"
 func sysctlsFor(f loadbalancer.Forwarding) []sysctl {
 	out := []sysctl{
 		{name: sysctlPrefix + "conntrack", value: "1", needed: true},
-		{name: sysctlPrefix + "expire_nodest_conn", value: "0"},
+		{name: sysctlPrefix + "expire_nodest_conn", value: "0", pulsed: true},
 		{name: sysctlPrefix + "expire_quiescent_template", value: "1"},
 	}
 	if slices.ContainsFunc(f.VirtualServers, func(v loadbalancer.VirtualServer) bool { return v.Scheduler == "mh" }) {
@@ -61,21 +64,27 @@ func (l *loop) prepare(ctx context.Context, f loadbalancer.Forwarding) (ready bo
 	var change []sysctl
 	record := slices.Clone(recorded)
 	for _, s := range sysctlsFor(f) {
+		known := slices.ContainsFunc(record, func(r v1alpha1.KernelSetting) bool { return r.Name == s.name })
+		if s.pulsed && known {
+			continue
+		}
 		have, err := l.a.d.kernel.Sysctl(s.name)
 		switch {
-		case err == nil && have == s.value:
+		case err == nil && have == s.value && !s.pulsed:
 			continue
 		case err != nil && (s.needed || !errors.Is(err, kernel.ErrNotFound)):
 			return false, fmt.Errorf("read a setting that IPVS needs: %w", err)
 		case err != nil:
 			continue
 		}
-		change = append(change, s)
-		if !slices.ContainsFunc(record, func(r v1alpha1.KernelSetting) bool { return r.Name == s.name }) {
+		if have != s.value {
+			change = append(change, s)
+		}
+		if !known {
 			record = append(record, v1alpha1.KernelSetting{Name: s.name, Former: have, Value: s.value})
 		}
 	}
-	if len(change) == 0 {
+	if len(change) == 0 && len(record) == len(recorded) {
 		return true, nil
 	}
 	slices.SortFunc(record, func(a, b v1alpha1.KernelSetting) int { return cmp.Compare(a.Name, b.Name) })
