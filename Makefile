@@ -119,9 +119,13 @@ bench: deps lab ## Measure: BENCH=failover on a lab, ipam on a control plane, ip
 	bin/fairlead-bench -bench $(BENCH) $(if $(RUNS),-runs $(RUNS))
 
 .PHONY: soak
-soak: deps lab ## Repeat with full counts and write a result file: SOAK=controller, failover, ipam or l2.
+soak: deps lab ## Repeat with full counts and write a result file: SOAK=controller, failover, ipam, l2 or ipvs.
+ifeq ($(SOAK),ipvs)
+	@FAIRLEAD_DATAPLANE=full $(MAKE) test-ipvs PKG=./test/dataplane
+else
 	@$(BUILD) -o bin/fairlead-soak ./test/soak
 	bin/fairlead-soak -soak $(SOAK) $(if $(RUNS),-runs $(RUNS))
+endif
 
 ##@ Develop
 

@@ -95,7 +95,7 @@ func (k *Kernel) linkOwner(name string) *string {
 	switch name {
 	case "dummy-fairlead":
 		return &k.Ours
-	case "kube-ipvs0":
+	case proxyLink:
 		return &k.Proxy
 	}
 	return &k.Foreign

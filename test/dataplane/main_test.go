@@ -39,6 +39,8 @@ func TestDataPlane(t *testing.T) {
 		t.Fatal(err)
 	}
 	began := time.Now()
+	// The soak does everything in every mode.
+	full := os.Getenv("FAIRLEAD_DATAPLANE") == "full"
 	for _, mode := range modes() {
 		t.Run(string(mode), func(t *testing.T) {
 			if err := w.Use(t.Context(), mode); err != nil {
@@ -46,12 +48,16 @@ func TestDataPlane(t *testing.T) {
 			}
 			w.say("kube-proxy runs in %s mode", mode)
 			t.Run("matrix", func(t *testing.T) { testMatrix(t, w, mode) })
-			if mode == NFTables { // whose kube-proxy flushes all of IPVS when it starts
+			// Its kube-proxy flushes all of IPVS when it starts.
+			if mode == NFTables {
 				t.Run("round-robin", func(t *testing.T) { testRoundRobin(t, w) })
 				t.Run("maglev", func(t *testing.T) { testMaglev(t, w) })
-				t.Run("stream", func(t *testing.T) { testStream(t, w, mode) })
 			}
-			t.Run("repair", func(t *testing.T) { testRepair(t, w, mode) })
+			if mode == NFTables || full {
+				t.Run("repair", func(t *testing.T) { testRepair(t, w, mode) })
+				t.Run("stream", func(t *testing.T) { testStream(t, w, mode) })
+				t.Run("power-cut", func(t *testing.T) { testPowerCut(t, w) })
+			}
 		})
 	}
 	t.Run("leave", func(t *testing.T) { testLeave(t, w) })

@@ -7,8 +7,6 @@ package dataplane
 import (
 	"context"
 	"fmt"
-	"os"
-	"slices"
 	"testing"
 
 	"github.com/fairlead-lb/fairlead/test/harness"
@@ -36,9 +34,6 @@ func (w *World) services() []*Service {
 
 func testMatrix(t *testing.T, w *World, mode Mode) {
 	services := w.services()
-	if os.Getenv("FAIRLEAD_DATAPLANE") == "proxy" {
-		services = slices.DeleteFunc(services, func(s *Service) bool { return !s.LeaveToProxy })
-	}
 	for _, s := range services {
 		if err := w.Create(t.Context(), s); err != nil {
 			t.Fatal(err)

@@ -37,6 +37,8 @@ const (
 
 const (
 	proxyAccount = "kube-proxy"
+	// proxyLink holds addresses of Services in ipvs mode.
+	proxyLink    = "kube-ipvs0"
 	proxyTimeout = 2 * time.Minute
 )
 
@@ -147,7 +149,8 @@ func (p *Proxy) healthy(ctx context.Context) error {
 // Stop ends it and leaves its rules, as it does itself.
 func (p *Proxy) Stop() error { return p.proc.Stop() } //nolint:wrapcheck // says what it is
 
-// Cleanup ends it and takes its rules away, as before a change of its mode.
+// Cleanup ends it and takes away what it has in the kernel, as before a change of its mode:
+// kube-proxy's own --cleanup takes minutes under emulation, by all the programs it starts.
 func (p *Proxy) Cleanup(ctx context.Context) error {
 	if p.proc == nil {
 		return nil
@@ -155,20 +158,31 @@ func (p *Proxy) Cleanup(ctx context.Context) error {
 	if err := p.Stop(); err != nil {
 		return err
 	}
-	c, err := plane.StartProcess(ctx, plane.Program{
-		Name: "kube-proxy --cleanup of " + p.Node.Name(), LogFile: p.w.Rig.Path("kube-proxy-" + p.Node.Name() + ".log"),
-		Path: p.w.kubeProxy, Args: []string{"--cleanup", "--proxy-mode=" + string(p.mode)}, Enter: p.Node.Enter,
-	})
-	if err != nil {
-		return err //nolint:wrapcheck // says what it is
-	}
-	_, err = harness.Eventually(ctx, proxyTimeout, func(context.Context) error {
-		if !c.Ended() {
-			return errors.New("kube-proxy --cleanup still runs")
+	var rules strings.Builder
+	for _, family := range []string{"ip", "ip6"} {
+		for _, table := range []string{"kube-proxy", "nat", "filter", "mangle"} {
+			// What is added first can be deleted whether it was there or not.
+			fmt.Fprintf(&rules, "add table %[1]s %[2]s; delete table %[1]s %[2]s; ", family, table)
 		}
-		return nil
-	})
-	return err //nolint:wrapcheck // says what it is
+	}
+	if _, err := OnNode(ctx, p.Node, "nft", rules.String()); err != nil {
+		return err
+	}
+	k, err := ReadKernel(ctx, p.Node)
+	if err != nil {
+		return err
+	}
+	for line := range strings.Lines(k.Proxy) {
+		if f := strings.Fields(line); f[0] == "-A" {
+			if _, err := OnNode(ctx, p.Node, "ipvsadm", "-D", f[1], f[2]); err != nil {
+				return err
+			}
+		}
+	}
+	if strings.Contains(k.Proxy, proxyLink) {
+		_, err = OnNode(ctx, p.Node, "ip", "link", "del", proxyLink)
+	}
+	return err
 }
 
 // Use runs every node's kube-proxy in a mode, and waits until they have programmed it.

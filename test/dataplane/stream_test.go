@@ -95,7 +95,8 @@ func testPowerCut(t *testing.T, w *World) {
 	to := w.serve(t, s)
 	stream := NewStream(t.Context(), w.Via[0], to, steady)
 	pause(t, time.Second)
-	_, err := w.Rig.Nodes()[1].PowerCut()
+	n := w.Rig.Nodes()[1]
+	_, err := n.PowerCut()
 	pause(t, 8*time.Second)
 	result, serr := stream.Stop()
 	if err := errors.Join(err, serr); err != nil {
@@ -110,5 +111,9 @@ func testPowerCut(t *testing.T, w *World) {
 	after, err := Ask(t.Context(), w.Via[0], TCP, netip.AddrPortFrom(to, servicePort))
 	if err != nil || after.Pod != w.A.Name {
 		t.Errorf("pod %s answers, %v, want %s", after.Pod, err, w.A.Name)
+	}
+	// Its kernel has kept everything, as after a pulled cable.
+	if err := errors.Join(n.LinkUp(), n.StartAgent(t.Context()), w.Rig.WaitSettled(t.Context()), w.Remove(t.Context(), s)); err != nil {
+		t.Error(err)
 	}
 }

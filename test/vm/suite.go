@@ -24,7 +24,7 @@ import (
 const Tag = "ipvs"
 
 // testTimeout of one package's tests.
-const testTimeout = 8 * time.Minute
+const testTimeout = 20 * time.Minute
 
 // Suite are the tests of the files that are tagged [Tag].
 type Suite struct {

@@ -110,7 +110,7 @@ func runTests(ctx context.Context, args []string) (int, error) {
 	s := vm.Suite{Output: os.Stdout, Kernel: kernel}
 	fs.StringVar(&s.Tags, "tags", "kernel", "build tags besides ipvs")
 	fs.StringVar(&s.Run, "run", "", "only tests that match")
-	fs.DurationVar(&s.Timeout, "t", 10*time.Minute, "bound on the run of all tests")
+	fs.DurationVar(&s.Timeout, "t", 30*time.Minute, "bound on the run of all tests")
 	if err := fs.Parse(args); err != nil || fs.NArg() == 0 {
 		return 0, flag.ErrHelp
 	}
