@@ -44,9 +44,21 @@ const (
 
 // Ask asks once, on a connection of its own.
 func Ask(ctx context.Context, from Place, proto Protocol, to netip.AddrPort) (Answer, error) {
-	conn, err := Dial(ctx, from, proto, to)
+	return askWithin(ctx, from, proto, to, askTimeout)
+}
+
+func askWithin(ctx context.Context, from Place, proto Protocol, to netip.AddrPort, timeout time.Duration) (Answer, error) {
+	var conn *Conn
+	err := from.Do(func() error {
+		d := net.Dialer{Timeout: timeout}
+		c, err := d.DialContext(ctx, strings.ToLower(string(proto)), to.String())
+		if err == nil {
+			conn = newConn(c, proto, timeout)
+		}
+		return err
+	})
 	if err != nil {
-		return Answer{}, err
+		return Answer{}, classify(to, err)
 	}
 	defer conn.Close()
 	return conn.Ask()
@@ -56,26 +68,13 @@ func Ask(ctx context.Context, from Place, proto Protocol, to netip.AddrPort) (An
 type Conn struct {
 	net.Conn
 
-	proto Protocol
-	lines *bufio.Reader
+	proto   Protocol
+	lines   *bufio.Reader
+	timeout time.Duration
 }
 
-// Dial connects; by UDP nothing is sent yet.
-func Dial(ctx context.Context, from Place, proto Protocol, to netip.AddrPort) (*Conn, error) {
-	var conn net.Conn
-	err := from.Do(func() (err error) {
-		d := net.Dialer{Timeout: askTimeout}
-		conn, err = d.DialContext(ctx, strings.ToLower(string(proto)), to.String())
-		return err
-	})
-	if err != nil {
-		return nil, classify(to, err)
-	}
-	return newConn(conn, proto), nil
-}
-
-func newConn(c net.Conn, proto Protocol) *Conn {
-	return &Conn{Conn: c, proto: proto, lines: bufio.NewReader(c)}
+func newConn(c net.Conn, proto Protocol, timeout time.Duration) *Conn {
+	return &Conn{Conn: c, proto: proto, lines: bufio.NewReader(c), timeout: timeout}
 }
 
 // Ask asks on this connection.
@@ -87,7 +86,7 @@ func (c *Conn) Ask() (Answer, error) {
 	var err error
 	for range tries {
 		var line string
-		if err = c.SetDeadline(time.Now().Add(askTimeout / time.Duration(tries))); err != nil {
+		if err = c.SetDeadline(time.Now().Add(c.timeout / time.Duration(tries))); err != nil {
 			break
 		}
 		if _, err = c.Write([]byte("?\n")); err != nil {

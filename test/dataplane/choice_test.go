@@ -184,5 +184,5 @@ func askFrom(ctx context.Context, source netip.Addr, to netip.AddrPort) (Answer,
 		return Answer{}, classify(to, err)
 	}
 	defer conn.Close()
-	return newConn(conn, TCP).Ask()
+	return newConn(conn, TCP, askTimeout).Ask()
 }

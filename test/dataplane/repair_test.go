@@ -49,7 +49,7 @@ func testRepair(t *testing.T, w *World, mode Mode) {
 	for _, b := range breaks {
 		t.Run(strings.ReplaceAll(b.name, " ", "-"), func(t *testing.T) {
 			before := readKernel(t, n)
-			stream := NewStream(t.Context(), w.Via[0], to, pace)
+			stream := NewStream(t.Context(), w.Via[0], netip.AddrPortFrom(to, servicePort), pace)
 			pause(t, time.Second)
 			began := time.Now()
 			err := b.do(t.Context())

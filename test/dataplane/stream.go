@@ -14,8 +14,13 @@ import (
 	"github.com/fairlead-lb/fairlead/test/harness"
 )
 
-// askers of a stream: so many questions may hang without the others being late.
-const askers = 8
+const (
+	// askers of a stream: so many questions may hang without the others being late.
+	askers = 8
+	// patience with one question: two of TCP's first packets may be lost, sent again after
+	// one and three seconds.
+	patience = 6 * time.Second
+)
 
 // Failure of one question of a stream.
 type Failure struct {
@@ -37,7 +42,7 @@ type Stream struct {
 }
 
 // NewStream asks by TCP every interval until [Stream.Stop].
-func NewStream(ctx context.Context, from Place, to netip.Addr, interval time.Duration) *Stream {
+func NewStream(ctx context.Context, from Place, to netip.AddrPort, interval time.Duration) *Stream {
 	ctx, cancel := context.WithCancel(ctx)
 	s := &Stream{cancel: cancel, pods: map[string]int{}}
 	for i := range askers {
@@ -47,7 +52,7 @@ func NewStream(ctx context.Context, from Place, to netip.Addr, interval time.Dur
 				if harness.Pause(ctx, interval*time.Duration(i)) != nil {
 					return nil
 				}
-				s.work(ctx, netip.AddrPortFrom(to, servicePort), interval*askers)
+				s.work(ctx, to, interval*askers)
 				return nil
 			})
 			s.mu.Lock()
@@ -71,7 +76,7 @@ func (s *Stream) work(ctx context.Context, to netip.AddrPort, every time.Duratio
 	for {
 		began := time.Now()
 		// A question once asked is not given up because the stream is to end.
-		a, err := Ask(context.WithoutCancel(ctx), here{}, TCP, to)
+		a, err := askWithin(context.WithoutCancel(ctx), here{}, TCP, to, patience)
 		took := time.Since(began)
 		s.mu.Lock()
 		s.asked++

@@ -43,8 +43,8 @@ type World struct {
 	// A and B serve everything; Far, on the third node, only Services that name it; Near is
 	// a pod beside A that serves nothing.
 	A, B, Near, Far *Pod
-	// Client finds addresses by ARP and NDP; Via[i] sends everything for Services to node i,
-	// whoever announces it.
+	// Client finds addresses by ARP and NDP; Via[i] sends everything for Services, and for
+	// pods, to node i, whoever announces it.
 	Client *rig.Host
 	Via    []*rig.Host
 	// Proxies by node.
@@ -103,7 +103,9 @@ func (w *World) plugClients(context.Context) error {
 		}
 		w.Via = append(w.Via, h)
 		err = h.Do(func() error {
-			return errors.Join(inherit("0"), route(pool4, n.IPv4()), route(pool6, n.IPv6()))
+			pods4, pods6 := rig.PodRanges()
+			return errors.Join(inherit("0"), route(pool4, n.IPv4()), route(pool6, n.IPv6()),
+				route(pods4.String(), n.IPv4()), route(pods6.String(), n.IPv6()))
 		})
 		if err != nil {
 			return err //nolint:wrapcheck // says what it is
