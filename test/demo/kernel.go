@@ -14,6 +14,7 @@ import (
 
 	"github.com/fairlead-lb/fairlead/test/demo/ipvs"
 	"github.com/fairlead-lb/fairlead/test/harness"
+	"github.com/fairlead-lb/fairlead/test/harness/plane"
 	"github.com/fairlead-lb/fairlead/test/lab/artifacts"
 	"github.com/fairlead-lb/fairlead/test/vm"
 )
@@ -21,19 +22,25 @@ import (
 // ipvsTimeout bounds the part that needs ip_vs, boot included.
 const ipvsTimeout = 4 * time.Minute
 
-// ipvsPart tells the part that needs ip_vs: on this kernel if it has that, or if here says
-// so, else in a small machine with the distribution's kernel.
-func ipvsPart(ctx context.Context, root string, here bool) error {
-	if here {
-		return tellIPVS(ctx, root)
-	}
+// ipvsPart tells the part that needs ip_vs: on this kernel if it has that, else in a small
+// machine with the distribution's kernel.
+//
+// The control plane runs on this machine in any case: emulated, it would take most of the time.
+func ipvsPart(ctx context.Context, root string) (err error) {
 	if err := buildFor(ctx, root); err != nil {
+		return err
+	}
+	p, description, err := startPlane(ctx, root)
+	if p != nil {
+		defer func() { err = errors.Join(err, p.Stop(), os.RemoveAll(filepath.Dir(description))) }()
+	}
+	if err != nil {
 		return err
 	}
 	why := vm.Probe()
 	if why == nil {
 		fmt.Printf("\nThis machine's kernel has ip_vs: the IPVS part runs on it, in network namespaces.\n")
-		return tellIPVS(ctx, root)
+		return tellIPVS(ctx, root, description, "127.0.0.1")
 	}
 	dir, err := vm.DefaultKernelDir()
 	if err != nil {
@@ -50,8 +57,10 @@ func ipvsPart(ctx context.Context, root string, here bool) error {
 		return fmt.Errorf("find this program: %w", err)
 	}
 	status, err := vm.Run(ctx, &vm.Options{
-		Kernel: k, Timeout: ipvsTimeout, Dir: root, Env: os.Environ(), Output: os.Stdout,
-		Argv: []string{self, "-part", partIPVS, "-here"},
+		Kernel: k, Timeout: ipvsTimeout, Dir: root, Output: os.Stdout,
+		// Memory is cheaper there than the processor; every program inherits it.
+		Env:  append(os.Environ(), "GOGC=400"),
+		Argv: []string{self, "-here", description},
 	})
 	if err == nil && status != 0 {
 		err = fmt.Errorf("the IPVS part ended with status %d", status)
@@ -59,14 +68,40 @@ func ipvsPart(ctx context.Context, root string, here bool) error {
 	return err
 }
 
-// tellIPVS tells it on this kernel.
-func tellIPVS(ctx context.Context, root string) (err error) {
+// startPlane runs a control plane with Fairlead's controller, and returns the file in which
+// it is described, in a directory of its own.
+func startPlane(ctx context.Context, root string) (p *plane.Plane, description string, err error) {
+	dir, err := os.MkdirTemp("", "fairlead-demo-plane-")
+	if err != nil {
+		return nil, "", fmt.Errorf("make a directory: %w", err)
+	}
+	description = filepath.Join(dir, "plane.json")
+	inner := filepath.Join(dir, "plane")
+	if err := os.Mkdir(inner, 0o700); err != nil {
+		return nil, description, errors.Join(fmt.Errorf("make a directory: %w", err), os.RemoveAll(dir))
+	}
+	p, err = plane.Start(ctx, plane.Options{
+		Root: root, Dir: inner, Alone: true, Progress: os.Stdout,
+		ControllerProgram: filepath.Join(root, "bin", harness.ControllerProgram),
+	})
+	if err != nil {
+		return p, description, err //nolint:wrapcheck // says what it is
+	}
+	if _, err := p.StartController(ctx, plane.ControllerOptions{Name: "controller"}); err != nil {
+		return p, description, err //nolint:wrapcheck // says what it is
+	}
+	return p, description, p.Describe(description) //nolint:wrapcheck // says what it is
+}
+
+// tellIPVS tells it on this kernel, with a control plane that is described in a file and has
+// its loopback at host.
+func tellIPVS(ctx context.Context, root, description, host string) (err error) {
 	dir, err := os.MkdirTemp("", "fairlead-demo-ipvs-")
 	if err != nil {
 		return fmt.Errorf("make a directory: %w", err)
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	return ipvs.Run(ctx, root, dir, os.Stdout) //nolint:wrapcheck // says what it is
+	return ipvs.Run(ctx, ipvs.Options{Root: root, Dir: dir, Outside: description, Host: host, Out: os.Stdout}) //nolint:wrapcheck // says what it is
 }
 
 // buildFor makes the programs that the part needs: nothing is compiled in the machine.

@@ -48,12 +48,19 @@ const (
 
 func run(ctx context.Context) error {
 	part := flag.String("part", partAll, "what is told: lab (a cluster), ipvs (what needs a kernel with ip_vs) or all")
-	here := flag.Bool("here", false, "tell the IPVS part on this kernel, whatever it has")
+	here := flag.String("here", "", "in the machine of the IPVS part: tell it, with the control plane that this file describes")
 	stateDir := flag.String("state-dir", "", "the lab's state directory (default: a fresh one below the temporary directory)")
 	reuse := flag.Bool("reuse", false, "use the cluster that runs at --state-dir already, and leave it running")
 	flag.Parse()
 	if !slices.Contains([]string{partAll, partLab, partIPVS}, *part) {
 		return fmt.Errorf("-part %s: want %s, %s or %s", *part, partAll, partLab, partIPVS)
+	}
+	if *here != "" {
+		root, err := harness.Root()
+		if err != nil {
+			return err //nolint:wrapcheck // says what it is
+		}
+		return tellIPVS(ctx, root, *here, vm.Outside)
 	}
 	var errs []error
 	if *part != partIPVS {
@@ -64,7 +71,7 @@ func run(ctx context.Context) error {
 		if err != nil {
 			return err //nolint:wrapcheck // says what it is
 		}
-		errs = append(errs, ipvsPart(ctx, root, *here))
+		errs = append(errs, ipvsPart(ctx, root))
 	}
 	return errors.Join(errs...)
 }

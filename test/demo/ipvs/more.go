@@ -94,8 +94,8 @@ func (s *story) externalService(ctx context.Context) (harness.Observation, error
 		"\nspec:\n  type: ClusterIP\n  externalIPs: [192.168.10.101, 192.168.10.102]\n  ports: [{name: svc-webport, port: 9000, targetPort: 80}]\n---\n" + s.slice("svc-externalip")
 	// The API server learns of a grant, and the controller of a node's address, a moment later.
 	if _, err := harness.Eventually(ctx, patience, func(ctx context.Context) error {
-		_, err := s.w.Rig.Plane().Kubectl(ctx, manifest, "apply", "-f", "-")
-		return err //nolint:wrapcheck // says what it is
+		_, err := s.run(ctx, manifest, "apply", "-f", "-")
+		return err
 	}); err != nil {
 		return o, err //nolint:wrapcheck // says what it is
 	}

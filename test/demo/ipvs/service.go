@@ -40,9 +40,9 @@ func (s *story) slice(service string) string {
 }
 
 // service makes the Service and waits until all nodes forward it.
-func (s *story) service(ctx context.Context) {
+func (s *story) service(ctx context.Context) bool {
 	s.t.Heading("A Service of type LoadBalancer, forwarded by IPVS on every node")
-	s.t.Step(ctx, "Three pods behind port 9000; the status says ipMode Proxy when every node has programmed it", func(ctx context.Context) (harness.Observation, error) {
+	return s.t.Step(ctx, "Three pods behind port 9000; the status says ipMode Proxy when every node has programmed it", func(ctx context.Context) (harness.Observation, error) {
 		o := harness.Observation{Expected: "an address with ipMode Proxy"}
 		err := s.apply(ctx, "apiVersion: v1\nkind: Service\nmetadata:\n  name: svc-ipvs\n  namespace: "+rig.Namespace+
 			"\nspec:\n  type: LoadBalancer\n  ipFamilies: [IPv4]\n  ports: [{name: svc-webport, port: 9000, targetPort: 80}]\n---\n"+s.slice("svc-ipvs"))

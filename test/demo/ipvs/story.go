@@ -17,12 +17,14 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/fairlead-lb/fairlead/test/dataplane"
 	"github.com/fairlead-lb/fairlead/test/harness"
 	"github.com/fairlead-lb/fairlead/test/harness/rig"
+	"github.com/fairlead-lb/fairlead/test/lab/artifacts"
 )
 
 // Programs below the repository's bin directory that the story runs, besides those of the
@@ -35,9 +37,24 @@ const (
 // patience bounds each wait: the machine may be an emulated one.
 const patience = 90 * time.Second
 
+// Options of a run.
+type Options struct {
+	// Root of the repository; bin/ below it holds the programs.
+	Root string
+	// Dir is an empty directory for everything that is written.
+	Dir string
+	// Outside is the file in which a control plane is described that runs already, Host the
+	// address of its loopback from here.
+	Outside, Host string
+	// Out gets the transcript.
+	Out io.Writer
+}
+
 // story is one run.
 type story struct {
 	root string
+	// tool is kubectl with what leads it to the API server.
+	tool []string
 	w    *dataplane.World
 	t    *harness.Transcript
 	// pods are the web servers, in the order of their names, and servers their processes.
@@ -48,16 +65,19 @@ type story struct {
 	owner *rig.Node
 }
 
-// Run tells the story and returns an error if a step did not hold. Root is the
-// repository's, dir an empty directory for everything that is written.
-func Run(ctx context.Context, root, dir string, out io.Writer) (err error) {
-	s := &story{root: root, t: harness.NewTranscript(out, time.Now())}
+// Run tells the story and returns an error if a step did not hold.
+func Run(ctx context.Context, opts Options) (err error) {
+	s := &story{root: opts.Root, t: harness.NewTranscript(opts.Out, time.Now())}
 	s.t.Heading("IPVS on %s", kernel())
 	up := s.t.Step(ctx, "Three nodes with a real kube-proxy in nftables mode, Fairlead's controller and agents", func(ctx context.Context) (harness.Observation, error) {
 		o := harness.Observation{Expected: "three agents see each other"}
 		var err error
-		if s.w, err = dataplane.Start(ctx, dataplane.Options{Root: root, Dir: dir, Progress: out}); err != nil {
+		s.w, err = dataplane.Start(ctx, dataplane.Options{Root: opts.Root, Dir: opts.Dir, Outside: opts.Outside, Host: opts.Host, Progress: opts.Out})
+		if err != nil {
 			return o, err //nolint:wrapcheck // says what it is
+		}
+		if err := s.findKubectl(ctx); err != nil {
+			return o, err
 		}
 		if err := s.w.Use(ctx, dataplane.NFTables); err != nil {
 			return o, err //nolint:wrapcheck // says what it is
@@ -72,7 +92,10 @@ func Run(ctx context.Context, root, dir string, out io.Writer) (err error) {
 	if !up {
 		return s.t.Summary() //nolint:wrapcheck // says what it is
 	}
-	for _, chapter := range []func(context.Context){s.service, s.kernelState, s.traffic, s.schedulers, s.nodeAddresses, s.besideIPVS} {
+	if !s.service(ctx) { // the rest is about it
+		return s.t.Summary() //nolint:wrapcheck // says what it is
+	}
+	for _, chapter := range []func(context.Context){s.kernelState, s.traffic, s.schedulers, s.nodeAddresses, s.besideIPVS} {
 		if ctx.Err() != nil {
 			return errors.Join(s.t.Summary(), ctx.Err())
 		}
@@ -125,20 +148,58 @@ func (s *story) close() error {
 	return errors.Join(errs...)
 }
 
+// findKubectl takes the lab's; the administrator's kubeconfig leads to a loopback that may
+// not be this machine's.
+func (s *story) findKubectl(ctx context.Context) error {
+	cache, err := artifacts.DefaultCache()
+	if err != nil {
+		return err //nolint:wrapcheck // says what it is
+	}
+	const name = "kubectl"
+	var want []artifacts.Target
+	for _, t := range artifacts.Targets() {
+		if t.Name == name {
+			want = append(want, t)
+		}
+	}
+	b := artifacts.Builder{Cache: cache, Log: artifacts.WriterLogger(io.Discard)}
+	tools, err := b.Ensure(ctx, want)
+	if err != nil {
+		return err //nolint:wrapcheck // says what it is
+	}
+	c := s.w.Rig.Plane().Config()
+	s.tool = []string{
+		tools[name], "--kubeconfig=/dev/null", "--server=" + c.Host, "--tls-server-name=" + c.ServerName,
+		"--certificate-authority=" + c.CAFile, "--client-certificate=" + c.CertFile, "--client-key=" + c.KeyFile,
+	}
+	return nil
+}
+
+// run runs kubectl and shows nothing.
+func (s *story) run(ctx context.Context, stdin string, args ...string) (string, error) {
+	cmd := exec.CommandContext(ctx, s.tool[0], append(slices.Clone(s.tool[1:]), args...)...) //nolint:gosec // the story's own commands
+	cmd.Stdin = strings.NewReader(stdin)
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		return string(out), fmt.Errorf("kubectl %s: %w: %s", strings.Join(args, " "), err, strings.TrimSpace(string(out)))
+	}
+	return string(out), nil
+}
+
 // kubectl shows and runs one command.
 func (s *story) kubectl(ctx context.Context, args ...string) (string, error) {
 	s.t.Command("", "kubectl %s", strings.Join(args, " "))
-	out, err := s.w.Rig.Plane().Kubectl(ctx, "", args...)
+	out, err := s.run(ctx, "", args...)
 	s.t.Output(out, 0)
-	return out, err //nolint:wrapcheck // says what it is
+	return out, err
 }
 
 // apply shows and applies a manifest.
 func (s *story) apply(ctx context.Context, manifest string) error {
 	s.t.Command("", "cat <<EOF | kubectl apply -f -\n%sEOF", manifest)
-	out, err := s.w.Rig.Plane().Kubectl(ctx, manifest, "apply", "-f", "-")
+	out, err := s.run(ctx, manifest, "apply", "-f", "-")
 	s.t.Output(out, 0)
-	return err //nolint:wrapcheck // says what it is
+	return err
 }
 
 // on shows and runs a command in the network of a node, a pod or a client.
