@@ -40,8 +40,8 @@ func testStream(t *testing.T, w *World, mode Mode) {
 		{"pods roll", func(ctx context.Context) error { return w.roll(ctx, s) }},
 	} {
 		stream := NewStream(t.Context(), w.Via[0], netip.AddrPortFrom(to, servicePort), steady)
-		// What fails to a pod through the same node without any load balancer is the machine's.
-		plain := NewStream(t.Context(), w.Via[0], netip.AddrPortFrom(w.B.IPv4, podPort), 4*steady)
+		// What fails on the way to a pod without any load balancer is the machine's.
+		plain := NewStream(t.Context(), w.Via[1], netip.AddrPortFrom(w.B.IPv4, podPort), 4*steady)
 		pause(t, time.Second)
 		err := e.do(t.Context())
 		pause(t, time.Second)
