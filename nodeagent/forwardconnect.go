@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"time"
 
 	"k8s.io/klog/v2"
 	"sigs.k8s.io/knftables"
@@ -48,15 +49,30 @@ func connectPlane(k *kernel.Kernel) planeDeps {
 			}
 			return guard.New(nft).Present(ctx)
 		},
-		look: func(ctx context.Context) surroundings.Report {
-			r, err := looker.Look(ctx)
-			if err != nil {
-				klog.FromContext(ctx).V(2).Info("Cannot see all that works on this node's packets", "cause", err.Error())
-			}
-			return r
-		},
+		look:  steady(looker.Look),
 		read:  readTable,
 		watch: k.WatchNFT,
+	}
+}
+
+// lookTimeout bounds a look around.
+const lookTimeout = 5 * time.Second
+
+// steady looks around, and stands by what spoke against forwarding while that cannot be seen.
+func steady(look func(ctx context.Context) (surroundings.Report, error)) func(ctx context.Context) surroundings.Report {
+	var last surroundings.Report
+	return func(ctx context.Context) surroundings.Report {
+		bounded, cancel := context.WithTimeout(ctx, lookTimeout)
+		defer cancel()
+		r, err := look(bounded)
+		if err != nil {
+			klog.FromContext(ctx).V(2).Info("Cannot see all that works on this node's packets", "cause", err.Error())
+			if r.Against == "" {
+				r.Against, r.Message = last.Against, last.Message
+			}
+		}
+		last = r
+		return r
 	}
 }
 

@@ -42,7 +42,9 @@ func (g *gate) begin(f loadbalancer.Forwarding) {
 
 // shut says whether an address is to wait. It does not for long.
 func (g *gate) shut(now time.Time, a netip.Addr, s *planeState) bool {
-	if _, programmed := s.vips[a]; programmed || s.decided && (!s.forwards || !contains(g.vips, a)) {
+	// A node that hands back has kube-proxy forward, however long that takes.
+	left := !s.forwards || s.told.Forwarding == v1alpha1.ForwardingKubeProxy
+	if _, programmed := s.vips[a]; programmed || s.decided && (left || !contains(g.vips, a)) {
 		return false
 	}
 	since, waits := g.before[a]

@@ -3,10 +3,14 @@
 package nodeagent
 
 import (
+	"context"
+	"errors"
 	"testing"
 	"time"
 
 	"github.com/fairlead-lb/fairlead/loadbalancer"
+	"github.com/fairlead-lb/fairlead/loadbalancer/reason"
+	"github.com/fairlead-lb/fairlead/nodeagent/internal/surroundings"
 )
 
 // What the kernel refuses is left to kube-proxy: no takeover waits for it.
@@ -24,6 +28,44 @@ func TestRefusedDoesNotDelayATakeover(t *testing.T) {
 		s.wait(gateFor - time.Second)
 		s.expect("without a", "b", "b@2")
 	})
+}
+
+// Nor for what the kernel refuses to remove.
+func TestStuckPlaneDelaysNothing(t *testing.T) {
+	t.Parallel()
+	simulateIPVS(t, []loadbalancer.NodeName{"a"}, func(s *sim) {
+		s.nodes["a"].crashAt(0)
+		s.forwardTo("10.0.0.201")
+		s.wait(30 * time.Second)
+		if got := s.plane("a"); got != "kube-proxy/KernelRefuses@" {
+			s.t.Errorf("it tells %s", got)
+		}
+		s.forwardTo(vip)
+		s.wait(700 * time.Millisecond)
+		s.expect("soon", "a", "a@1")
+	})
+}
+
+// What cannot be seen is not taken to be gone.
+func TestSteadyLook(t *testing.T) {
+	t.Parallel()
+	var seen surroundings.Report
+	var err error
+	look := steady(func(context.Context) (surroundings.Report, error) { return seen, err })
+	seen.Against = reason.HostFirewall
+	if got := look(t.Context()).Against; got != reason.HostFirewall {
+		t.Errorf("there is %q", got)
+	}
+	seen.Against, err = "", errors.New("nft: interrupted")
+	for range 2 {
+		if got := look(t.Context()).Against; got != reason.HostFirewall {
+			t.Errorf("while it cannot be seen there is %q", got)
+		}
+	}
+	err = nil
+	if got := look(t.Context()).Against; got != "" {
+		t.Errorf("when it is gone there is %q", got)
+	}
 }
 
 // The data plane's own moments with another setting are not taken for somebody else's, nor
