@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/fairlead-lb/fairlead/test/bench/failover"
+	"github.com/fairlead-lb/fairlead/test/bench/ipvs"
 	"github.com/fairlead-lb/fairlead/test/harness"
 )
 
@@ -56,8 +57,9 @@ type options struct {
 	stateDir string
 	reuse    bool
 	out      string
-	stage    string
 	round    time.Duration
+	// stage of ipvs, plane and planeHost are what the program tells itself.
+	stage, plane, planeHost string
 }
 
 // benchmarks by name.
@@ -71,9 +73,11 @@ func parse() (*options, error) {
 	flag.IntVar(&o.runs, "runs", 30, "failover, l2-failover, l2-gossip: how many deaths (with many addresses or nodes fewer)")
 	flag.StringVar(&o.profiles, "profiles", "default,fast", "failover, l2-*: profiles of the agents, one after another")
 	flag.StringVar(&o.sizes, "sizes", "", "ipam: numbers of Services to reach, one after another; l2-*: numbers of addresses or nodes (default: those of the reports)")
-	flag.StringVar(&o.part, "part", "all", "ipam: micro (the allocator alone), rollout (a control plane without nodes), all (both) or lab (with nodes and agents)")
+	flag.StringVar(&o.part, "part", "all", "ipam: micro (the allocator alone), rollout (a control plane without nodes), all (both) or lab (with nodes and agents); ipvs: programming, traffic or all")
 	flag.IntVar(&o.services, "services", 0, "ipam -part lab: how many Services (default 200); ipvs: how many, with two virtual servers each (default 5000)")
 	flag.DurationVar(&o.round, "round", 10*time.Second, "ipvs: how long clients ask each way in each of 3 rounds")
+	flag.StringVar(&o.plane, "plane", "", "ipvs: the file that describes the control plane; the program tells itself so")
+	flag.StringVar(&o.planeHost, "plane-host", "", "ipvs: where that plane's loopback is; the program tells itself so")
 	flag.StringVar(&o.stage, "stage", "", "ipvs: what of it to do; the program runs itself so")
 	flag.StringVar(&o.stateDir, "state-dir", "", "the lab's state directory (default: a fresh one)")
 	flag.BoolVar(&o.reuse, "reuse", false, "use the cluster that runs at --state-dir and leave it running")
@@ -85,8 +89,8 @@ func parse() (*options, error) {
 	if o.services == 0 {
 		o.services = map[bool]int{true: 5000, false: 200}[o.bench == "ipvs"]
 	}
-	if !slices.Contains([]string{"all", "micro", "rollout", "lab"}, o.part) {
-		return nil, fmt.Errorf("unknown part %q; there are: all, micro, rollout, lab", o.part)
+	if parts := []string{"all", "micro", "rollout", "lab", ipvs.PartProgramming, ipvs.PartTraffic}; !slices.Contains(parts, o.part) {
+		return nil, fmt.Errorf("unknown part %q; there are: %s", o.part, strings.Join(parts, ", "))
 	}
 	if o.runs < 1 {
 		return nil, errors.New("-runs must be at least 1")

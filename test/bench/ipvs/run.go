@@ -17,7 +17,9 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/fairlead-lb/fairlead/test/dataplane"
 	"github.com/fairlead-lb/fairlead/test/harness"
+	"github.com/fairlead-lb/fairlead/test/harness/plane"
 	"github.com/fairlead-lb/fairlead/test/lab/artifacts"
 	"github.com/fairlead-lb/fairlead/test/vm"
 )
@@ -26,11 +28,16 @@ import (
 type Config struct {
 	// Root of the repository; Dir gets what is compiled, and must exist.
 	Root, Dir string
+	// Part to measure, if not both.
+	Part string
 	// Services each make two virtual servers with three real ones.
 	Services int
 	// Round is how long clients ask at a time.
-	Round    time.Duration
-	Progress io.Writer
+	Round time.Duration
+	// Plane is the file that describes the control plane of the second part, PlaneHost
+	// where its loopback is.
+	Plane, PlaneHost string
+	Progress         io.Writer
 }
 
 // Result of a measurement.
@@ -49,13 +56,19 @@ type Result struct {
 // resultMark begins the line in which what ran inside hands its result to who started it.
 const resultMark = "BENCH-RESULT "
 
+// The parts of a measurement that can be asked for alone.
+const (
+	PartProgramming = "programming"
+	PartTraffic     = "traffic"
+)
+
 // The stages of a measurement in which this program runs itself.
 const (
-	// StageKernel is on the kernel that is measured.
+	// StageKernel is the first part, on the kernel that is measured.
 	StageKernel = "kernel"
-	// StageProxy is in a network namespace there.
+	// StageProxy is of that what runs in a network namespace.
 	StageProxy = "kube-proxy"
-	// StageTraffic is the second part alone, there.
+	// StageTraffic is the second part.
 	StageTraffic = "traffic"
 )
 
@@ -64,8 +77,7 @@ const machineTimeout = time.Hour
 // Measure compiles what is needed and measures on this machine's kernel, or on the virtual
 // machine's where this one has no ip_vs.
 func Measure(ctx context.Context, c Config, m harness.Machine) (*Result, error) {
-	out := &Result{}
-	defer func() { out.Benchmark, out.Date, out.Machine = "ipvs", time.Now().UTC().Format(time.RFC3339), m }()
+	out := &Result{Benchmark: "ipvs", Date: time.Now().UTC().Format(time.RFC3339), Machine: m}
 	if err := c.compile(ctx); err != nil {
 		return nil, err
 	}
@@ -73,34 +85,79 @@ func Measure(ctx context.Context, c Config, m harness.Machine) (*Result, error) 
 	if err != nil {
 		return nil, fmt.Errorf("find this program: %w", err)
 	}
-	argv := []string{self, "-bench", "ipvs", "-stage", StageKernel, "-state-dir", c.Dir, "-services", strconv.Itoa(c.Services), "-round", c.Round.String()}
+	argv := []string{self, "-bench", "ipvs", "-state-dir", c.Dir, "-services", strconv.Itoa(c.Services), "-round", c.Round.String()}
+	run, host, err := c.runner(ctx, out)
+	if err != nil {
+		return nil, err
+	}
+	if c.Part != PartTraffic {
+		if err := run(append(argv, "-stage", StageKernel), out); err != nil {
+			return nil, err
+		}
+	}
+	if c.Part == PartProgramming {
+		return out, nil
+	}
+	stop, file, err := c.controlPlane(ctx)
+	if err == nil {
+		err = run(append(argv, "-stage", StageTraffic, "-plane", file, "-plane-host", host), &out.Paths)
+	}
+	return out, errors.Join(err, stop())
+}
+
+// runner returns what runs this program on the kernel that is measured and reads its
+// result, and how that reaches this machine's loopback.
+func (c *Config) runner(ctx context.Context, out *Result) (run func(argv []string, into any) error, host string, err error) {
 	why := vm.Probe()
 	if why == nil {
-		cmd := exec.CommandContext(ctx, argv[0], argv[1:]...) //nolint:gosec // ourselves
-		return out, stage(cmd, c.Progress, out)
+		return func(argv []string, into any) error {
+			return stage(exec.CommandContext(ctx, argv[0], argv[1:]...), c.Progress, into) //nolint:gosec // ourselves
+		}, "127.0.0.1", nil
 	}
 	_, _ = fmt.Fprintf(c.Progress, "this kernel cannot be measured (%s): a small virtual machine is, emulated\n", strings.ReplaceAll(why.Error(), "\n", "; "))
+	out.Emulated = true
 	dir, err := vm.DefaultKernelDir()
 	if err != nil {
-		return nil, err //nolint:wrapcheck // says what failed
+		return nil, "", err //nolint:wrapcheck // says what failed
 	}
 	kernel, err := vm.FindKernel(ctx, dir)
 	if err != nil {
-		return nil, err //nolint:wrapcheck // says what failed
+		return nil, "", err //nolint:wrapcheck // says what failed
 	}
-	var text bytes.Buffer
-	status, err := vm.Run(ctx, &vm.Options{
-		Self: filepath.Join(c.Dir, "fairlead-vm"), Kernel: kernel, Timeout: machineTimeout, Dir: c.Root, Env: os.Environ(),
-		Output: io.MultiWriter(&text, c.Progress), Argv: argv,
+	return func(argv []string, into any) error {
+		var text bytes.Buffer
+		status, err := vm.Run(ctx, &vm.Options{
+			Self: filepath.Join(c.Dir, "fairlead-vm"), Kernel: kernel, Timeout: machineTimeout, Dir: c.Root, Env: os.Environ(),
+			Output: io.MultiWriter(&text, c.Progress), Argv: argv,
+		})
+		if err != nil {
+			return err //nolint:wrapcheck // says what failed
+		}
+		if status != 0 {
+			return fmt.Errorf("the measurement ended with status %d", status)
+		}
+		return readResult(text.String(), into)
+	}, vm.Outside, nil
+}
+
+// controlPlane runs one with Fairlead's controller on loopback and returns the file that
+// describes it.
+func (c *Config) controlPlane(ctx context.Context) (stop func() error, file string, err error) {
+	dir := filepath.Join(c.Dir, "plane")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return func() error { return nil }, "", fmt.Errorf("make a directory: %w", err)
+	}
+	p, err := plane.Start(ctx, plane.Options{
+		Root: c.Root, Dir: dir, Alone: true, Progress: c.Progress, ControllerProgram: filepath.Join(c.Root, "bin", harness.ControllerProgram),
 	})
 	if err != nil {
-		return nil, err //nolint:wrapcheck // says what failed
+		return p.Stop, "", err //nolint:wrapcheck // says what failed
 	}
-	if err := readResult(text.String(), out); err != nil || status != 0 {
-		return nil, errors.Join(err, fmt.Errorf("the measurement ended with status %d", status))
+	if _, err := p.StartController(ctx, plane.ControllerOptions{Name: "controller"}); err != nil {
+		return p.Stop, "", err //nolint:wrapcheck // says what failed
 	}
-	out.Emulated = true
-	return out, nil
+	file = filepath.Join(c.Dir, "plane.json")
+	return p.Stop, file, p.Describe(file)
 }
 
 // compile makes all programs: nothing is compiled on an emulated processor.
@@ -166,9 +223,15 @@ func Stage(ctx context.Context, name string, c Config) error {
 	return err //nolint:wrapcheck // says what failed
 }
 
-// onKernel measures everything, one after the other.
-func (c *Config) onKernel(ctx context.Context) (*Result, error) {
-	out := &Result{}
+// firstPart is what onKernel hands on.
+type firstPart struct {
+	Kernel      string         `json:"kernel"`
+	Programming []*Programming `json:"programming"`
+}
+
+// onKernel measures the first part, one program after the other.
+func (c *Config) onKernel(ctx context.Context) (*firstPart, error) {
+	out := &firstPart{}
 	b, err := os.ReadFile("/proc/sys/kernel/osrelease")
 	if err != nil {
 		return nil, fmt.Errorf("find the kernel's version: %w", err)
@@ -189,8 +252,7 @@ func (c *Config) onKernel(ctx context.Context) (*Result, error) {
 		return nil, err
 	}
 	out.Programming = []*Programming{ours, theirs}
-	out.Paths, err = c.traffic(ctx)
-	return out, err
+	return out, nil
 }
 
 func (c *Config) traffic(ctx context.Context) ([]Path, error) {
@@ -199,7 +261,8 @@ func (c *Config) traffic(ctx context.Context) ([]Path, error) {
 		return nil, fmt.Errorf("make a directory: %w", err)
 	}
 	defer os.RemoveAll(dir)
-	return MeasureTraffic(ctx, c.Root, dir, c.Round, c.Progress)
+	o := dataplane.Options{Root: c.Root, Outside: c.Plane, Host: c.PlaneHost, Dir: dir, Progress: c.Progress}
+	return MeasureTraffic(ctx, o, c.Round)
 }
 
 // stage runs this program and reads its result.

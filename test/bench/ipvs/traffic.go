@@ -3,11 +3,15 @@
 package ipvs
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"slices"
 	"sync"
 	"time"
@@ -46,10 +50,17 @@ const (
 	roundsEach = 3
 )
 
+// patience with an answer.
+const patience = 10 * time.Second
+
 // MeasureTraffic asks through Fairlead and through kube-proxy's node port of the same node.
-func MeasureTraffic(ctx context.Context, root, dir string, round time.Duration, progress io.Writer) (out []Path, err error) {
-	w, err := dataplane.Start(ctx, dataplane.Options{Root: root, Dir: dir, Progress: progress})
-	defer func() { err = errors.Join(err, w.Stop()) }()
+func MeasureTraffic(ctx context.Context, o dataplane.Options, round time.Duration) (out []Path, err error) {
+	w, err := dataplane.Start(ctx, o)
+	defer func() {
+		if err = errors.Join(err, w.Stop()); err != nil {
+			showLogs(o.Dir, o.Progress)
+		}
+	}()
 	if err != nil {
 		return nil, err //nolint:wrapcheck // says what failed
 	}
@@ -70,6 +81,22 @@ func MeasureTraffic(ctx context.Context, root, dir string, round time.Duration, 
 		}
 	}
 	return out, nil
+}
+
+// showLogs prints the end of every log, which go with the machine.
+func showLogs(dir string, to io.Writer) {
+	const enough = 3000
+	logs, err := filepath.Glob(filepath.Join(dir, "*.log"))
+	if err != nil {
+		return // of a pattern that is wrong, which this is not
+	}
+	for _, path := range logs {
+		b, err := os.ReadFile(path)
+		if err != nil {
+			b = []byte(err.Error())
+		}
+		_, _ = fmt.Fprintf(to, "the end of %s:\n%s\n", filepath.Base(path), b[max(0, len(b)-enough):])
+	}
 }
 
 func compare(ctx context.Context, w *dataplane.World, service *dataplane.Service, mode dataplane.Mode, round time.Duration) ([]Path, error) {
@@ -150,15 +177,26 @@ func askAnew(ctx context.Context, from dataplane.Place, to netip.AddrPort, until
 }
 
 func askOn(ctx context.Context, from dataplane.Place, to netip.AddrPort, until time.Time, note func(time.Duration, error)) {
-	conn, err := dataplane.Dial(ctx, from, dataplane.TCP, to)
+	var conn net.Conn
+	err := from.Do(func() (err error) {
+		conn, err = (&net.Dialer{Timeout: patience}).DialContext(ctx, "tcp", to.String())
+		return err
+	})
 	if err != nil {
 		note(0, err)
 		return
 	}
 	defer conn.Close()
+	answers := bufio.NewReader(conn)
 	for ctx.Err() == nil && time.Now().Before(until) {
 		began := time.Now()
-		_, err := conn.Ask()
+		err := conn.SetDeadline(began.Add(patience))
+		if err == nil {
+			_, err = io.WriteString(conn, "?\n")
+		}
+		if err == nil {
+			_, err = answers.ReadString('\n')
+		}
 		note(time.Since(began), err)
 		if err != nil {
 			return
