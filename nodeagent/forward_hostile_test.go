@@ -18,6 +18,7 @@ import (
 	"sigs.k8s.io/knftables"
 
 	"github.com/fairlead-lb/fairlead/loadbalancer"
+	"github.com/fairlead-lb/fairlead/nodeagent/internal/kernel/kerneltest"
 	"github.com/fairlead-lb/fairlead/nodeagent/internal/metrics"
 	"github.com/fairlead-lb/fairlead/nodeagent/internal/surroundings"
 )
@@ -203,7 +204,7 @@ func TestChangesAreUnseen(t *testing.T) {
 	t.Parallel()
 	for seed := range uint64(200) {
 		synctest.Test(t, func(t *testing.T) {
-			r := rand.New(rand.NewPCG(seed, 1)) //nolint:gosec // a test's
+			r := rand.New(rand.NewPCG(seed, 1))
 			p := newPackets(t)
 			f := p.agent(dataPlaneAuto)
 			var before []service
@@ -355,6 +356,32 @@ func TestEarlierRunIsHandedBack(t *testing.T) {
 		turn(t, f, int(handBack/time.Second))
 		if _, there, err := p.VIPLink(); err != nil || there || len(p.set("served4")) > 0 {
 			t.Errorf("later, the link is there: %t, %v", there, err)
+		}
+	})
+}
+
+// A virtual server that serves, and that the kernel refuses to change, goes on serving.
+func TestRefusedChangeGoesOn(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		p := newPackets(t)
+		before := []service{{key: tcp("10.0.0.200", 80), ipvs: true, pods: 1, scheduler: "rr", mark: 0x0fa00001}}
+		f := p.agent(dataPlaneAuto)
+		f.Want(wanted{ready: true, Forwarding: p.planOf(before)})
+		turn(t, f, 3)
+		after := slices.Clone(before)
+		after[0].pods = 2
+		p.expectUnseen("refused", before, after)
+		p.Fault(func(o kerneltest.Op) error {
+			if o.Name == "AddReal" {
+				return kerneltest.ErrInjected
+			}
+			return nil
+		})
+		f.Want(wanted{ready: true, Forwarding: p.planOf(after)})
+		turn(t, f, 5)
+		if got := p.fates(universe())[tcp("10.0.0.200", 80)]; got != toIPVS || len(f.refused) == 0 {
+			t.Errorf("while %d are refused it goes %s", len(f.refused), got)
 		}
 	})
 }

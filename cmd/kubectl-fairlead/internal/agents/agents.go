@@ -118,7 +118,7 @@ func PortForward(cfg *rest.Config, kube kubernetes.Interface) Ask {
 		go func() { done <- forward.ForwardPorts() }()
 		defer func() {
 			close(stop)
-			_ = <-done // it ends because it was told to
+			<-done //nolint:errcheck // it ends because it was told to
 		}()
 		select {
 		case err := <-done:
