@@ -110,8 +110,13 @@ func (r *Row) outside(w *World, name string, from Place, c client, through *rig.
 }
 
 func (r *Row) inside(name string, from Place, on *rig.Node) Case {
-	out := Case{Name: name, From: from, Pods: r.Service.Pods, Sources: map[*Pod][]netip.Addr{}}
+	out := Case{Name: name, From: from, Sources: map[*Pod][]netip.Addr{}}
 	for _, p := range r.Service.Pods {
+		// kube-proxy in ipvs mode keeps in-cluster clients to the node's pods as well.
+		if r.Mode == IPVS && r.Service.LeaveToProxy && r.Service.Local && p.Node != on {
+			continue
+		}
+		out.Pods = append(out.Pods, p)
 		out.Sources[p] = NodeAddresses(on)
 		if asks, ok := from.(*Pod); ok && r.Service.LeaveToProxy && asks != p {
 			// kube-proxy leaves a pod its address where it can.

@@ -220,7 +220,8 @@ func (s *Suite) compile(ctx context.Context, dir string) ([]Job, error) {
 		}
 		jobs = append(jobs, Job{
 			Package: p.ImportPath, Dir: p.Dir, Binary: binary,
-			Args: []string{"-test.v", "-test.run", pattern, "-test.timeout", testTimeout.String()},
+			// Tests that wait for silence cost nothing beside each other.
+			Args: []string{"-test.v", "-test.parallel", "8", "-test.run", pattern, "-test.timeout", testTimeout.String()},
 		})
 	}
 	if len(jobs) == 0 {
