@@ -347,7 +347,8 @@ func (f *forwarder) keep(ctx context.Context, now time.Time, want wanted) {
 	if err == nil && (!f.programmed || f.failures > 0 || !equalForwarding(f.done.Forwarding, want.Forwarding)) {
 		err = f.apply(ctx, want.Forwarding)
 	} else if err == nil {
-		err = f.setGuard(ctx, f.served(want.Forwarding)) // what was refused may have changed
+		f.have = f.served(want.Forwarding) // what was refused may have changed
+		err = f.setGuard(ctx, f.have)
 	}
 	if err == nil {
 		f.failures, f.err, f.retry = 0, nil, time.Time{}

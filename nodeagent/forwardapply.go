@@ -159,7 +159,7 @@ func (f *forwarder) guardIntact(ctx context.Context) (bool, error) {
 func (f *forwarder) noteRefused(ctx context.Context, r virtualserver.Result) {
 	for _, no := range r.Refused {
 		if !slices.ContainsFunc(f.refused, func(o virtualserver.Refusal) bool { return o.Key == no.Key && o.Err.Error() == no.Err.Error() }) {
-			klog.FromContext(ctx).Error(no.Err, "The kernel refuses a virtual server; it is left to kube-proxy",
+			klog.FromContext(ctx).Error(no.Err, "The kernel refuses a virtual server", "leftToKubeProxy", !no.Serves,
 				"service", no.Service, "address", no.Key.Addr, "protocol", no.Key.Protocol, "port", no.Key.Port, "mark", no.Key.Mark)
 		}
 	}
@@ -318,6 +318,9 @@ func (f *forwarder) served(want loadbalancer.Forwarding) loadbalancer.Forwarding
 	refused := make(map[loadbalancer.VirtualServerKey]struct{}, len(f.refused))
 	marks := make(map[uint32]struct{}, len(f.refused))
 	for _, r := range f.refused {
+		if r.Serves {
+			continue // It is not all that it should be, and better than nobody.
+		}
 		refused[r.Key] = struct{}{}
 		if r.Key.Mark != 0 {
 			marks[r.Key.Mark] = struct{}{}

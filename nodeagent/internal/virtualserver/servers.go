@@ -70,6 +70,8 @@ type Refusal struct {
 	Key     loadbalancer.VirtualServerKey
 	Service loadbalancer.ServiceKey
 	Err     error
+	// Serves says that it is there and has a real server with weight.
+	Serves bool
 }
 
 // Result is how things stand after a call.
@@ -386,10 +388,14 @@ func (s *Servers) result() Result {
 		}
 	}
 	for key, f := range s.refused {
-		r.Refused = append(r.Refused, Refusal{Key: key, Service: s.want[key].Service, Err: f.err})
+		r.Refused = append(r.Refused, Refusal{Key: key, Service: s.want[key].Service, Err: f.err, Serves: s.have[key].serves()})
 	}
 	slices.SortFunc(r.Refused, func(a, b Refusal) int { return compare(a.Key, b.Key) })
 	return r
+}
+
+func (h *server) serves() bool {
+	return h != nil && slices.ContainsFunc(h.reals, func(r member) bool { return r.Weight > 0 })
 }
 
 func (h *server) leaving() int {
