@@ -137,8 +137,8 @@ func (i *IPVS) UpdateReal(key loadbalancer.VirtualServerKey, r loadbalancer.Real
 // DeleteReal deletes a real server. What becomes of its connections is as with
 // [IPVS.DeleteServer]. The error is [ErrNotFound] where there is no such real or virtual
 // server.
-func (i *IPVS) DeleteReal(key loadbalancer.VirtualServerKey, real loadbalancer.RealServerKey) error {
-	return i.writeReal("delete", key, loadbalancer.RealServer{RealServerKey: real}, (*ipvs.Handle).DelDestination)
+func (i *IPVS) DeleteReal(key loadbalancer.VirtualServerKey, r loadbalancer.RealServerKey) error {
+	return i.writeReal("delete", key, loadbalancer.RealServer{RealServerKey: r}, (*ipvs.Handle).DelDestination)
 }
 
 func (i *IPVS) writeReal(verb string, key loadbalancer.VirtualServerKey, r loadbalancer.RealServer,

@@ -59,7 +59,7 @@ func (k *Kernel) WatchNFT(ctx context.Context, notify func()) error {
 	if err != nil {
 		return fmt.Errorf("open netlink: %w", err)
 	}
-	f := os.NewFile(uintptr(fd), "nftables") //nolint:gosec // a file descriptor
+	f := os.NewFile(uintptr(fd), "nftables")
 	defer func() { _ = f.Close() }()         // nothing was written
 	if err := subscribeNFT(fd); err != nil {
 		return fmt.Errorf("watch nftables: %w", err)

@@ -60,7 +60,7 @@ func median(all []Costs) Costs {
 // namespace of its own.
 func MeasureFairlead(ctx context.Context, binary string, services int, progress io.Writer) (*Programming, error) {
 	out := &Programming{Name: "Fairlead", Services: services, VirtualServers: 2 * services, RealServers: 2 * services * endpoints}
-	cmd := exec.CommandContext(ctx, binary, "-test.run=^$", "-test.bench=^BenchmarkIPVS$", "-test.benchtime=1x", "-test.timeout=40m") //nolint:gosec // compiled from this repository
+	cmd := exec.CommandContext(ctx, binary, "-test.run=^$", "-test.bench=^BenchmarkIPVS$", "-test.benchtime=1x", "-test.timeout=40m")
 	cmd.Env = append(os.Environ(), "FAIRLEAD_BENCH_SERVICES="+strconv.Itoa(services))
 	var text bytes.Buffer
 	cmd.Stdout, cmd.Stderr = io.MultiWriter(&text, progress), progress

@@ -36,16 +36,14 @@ type stub struct {
 }
 
 // serviceAddress, and the addresses that it has outside and of its endpoints, by number.
-func serviceAddress(i int) netip.Addr {
-	return netip.AddrFrom4([4]byte{10, 96 + byte(i>>16), byte(i >> 8), byte(i)})
-}
+func serviceAddress(i int) netip.Addr { return numbered(10, 96, i) }
 
-func outsideAddress(i int) netip.Addr {
-	return netip.AddrFrom4([4]byte{198, 18 + byte(i>>16), byte(i >> 8), byte(i)})
-}
+func outsideAddress(i int) netip.Addr { return numbered(198, 18, i) }
 
-func podAddress(i, block int) netip.Addr {
-	return netip.AddrFrom4([4]byte{172, byte(block), byte(i >> 8), byte(i)}) //nolint:gosec // 16 to 31
+func podAddress(i, block int) netip.Addr { return numbered(172, block, i) }
+
+func numbered(a, b, i int) netip.Addr {
+	return netip.AddrFrom4([4]byte{byte(a), byte(b), byte(i >> 8), byte(i)}) //nolint:gosec // up to 65,535 of them
 }
 
 const (

@@ -28,7 +28,7 @@ type Table interface {
 	DeleteServer(key loadbalancer.VirtualServerKey) error
 	AddReal(key loadbalancer.VirtualServerKey, r loadbalancer.RealServer) error
 	UpdateReal(key loadbalancer.VirtualServerKey, r loadbalancer.RealServer) error
-	DeleteReal(key loadbalancer.VirtualServerKey, real loadbalancer.RealServerKey) error
+	DeleteReal(key loadbalancer.VirtualServerKey, r loadbalancer.RealServerKey) error
 }
 
 // Link has the methods of [kernel.Kernel] about our link.

@@ -276,7 +276,7 @@ func (f *Fake) DeleteServer(key loadbalancer.VirtualServerKey) error {
 // AddReal is [kernel.IPVS.AddReal].
 func (f *Fake) AddReal(key loadbalancer.VirtualServerKey, r loadbalancer.RealServer) error {
 	return f.do(Op{Name: "AddReal", Server: key, Real: r.RealServerKey}, func() error {
-		s, i, err := f.real(key, r.RealServerKey)
+		s, i, err := f.find(key, r.RealServerKey)
 		if err != nil {
 			return err
 		}
@@ -294,7 +294,7 @@ func (f *Fake) AddReal(key loadbalancer.VirtualServerKey, r loadbalancer.RealSer
 // UpdateReal is [kernel.IPVS.UpdateReal].
 func (f *Fake) UpdateReal(key loadbalancer.VirtualServerKey, r loadbalancer.RealServer) error {
 	return f.do(Op{Name: "UpdateReal", Server: key, Real: r.RealServerKey}, func() error {
-		s, i, err := f.real(key, r.RealServerKey)
+		s, i, err := f.find(key, r.RealServerKey)
 		if err != nil {
 			return err
 		}
@@ -307,9 +307,9 @@ func (f *Fake) UpdateReal(key loadbalancer.VirtualServerKey, r loadbalancer.Real
 }
 
 // DeleteReal is [kernel.IPVS.DeleteReal].
-func (f *Fake) DeleteReal(key loadbalancer.VirtualServerKey, real loadbalancer.RealServerKey) error {
-	return f.do(Op{Name: "DeleteReal", Server: key, Real: real}, func() error {
-		s, i, err := f.real(key, real)
+func (f *Fake) DeleteReal(key loadbalancer.VirtualServerKey, r loadbalancer.RealServerKey) error {
+	return f.do(Op{Name: "DeleteReal", Server: key, Real: r}, func() error {
+		s, i, err := f.find(key, r)
 		if err != nil {
 			return err
 		}
@@ -321,13 +321,13 @@ func (f *Fake) DeleteReal(key loadbalancer.VirtualServerKey, real loadbalancer.R
 	})
 }
 
-// real finds a real server; -1 if the virtual server has no such.
-func (f *Fake) real(key loadbalancer.VirtualServerKey, real loadbalancer.RealServerKey) (*kernel.ServerState, int, error) {
+// find returns a real server's place; -1 if the virtual server has no such.
+func (f *Fake) find(key loadbalancer.VirtualServerKey, r loadbalancer.RealServerKey) (*kernel.ServerState, int, error) {
 	s, ok := f.servers[key]
 	if !ok {
 		return nil, -1, kernel.ErrNotFound
 	}
-	return s, slices.IndexFunc(s.Reals, func(r kernel.RealState) bool { return r.RealServerKey == real }), nil
+	return s, slices.IndexFunc(s.Reals, func(s kernel.RealState) bool { return s.RealServerKey == r }), nil
 }
 
 // VIPLink is [kernel.Kernel.VIPLink].

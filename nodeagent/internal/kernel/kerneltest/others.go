@@ -39,15 +39,15 @@ func (f *Fake) Take(key loadbalancer.VirtualServerKey) {
 
 // Connect sets how many connections a real server has. It returns an error where there is
 // no such.
-func (f *Fake) Connect(key loadbalancer.VirtualServerKey, real loadbalancer.RealServerKey, active, inactive uint32) error {
+func (f *Fake) Connect(key loadbalancer.VirtualServerKey, r loadbalancer.RealServerKey, active, inactive uint32) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	s, i, err := f.real(key, real)
+	s, i, err := f.find(key, r)
 	if err != nil {
 		return err
 	}
 	if i < 0 {
-		return fmt.Errorf("real server %v: %w", real, kernel.ErrNotFound)
+		return fmt.Errorf("real server %v: %w", r, kernel.ErrNotFound)
 	}
 	s.Reals[i].Active, s.Reals[i].Inactive = active, inactive
 	return nil
