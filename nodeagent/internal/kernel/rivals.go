@@ -60,7 +60,7 @@ func (k *Kernel) WatchNFT(ctx context.Context, notify func()) error {
 		return fmt.Errorf("open netlink: %w", err)
 	}
 	f := os.NewFile(uintptr(fd), "nftables")
-	defer func() { _ = f.Close() }()         // nothing was written
+	defer func() { _ = f.Close() }() // nothing was written
 	if err := subscribeNFT(fd); err != nil {
 		return fmt.Errorf("watch nftables: %w", err)
 	}
