@@ -19,7 +19,6 @@ import (
 	"github.com/fairlead-lb/fairlead/test/harness"
 	"github.com/fairlead-lb/fairlead/test/harness/plane"
 	"github.com/fairlead-lb/fairlead/test/harness/rig"
-	"github.com/fairlead-lb/fairlead/test/lab/artifacts"
 )
 
 // Mode of kube-proxy.
@@ -52,25 +51,10 @@ type Proxy struct {
 
 // prepareProxies makes the account that kube-proxy acts as.
 func (w *World) prepareProxies(ctx context.Context) error {
-	b := artifacts.Builder{Log: artifacts.WriterLogger(w.o.Progress)}
-	var err error
-	if b.Cache, err = artifacts.DefaultCache(); err != nil {
-		return err //nolint:wrapcheck // says what it is
-	}
-	var want []artifacts.Target
-	for _, t := range artifacts.Targets() {
-		if t.Name == proxyAccount {
-			want = append(want, t)
-		}
-	}
-	tools, err := b.Ensure(ctx, want)
-	if err != nil {
-		return err //nolint:wrapcheck // says what it is
-	}
-	w.kubeProxy = tools[proxyAccount]
+	w.kubeProxy = w.Rig.Plane().Program(proxyAccount)
 	kube := w.Rig.Kube()
 	meta := metav1.ObjectMeta{Name: proxyAccount, Namespace: metav1.NamespaceSystem}
-	_, err = kube.CoreV1().ServiceAccounts(meta.Namespace).Create(ctx, &corev1.ServiceAccount{ObjectMeta: meta}, metav1.CreateOptions{})
+	_, err := kube.CoreV1().ServiceAccounts(meta.Namespace).Create(ctx, &corev1.ServiceAccount{ObjectMeta: meta}, metav1.CreateOptions{})
 	if err != nil && !apierrors.IsAlreadyExists(err) {
 		return fmt.Errorf("make kube-proxy's account: %w", err)
 	}

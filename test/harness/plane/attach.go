@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
-	"path/filepath"
 
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
@@ -16,11 +15,14 @@ import (
 type description struct {
 	Dir     string
 	APIPort int
+	// Programs by name, of the lab's cache.
+	Programs map[string]string
 }
 
-// Describe writes a file for [Attach]. It is put in place by a rename.
-func (p *Plane) Describe(file string) error {
-	b, err := json.Marshal(description{Dir: p.o.Dir, APIPort: p.apiPort})
+// Describe writes a file for [Attach], with paths of programs that go with the plane. It is
+// put in place by a rename.
+func (p *Plane) Describe(file string, programs map[string]string) error {
+	b, err := json.Marshal(description{Dir: p.o.Dir, APIPort: p.apiPort, Programs: programs})
 	if err != nil {
 		return fmt.Errorf("describe the control plane: %w", err)
 	}
@@ -46,7 +48,7 @@ func Attach(o Options, file, host string) (*Plane, error) {
 		return nil, fmt.Errorf("attach to a control plane: %w", err)
 	}
 	o.Dir = d.Dir
-	p := &Plane{o: o, host: host, apiPort: d.APIPort, attached: true}
+	p := &Plane{o: o, host: host, apiPort: d.APIPort, tools: d.Programs}
 	p.config = p.administrator()
 	if p.client, err = kubernetes.NewForConfig(p.config); err != nil {
 		return nil, fmt.Errorf("attach to a control plane: %w", err)
@@ -64,8 +66,5 @@ func (p *Plane) administrator() *rest.Config {
 	}
 }
 
-// Attached says whether another process runs it.
-func (p *Plane) Attached() bool { return p.attached }
-
-// ControllerLog is the log of the controller of that name.
-func (p *Plane) ControllerLog(name string) string { return filepath.Join(p.o.Dir, name+".log") }
+// Program is the path of one that was given to [Plane.Describe].
+func (p *Plane) Program(name string) string { return p.tools[name] }

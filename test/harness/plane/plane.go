@@ -59,9 +59,8 @@ type Options struct {
 type Plane struct {
 	o     Options
 	tools map[string]string
-	// host is where the API server is; attached whether its processes are another's.
+	// host is where the API server is.
 	host     string
-	attached bool
 	etcdPort int
 	peerPort int
 	apiPort  int
