@@ -68,8 +68,8 @@ func testRow(t *testing.T, w *World, r *Row) {
 	for _, c := range r.Cases(w) {
 		check := func(ctx context.Context) error { return r.Check(ctx, &c) }
 		err := check(t.Context())
-		if err != nil && r.Service.LeaveToProxy {
-			// Nothing tells when kube-proxy has programmed a Service.
+		if err != nil && (r.Service.LeaveToProxy || r.Service.NodePort) {
+			// Nothing tells when kube-proxy has programmed a Service, node ports included.
 			_, err = harness.Eventually(t.Context(), proxyTimeout, check)
 		}
 		if err != nil {
