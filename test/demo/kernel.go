@@ -27,10 +27,11 @@ const ipvsTimeout = 4 * time.Minute
 //
 // The control plane runs on this machine in any case: emulated, it would take most of the time.
 func ipvsPart(ctx context.Context, root string) (err error) {
-	if err := buildFor(ctx, root); err != nil {
+	programs, err := buildFor(ctx, root)
+	if err != nil {
 		return err
 	}
-	p, description, err := startPlane(ctx, root)
+	p, description, err := startPlane(ctx, root, programs)
 	if p != nil {
 		defer func() { err = errors.Join(err, p.Stop(), os.RemoveAll(filepath.Dir(description))) }()
 	}
@@ -70,7 +71,7 @@ func ipvsPart(ctx context.Context, root string) (err error) {
 
 // startPlane runs a control plane with Fairlead's controller, and returns the file in which
 // it is described, in a directory of its own.
-func startPlane(ctx context.Context, root string) (p *plane.Plane, description string, err error) {
+func startPlane(ctx context.Context, root string, programs map[string]string) (p *plane.Plane, description string, err error) {
 	dir, err := os.MkdirTemp("", "fairlead-demo-plane-")
 	if err != nil {
 		return nil, "", fmt.Errorf("make a directory: %w", err)
@@ -90,7 +91,7 @@ func startPlane(ctx context.Context, root string) (p *plane.Plane, description s
 	if _, err := p.StartController(ctx, plane.ControllerOptions{Name: "controller"}); err != nil {
 		return p, description, err //nolint:wrapcheck // says what it is
 	}
-	return p, description, p.Describe(description) //nolint:wrapcheck // says what it is
+	return p, description, p.Describe(description, programs) //nolint:wrapcheck // says what it is
 }
 
 // tellIPVS tells it on this kernel, with a control plane that is described in a file and has
@@ -104,15 +105,17 @@ func tellIPVS(ctx context.Context, root, description, host string) (err error) {
 	return ipvs.Run(ctx, ipvs.Options{Root: root, Dir: dir, Outside: description, Host: host, Out: os.Stdout}) //nolint:wrapcheck // says what it is
 }
 
-// buildFor makes the programs that the part needs: nothing is compiled in the machine.
-func buildFor(ctx context.Context, root string) error {
+// buildFor makes the programs that the part needs: nothing is compiled in the machine. It
+// returns where those of Kubernetes are.
+func buildFor(ctx context.Context, root string) (map[string]string, error) {
 	cache, err := artifacts.DefaultCache()
 	if err != nil {
-		return err //nolint:wrapcheck // says what it is
+		return nil, err //nolint:wrapcheck // says what it is
 	}
 	b := artifacts.Builder{Cache: cache, Log: artifacts.WriterLogger(os.Stdout)}
-	if _, err := b.Ensure(ctx, artifacts.Targets()); err != nil {
-		return err //nolint:wrapcheck // says what it is
+	programs, err := b.Ensure(ctx, artifacts.Targets())
+	if err != nil {
+		return nil, err //nolint:wrapcheck // says what it is
 	}
 	for _, p := range [][2]string{
 		{harness.AgentProgram, "./cmd/" + harness.AgentProgram},
@@ -123,8 +126,8 @@ func buildFor(ctx context.Context, root string) error {
 		cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags=-s -w", "-o", filepath.Join(root, "bin", p[0]), p[1]) //nolint:gosec // constants
 		cmd.Dir, cmd.Env = root, append(os.Environ(), "CGO_ENABLED=0")
 		if out, err := cmd.CombinedOutput(); err != nil {
-			return fmt.Errorf("build %s: %w\n%s", p[0], err, out)
+			return nil, fmt.Errorf("build %s: %w\n%s", p[0], err, out)
 		}
 	}
-	return nil
+	return programs, nil
 }

@@ -24,7 +24,6 @@ import (
 	"github.com/fairlead-lb/fairlead/test/dataplane"
 	"github.com/fairlead-lb/fairlead/test/harness"
 	"github.com/fairlead-lb/fairlead/test/harness/rig"
-	"github.com/fairlead-lb/fairlead/test/lab/artifacts"
 )
 
 // Programs below the repository's bin directory that the story runs, besides those of the
@@ -76,9 +75,7 @@ func Run(ctx context.Context, opts Options) (err error) {
 		if err != nil {
 			return o, err //nolint:wrapcheck // says what it is
 		}
-		if err := s.findKubectl(ctx); err != nil {
-			return o, err
-		}
+		s.findKubectl()
 		if err := s.w.Use(ctx, dataplane.NFTables); err != nil {
 			return o, err //nolint:wrapcheck // says what it is
 		}
@@ -90,6 +87,7 @@ func Run(ctx context.Context, opts Options) (err error) {
 	})
 	defer func() { err = errors.Join(err, s.close()) }()
 	if !up {
+		s.logs(opts.Dir)
 		return s.t.Summary() //nolint:wrapcheck // says what it is
 	}
 	if !s.service(ctx) { // the rest is about it
@@ -102,6 +100,22 @@ func Run(ctx context.Context, opts Options) (err error) {
 		chapter(ctx)
 	}
 	return s.t.Summary() //nolint:wrapcheck // says what it is
+}
+
+// logs shows the end of each log: nothing of the machine stays.
+func (s *story) logs(dir string) {
+	files, err := filepath.Glob(filepath.Join(dir, "*.log"))
+	if err != nil {
+		return // there is no such pattern
+	}
+	for _, path := range files {
+		b, err := os.ReadFile(path) //nolint:gosec // the story's own
+		if err != nil {
+			continue
+		}
+		s.t.Note("the end of %s", filepath.Base(path))
+		s.t.Output(string(b[max(0, len(b)-2000):]), 0)
+	}
 }
 
 func kernel() string {
@@ -150,29 +164,12 @@ func (s *story) close() error {
 
 // findKubectl takes the lab's; the administrator's kubeconfig leads to a loopback that may
 // not be this machine's.
-func (s *story) findKubectl(ctx context.Context) error {
-	cache, err := artifacts.DefaultCache()
-	if err != nil {
-		return err //nolint:wrapcheck // says what it is
-	}
-	const name = "kubectl"
-	var want []artifacts.Target
-	for _, t := range artifacts.Targets() {
-		if t.Name == name {
-			want = append(want, t)
-		}
-	}
-	b := artifacts.Builder{Cache: cache, Log: artifacts.WriterLogger(io.Discard)}
-	tools, err := b.Ensure(ctx, want)
-	if err != nil {
-		return err //nolint:wrapcheck // says what it is
-	}
+func (s *story) findKubectl() {
 	c := s.w.Rig.Plane().Config()
 	s.tool = []string{
-		tools[name], "--kubeconfig=/dev/null", "--server=" + c.Host, "--tls-server-name=" + c.ServerName,
+		s.w.Rig.Plane().Program("kubectl"), "--kubeconfig=/dev/null", "--server=" + c.Host, "--tls-server-name=" + c.ServerName,
 		"--certificate-authority=" + c.CAFile, "--client-certificate=" + c.CertFile, "--client-key=" + c.KeyFile,
 	}
-	return nil
 }
 
 // run runs kubectl and shows nothing.
