@@ -10,7 +10,6 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"github.com/fairlead-lb/fairlead/test/dataplane"
 	"github.com/fairlead-lb/fairlead/test/harness"
 	"github.com/fairlead-lb/fairlead/test/harness/rig"
 )
@@ -130,40 +129,4 @@ func (s *story) record(ctx context.Context, name string) string {
 		return err.Error()
 	}
 	return fmt.Sprintf("node addresses %v, conditions %v", r.Spec.NodeAddresses, r.Status.Conditions)
-}
-
-// besideIPVS runs kube-proxy in the tutorial's own mode: both use IPVS, each its own link.
-func (s *story) besideIPVS(ctx context.Context) {
-	s.t.Heading("kube-proxy in ipvs mode beside it, as in the tutorial")
-	s.t.Step(ctx, "kube-ipvs0 has the ClusterIPs, "+vipLink+" has ours, and the client is answered", func(ctx context.Context) (harness.Observation, error) {
-		o := harness.Observation{Expected: "both links on the announcing node; a pod answers"}
-		if err := s.w.Use(ctx, dataplane.IPVS); err != nil {
-			return o, err //nolint:wrapcheck // says what it is
-		}
-		for _, link := range []string{"kube-ipvs0", vipLink} {
-			if _, err := harness.Eventually(ctx, patience, func(ctx context.Context) error {
-				_, err := s.quiet(ctx, s.owner, "ip", "link", "show", link)
-				return err
-			}); err != nil {
-				return o, err //nolint:wrapcheck // says what it is
-			}
-			if _, err := s.on(ctx, s.owner.Name(), s.owner, 0, "ip", "-br", "-4", "addr", "show", link); err != nil {
-				return o, err
-			}
-		}
-		if _, err := s.on(ctx, s.owner.Name(), s.owner, 40, "ipvsadm", "-Ln"); err != nil {
-			return o, err
-		}
-		if _, err := harness.Eventually(ctx, patience, func(ctx context.Context) error {
-			out, err := s.quiet(ctx, s.w.Client, "curl", "-s", "--max-time", "10", "http://"+at(s.vip)+"/")
-			if err == nil && !strings.Contains(out, "Hostname: webpod") {
-				err = fmt.Errorf("the answer is %q", out)
-			}
-			return err
-		}); err != nil {
-			return o, err //nolint:wrapcheck // says what it is
-		}
-		o.Observed, o.Held = "so it is", true
-		return o, nil
-	})
 }

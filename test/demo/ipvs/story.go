@@ -93,7 +93,7 @@ func Run(ctx context.Context, opts Options) (err error) {
 	if !s.service(ctx) { // the rest is about it
 		return s.t.Summary() //nolint:wrapcheck // says what it is
 	}
-	for _, chapter := range []func(context.Context){s.kernelState, s.traffic, s.schedulers, s.nodeAddresses, s.besideIPVS} {
+	for _, chapter := range []func(context.Context){s.kernelState, s.traffic, s.schedulers, s.nodeAddresses} {
 		if ctx.Err() != nil {
 			return errors.Join(s.t.Summary(), ctx.Err())
 		}
