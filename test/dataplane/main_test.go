@@ -39,8 +39,6 @@ func TestDataPlane(t *testing.T) {
 		t.Fatal(err)
 	}
 	began := time.Now()
-	// The soak does everything in every mode.
-	full := os.Getenv("FAIRLEAD_DATAPLANE") == "full"
 	for _, mode := range modes() {
 		t.Run(string(mode), func(t *testing.T) {
 			if err := w.Use(t.Context(), mode); err != nil {
@@ -53,7 +51,7 @@ func TestDataPlane(t *testing.T) {
 				t.Run("round-robin", func(t *testing.T) { testRoundRobin(t, w) })
 				t.Run("maglev", func(t *testing.T) { testMaglev(t, w) })
 			}
-			if mode == NFTables || full {
+			if mode == NFTables || full() {
 				t.Run("repair", func(t *testing.T) { testRepair(t, w, mode) })
 				t.Run("stream", func(t *testing.T) { testStream(t, w, mode) })
 				t.Run("power-cut", func(t *testing.T) { testPowerCut(t, w) })
@@ -80,6 +78,9 @@ func showLogs(t *testing.T, dir string) {
 		t.Logf("the end of %s:\n%s", filepath.Base(path), b[max(0, len(b)-3000):])
 	}
 }
+
+// full says whether to do everything in every mode, as the soak does.
+func full() bool { return os.Getenv("FAIRLEAD_DATAPLANE") == "full" }
 
 // modes that FAIRLEAD_DATAPLANE_MODES names, separated by commas, or all.
 func modes() []Mode {

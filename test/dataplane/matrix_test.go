@@ -7,6 +7,7 @@ package dataplane
 import (
 	"context"
 	"fmt"
+	"slices"
 	"testing"
 
 	"github.com/fairlead-lb/fairlead/test/harness"
@@ -34,6 +35,11 @@ func (w *World) services() []*Service {
 
 func testMatrix(t *testing.T, w *World, mode Mode) {
 	services := w.services()
+	if mode == IPVS && !full() {
+		// Its kube-proxy starts a program per element of a set, which takes it minutes under
+		// emulation; what is left to it shows nothing of ours.
+		services = slices.DeleteFunc(services, func(s *Service) bool { return s.LeaveToProxy })
+	}
 	for _, s := range services {
 		if err := w.Create(t.Context(), s); err != nil {
 			t.Fatal(err)
