@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"time"
@@ -73,9 +74,7 @@ func (w *World) Create(ctx context.Context, s *Service) error {
 	if s.LeaveToProxy {
 		obj.Annotations[v1alpha1.AnnotationDataPlane] = string(v1alpha1.ForwardingKubeProxy)
 	}
-	for k, v := range s.Annotations {
-		obj.Annotations[k] = v
-	}
+	maps.Copy(obj.Annotations, s.Annotations)
 	if s.Change != nil {
 		s.Change(obj)
 	}

@@ -49,10 +49,9 @@ func NewStream(ctx context.Context, from Place, to netip.AddrPort, interval time
 		s.wg.Go(func() {
 			err := from.Do(func() error {
 				// Askers take turns.
-				if harness.Pause(ctx, interval*time.Duration(i)) != nil {
-					return nil
+				if harness.Pause(ctx, interval*time.Duration(i)) == nil {
+					s.work(ctx, to, interval*askers)
 				}
-				s.work(ctx, to, interval*askers)
 				return nil
 			})
 			s.mu.Lock()

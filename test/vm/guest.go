@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -202,7 +203,7 @@ func openPort(nr int) (*os.File, error) {
 // run runs the command to its end and returns its exit status. It waits for every process
 // that ends meanwhile, as the first process must.
 func run(o *order, output io.Writer) int {
-	env := append(o.Env, "TMPDIR=/run/tmp")
+	env := append(slices.Clone(o.Env), "TMPDIR=/run/tmp")
 	for _, kv := range env {
 		if path, ok := strings.CutPrefix(kv, "PATH="); ok {
 			_ = os.Setenv("PATH", path) // for LookPath; the name is valid

@@ -30,15 +30,15 @@ func (r *Rig) AddHost() (*Host, error) {
 		return nil, fmt.Errorf("add a host: there is room for %d", maxHosts)
 	}
 	h := &Host{
-		ip4: netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 30, 0, byte(i + 3)}), gateway4.Bits()),              //nolint:gosec // at most 9
-		ip6: netip.PrefixFrom(netip.AddrFrom16([16]byte{0: 0xfd, 3: 0x30, 15: byte(i + 3)}), gateway6.Bits()), //nolint:gosec // at most 9
+		ip4: netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 30, 0, byte(i + 3)}), gateway4.Bits()),
+		ip6: netip.PrefixFrom(netip.AddrFrom16([16]byte{0: 0xfd, 3: 0x30, 15: byte(i + 3)}), gateway6.Bits()),
 	}
 	var err error
 	if h.ns, err = newNamespace(); err != nil {
 		return nil, fmt.Errorf("add a host: %w", err)
 	}
 	r.hosts = append(r.hosts, h)
-	mac := MAC{2, 0xfa, 0xff, 0, 1, byte(i)} //nolint:gosec // at most 6
+	mac := MAC{2, 0xfa, 0xff, 0, 1, byte(i)}
 	if err := r.bridge.plug(h.ns, fmt.Sprintf("h%d", i), mac, h.ip4, h.ip6); err != nil {
 		return nil, fmt.Errorf("add a host: %w", err)
 	}
