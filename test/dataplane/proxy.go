@@ -38,7 +38,7 @@ const (
 	proxyAccount = "kube-proxy"
 	// proxyLink holds addresses of Services in ipvs mode.
 	proxyLink    = "kube-ipvs0"
-	proxyTimeout = 2 * time.Minute
+	proxyTimeout = 4 * time.Minute
 )
 
 // Proxy is kube-proxy on one node.

@@ -17,6 +17,7 @@ import (
 	"github.com/fairlead-lb/fairlead/test/harness"
 	"github.com/fairlead-lb/fairlead/test/harness/plane"
 	"github.com/fairlead-lb/fairlead/test/harness/rig"
+	"github.com/fairlead-lb/fairlead/test/vm"
 )
 
 // The addresses of Services, in the nodes' network.
@@ -62,6 +63,11 @@ const nodes = 3
 // Start brings everything up but kube-proxy; see [World.Use]. Call Stop also when it failed.
 func Start(ctx context.Context, o Options) (*World, error) {
 	w := &World{o: o, began: time.Now()}
+	if o.Host == vm.Outside {
+		if err := warm(ctx); err != nil {
+			return w, err
+		}
+	}
 	p, err := plane.Attach(plane.Options{Root: o.Root, Progress: o.Progress}, o.Outside, o.Host)
 	if err != nil {
 		return w, fmt.Errorf("start the world: %w", err)

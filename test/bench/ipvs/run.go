@@ -156,8 +156,12 @@ func (c *Config) controlPlane(ctx context.Context) (stop func() error, file stri
 	if _, err := p.StartController(ctx, plane.ControllerOptions{Name: "controller"}); err != nil {
 		return p.Stop, "", err //nolint:wrapcheck // says what failed
 	}
+	programs, err := dataplane.Programs(ctx, c.Progress)
+	if err != nil {
+		return p.Stop, "", err //nolint:wrapcheck // says what failed
+	}
 	file = filepath.Join(c.Dir, "plane.json")
-	return p.Stop, file, p.Describe(file)
+	return p.Stop, file, p.Describe(file, programs)
 }
 
 // compile makes all programs: nothing is compiled on an emulated processor.

@@ -15,9 +15,9 @@ import (
 	"path/filepath"
 	"syscall"
 
+	"github.com/fairlead-lb/fairlead/test/dataplane"
 	"github.com/fairlead-lb/fairlead/test/harness"
 	"github.com/fairlead-lb/fairlead/test/harness/plane"
-	"github.com/fairlead-lb/fairlead/test/lab/artifacts"
 )
 
 func main() {
@@ -61,29 +61,13 @@ func run(ctx context.Context, args []string) (err error) {
 	if _, err := p.StartController(ctx, plane.ControllerOptions{Name: "controller", Args: []string{"--v=2"}}); err != nil {
 		return err //nolint:wrapcheck // says what it is
 	}
-	programs, err := findProxy(ctx)
+	programs, err := dataplane.Programs(ctx, os.Stdout)
 	if err != nil {
-		return err
+		return err //nolint:wrapcheck // says what it is
 	}
 	if err := p.Describe(file, programs); err != nil {
 		return err //nolint:wrapcheck // says what it is
 	}
 	<-ctx.Done()
 	return nil
-}
-
-// findProxy takes kube-proxy from the lab's cache.
-func findProxy(ctx context.Context) (map[string]string, error) {
-	cache, err := artifacts.DefaultCache()
-	if err != nil {
-		return nil, err //nolint:wrapcheck // says what it is
-	}
-	var want []artifacts.Target
-	for _, t := range artifacts.Targets() {
-		if t.Name == "kube-proxy" {
-			want = append(want, t)
-		}
-	}
-	b := artifacts.Builder{Cache: cache, Log: artifacts.WriterLogger(os.Stdout)}
-	return b.Ensure(ctx, want) //nolint:wrapcheck // says what it is
 }
