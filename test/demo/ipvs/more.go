@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -75,6 +76,9 @@ func (s *story) nodeAddresses(ctx context.Context) {
 			if _, err := s.on(ctx, n.Name(), n, 0, "ip", "addr", "add", a.String()+"/24", "dev", "eth0"); err != nil {
 				return o, err
 			}
+			if _, err := harness.Eventually(ctx, patience, func(ctx context.Context) error { return s.reported(ctx, n.Name(), a) }); err != nil {
+				return o, err //nolint:wrapcheck // says what it is
+			}
 		}
 		if _, err := s.on(ctx, "client", s.w.Client, 0, "ip", "addr", "add", "192.168.10.1/24", "dev", "eth0"); err != nil {
 			return o, err
@@ -85,6 +89,21 @@ func (s *story) nodeAddresses(ctx context.Context) {
 		return o, err
 	})
 	s.t.Step(ctx, "A Service of type ClusterIP with both as externalIPs: each node has a virtual server for its own", s.externalService)
+}
+
+// reported returns nil when a node's agent has said that an address is the node's: until then
+// it would be taken for a free one.
+func (s *story) reported(ctx context.Context, node string, a netip.Addr) error {
+	agent, err := s.w.Rig.API().NodeAgents().Get(ctx, node, metav1.GetOptions{})
+	if err != nil {
+		return fmt.Errorf("get the NodeAgent: %w", err)
+	}
+	for _, i := range agent.Status.Interfaces {
+		if slices.Contains(i.Prefixes, a.String()+"/24") {
+			return nil
+		}
+	}
+	return fmt.Errorf("the agent of %s reports %v, not yet %s", node, agent.Status.Interfaces, a)
 }
 
 func (s *story) externalService(ctx context.Context) (harness.Observation, error) {
