@@ -7,7 +7,9 @@ package dataplane
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
@@ -17,6 +19,9 @@ import (
 // steady is the pace of the stream while something happens, half of which one node's pods
 // answer.
 const steady = 10 * time.Millisecond
+
+// grace of a pod that ends, Kubernetes' default.
+const grace = 30 * time.Second
 
 // testStream asks without pause through one node while its parts are replaced.
 func testStream(t *testing.T, w *World, mode Mode) {
@@ -72,6 +77,7 @@ func (w *World) roll(ctx context.Context, s *Service) error {
 		return err
 	}
 	old := w.A
+	began := time.Now()
 	for _, step := range [][]*Pod{{old, w.B, fresh}, {w.B, fresh}} {
 		s.Pods, s.Terminating = step, nil
 		if len(step) == 2 {
@@ -80,10 +86,14 @@ func (w *World) roll(ctx context.Context, s *Service) error {
 		if err := w.SetEndpoints(ctx, s); err != nil {
 			return err
 		}
-		if err := harness.Pause(ctx, 2*time.Second); err != nil {
-			return err
-		}
 	}
+	// It ends when nobody sends to it any more, as one does that waits before it exits; it
+	// would be killed after the grace period.
+	_, err = harness.Eventually(ctx, grace, func(ctx context.Context) error { return w.drained(ctx, old) })
+	if err != nil {
+		return err
+	}
+	w.say("every node had noticed the end of pod %s after %s", old.Name, time.Since(began).Round(time.Millisecond))
 	s.Terminating = nil
 	old.Refuse()
 	if err := w.SetEndpoints(ctx, s); err != nil {
@@ -91,6 +101,22 @@ func (w *World) roll(ctx context.Context, s *Service) error {
 	}
 	w.A = fresh
 	return errors.Join(harness.Pause(ctx, time.Second), old.Close())
+}
+
+// drained says whether no node sends new connections to a pod.
+func (w *World) drained(ctx context.Context, p *Pod) error {
+	for _, n := range w.Rig.Nodes() {
+		k, err := ReadKernel(ctx, n)
+		if err != nil {
+			return err
+		}
+		for line := range strings.Lines(k.Ours) {
+			if strings.Contains(line, " -r "+netip.AddrPortFrom(p.IPv4, podPort).String()+" ") && !strings.HasSuffix(strings.TrimSpace(line), " -w 0") {
+				return fmt.Errorf("%s still has %s", n.Name(), line)
+			}
+		}
+	}
+	return nil
 }
 
 // testPowerCut takes a node with a pod off the network under a stream through another node.
