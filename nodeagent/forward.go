@@ -153,10 +153,19 @@ type forwarder struct {
 	leaving chan struct{} // guarded by mu: closed when all is removed, nil while nothing is to be
 
 	// What follows is Run's alone.
-	plane   *plane
+	plane *plane
+	// around is what the last look around saw, looked when it began; seen says that there
+	// was one. While one is under way, looking is set, and its result comes by looks.
 	around  surroundings.Report
 	looked  time.Time
+	seen    bool
+	looking bool
+	looks   chan surroundings.Report
+	// spawn runs what Run waits for in the end.
+	spawn func(func())
+	// checked is when the kernel was checked last, asked that it should be before its time.
 	checked time.Time
+	asked   bool
 	// cost is what the last look took.
 	cost time.Duration
 	// against is why this node does not forward, empty where it does.
@@ -193,7 +202,10 @@ type forwarder struct {
 // newForwarder makes a forwarder; without open it never forwards. notify is called after
 // every change of its state and must not block.
 func newForwarder(mode string, d planeDeps, m *metrics.Metrics, notify func()) *forwarder {
-	f := &forwarder{mode: mode, d: d, metrics: m, notify: notify, wake: make(chan struct{}, 1), events: make(chan struct{}, 1)}
+	f := &forwarder{
+		mode: mode, d: d, metrics: m, notify: notify, wake: make(chan struct{}, 1), events: make(chan struct{}, 1),
+		looks: make(chan surroundings.Report, 1), spawn: func(look func()) { look() },
+	}
 	f.state.Store(&planeState{})
 	if d.open == nil {
 		f.state.Store(&planeState{decided: true, told: v1alpha1.DataPlaneStatus{
@@ -246,6 +258,7 @@ func (f *forwarder) Run(ctx context.Context) error {
 		return nil
 	}
 	defer f.closePlane()
+	f.spawn = wg.Go
 	wg.Go(func() { f.watchEvents(ctx) })
 	t := time.NewTicker(sentinel)
 	defer t.Stop()
@@ -254,17 +267,36 @@ func (f *forwarder) Run(ctx context.Context) error {
 			f.idle(ctx)
 			return nil
 		}
-		select {
-		case <-ctx.Done():
-		case <-f.wake:
-		case <-f.events:
-			// kube-proxy has as many events as there are changes of endpoints.
-			pause(ctx, max(eventGap, restPerLook*f.cost)-time.Since(f.checked))
-			f.checked = time.Time{}
-		case <-t.C:
-		}
+		f.wait(ctx, t)
 	}
 	return nil
+}
+
+// wait returns when something is to be done. An event of nftables waits until the last check
+// is some time ago, because kube-proxy makes as many as there are changes of endpoints; what
+// the loop wants does not wait for that.
+func (f *forwarder) wait(ctx context.Context, t *time.Ticker) {
+	events, due := f.events, (<-chan time.Time)(nil)
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-f.wake:
+			if due != nil {
+				mark(f.events)
+			}
+			return
+		case <-events:
+			rest := time.NewTimer(max(eventGap, restPerLook*f.cost) - time.Since(f.checked))
+			defer rest.Stop()
+			events, due = nil, rest.C
+		case <-due:
+			f.asked = true
+			return
+		case <-t.C:
+			return
+		}
+	}
 }
 
 // idle answers requests to leave, with nothing to remove.
@@ -309,9 +341,14 @@ func (f *forwarder) step(ctx context.Context, now time.Time) (over bool) {
 		return true
 	}
 	if now.Sub(f.looked) >= lookAgain || f.doubts > 0 && now.Sub(f.looked) >= sentinel {
-		f.looked = now
+		f.look(ctx, now)
+	}
+	select {
+	case f.around = <-f.looks:
+		f.looking, f.seen = false, true
 		f.judge(ctx, now)
 		want, _ = f.wanted()
+	default:
 	}
 	if want.refused != nil && f.against == "" {
 		f.stop(ctx, now, reason.KernelRefuses, want.refused.Error())
@@ -324,6 +361,24 @@ func (f *forwarder) step(ctx context.Context, now time.Time) (over bool) {
 	}
 	f.publish()
 	return false
+}
+
+// look looks around; what it sees comes by looks. Only the first one is waited for: others
+// may take seconds, in which endpoints change.
+func (f *forwarder) look(ctx context.Context, now time.Time) {
+	if f.looking {
+		return
+	}
+	f.looked, f.looking = now, true
+	look := func() {
+		f.looks <- f.d.look(ctx)
+		mark(f.wake)
+	}
+	if f.seen {
+		f.spawn(look)
+	} else {
+		look()
+	}
 }
 
 const leavingMessage = "the agent is leaving"
@@ -340,11 +395,14 @@ func (f *forwarder) keep(ctx context.Context, now time.Time, want wanted) {
 		return
 	}
 	var err error
-	if f.programmed && now.Sub(f.checked) >= sentinel-tick {
+	changed := !f.programmed || f.failures > 0 || !equalForwarding(f.done.Forwarding, want.Forwarding)
+	// A check may take long where others have many rules: what is wanted goes first, once.
+	since := now.Sub(f.checked)
+	if f.programmed && (f.asked || since >= sentinel-tick) && (!changed || since >= 2*sentinel) {
 		err = f.repair(ctx)
-		f.checked, f.cost = now, time.Since(now)
+		f.asked, f.checked, f.cost = false, now, time.Since(now)
 	}
-	if err == nil && (!f.programmed || f.failures > 0 || !equalForwarding(f.done.Forwarding, want.Forwarding)) {
+	if err == nil && changed {
 		err = f.apply(ctx, want.Forwarding)
 	} else if err == nil {
 		f.have = f.served(want.Forwarding) // what was refused may have changed
@@ -396,7 +454,7 @@ func (f *forwarder) closePlane() {
 	f.plane = nil
 }
 
-// judge finds out whether this node can forward, and should.
+// judge finds out whether this node can forward, and should, by what the last look saw.
 func (f *forwarder) judge(ctx context.Context, now time.Time) {
 	against, message := f.verdict(ctx)
 	switch {
@@ -424,13 +482,11 @@ func (f *forwarder) judge(ctx context.Context, now time.Time) {
 // verdict is why this node does not forward, with a message.
 func (f *forwarder) verdict(ctx context.Context) (against reason.Reason, message string) {
 	if f.mode == dataPlaneKubeProxy {
-		f.around = f.d.look(ctx)
 		return reason.LeftToKubeProxy, "the agent's --data-plane=kube-proxy asks for it"
 	}
 	if f.plane == nil {
 		p, err := f.d.open(ctx)
 		if err != nil {
-			f.around = f.d.look(ctx)
 			if errors.Is(err, kernel.ErrNoIPVS) {
 				return reason.KernelWithoutIPVS, noIPVS
 			}
@@ -438,7 +494,6 @@ func (f *forwarder) verdict(ctx context.Context) (against reason.Reason, message
 		}
 		f.plane = p
 	}
-	f.around = f.d.look(ctx)
 	if f.around.Against != "" && f.mode == dataPlaneAuto {
 		return f.around.Against, f.around.Message
 	}
