@@ -81,7 +81,10 @@ type plane struct {
 	generation func() (uint32, error)
 	// adopt finds out what an earlier run forwards, once, before anything is changed.
 	adopt func(ctx context.Context) (earlier, error)
-	close func()
+	// forget has TCP connections to the addresses that were begun and have no answer be
+	// decided on anew.
+	forget func(addrs []netip.Addr) (int, error)
+	close  func()
 }
 
 // earlier is what a run before this one left that forwards.

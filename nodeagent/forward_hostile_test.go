@@ -34,6 +34,7 @@ func (p *packets) agent(mode string) *forwarder {
 		open: func(context.Context) (*plane, error) {
 			made := newPlane(p, p, p, packetNFT{p.nft, p})
 			made.generation = p.NFTGeneration
+			made.forget = func([]netip.Addr) (int, error) { return 0, nil }
 			return made, nil
 		},
 		left: func(context.Context) (bool, error) {

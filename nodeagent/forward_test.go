@@ -315,6 +315,12 @@ func TestRepair(t *testing.T) {
 				s.t.Errorf("%s gone: conntrack is %s", name, got)
 			}
 		}
+		// What was begun without the guard was begun without its masquerade, for good.
+		a.planing.Lock()
+		if want := []netip.Addr{netip.MustParseAddr(vip)}; !slices.Equal(a.forgotten, want) {
+			s.t.Errorf("half-open connections were forgotten to %v, want %v, once", a.forgotten, want)
+		}
+		a.planing.Unlock()
 		a.table.Flush()
 		a.notified()
 		s.wait(2 * eventGap)

@@ -183,7 +183,9 @@ func (f *forwarder) repair(ctx context.Context) error {
 	if err == nil && !intact {
 		f.repaired(ctx, partGuard, 1)
 		f.guardKnown = false
-		err = f.setGuard(ctx, f.have)
+		if err = f.setGuard(ctx, f.have); err == nil {
+			f.forgetHalfOpen(ctx)
+		}
 	}
 	errs = append(errs, err)
 	result, err := f.plane.servers.Check(ctx)
@@ -197,6 +199,16 @@ func (f *forwarder) repair(ctx context.Context) error {
 		f.noteUnbound(ctx, bound)
 	}
 	return errors.Join(append(errs, err, vipErr)...)
+}
+
+// forgetHalfOpen gives connections that were begun without the guard another chance: without
+// its masquerade the answer does not pass here, now or at any repetition.
+func (f *forwarder) forgetHalfOpen(ctx context.Context) {
+	if n, err := f.plane.forget(f.have.VIPs); err != nil {
+		klog.FromContext(ctx).Error(err, "Cannot forget connections that were begun without the guard")
+	} else if n > 0 {
+		klog.FromContext(ctx).Info("Forgot connections that were begun without the guard", "count", n)
+	}
 }
 
 func (f *forwarder) repaired(ctx context.Context, part string, count int) {

@@ -34,7 +34,7 @@ func connectPlane(k *kernel.Kernel) planeDeps {
 				return nil, err //nolint:wrapcheck // says what failed
 			}
 			p := newPlane(table, k, k, nft)
-			p.generation, p.close = k.NFTGeneration, table.Close
+			p.generation, p.forget, p.close = k.NFTGeneration, k.ForgetHalfOpen, table.Close
 			return p, nil
 		},
 		left: func(ctx context.Context) (bool, error) {

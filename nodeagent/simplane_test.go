@@ -34,6 +34,8 @@ type simPlane struct {
 	opening  error                   // guarded by planing: the plane cannot be opened
 	around   surroundings.Report     // guarded by planing
 	notified func()                  // guarded by planing: of nftables' events
+	// guarded by planing: half-open connections to these were forgotten
+	forgotten []netip.Addr
 }
 
 // boot makes a kernel without anything.
@@ -127,6 +129,12 @@ func (n *simNode) planeDeps() planeDeps {
 			}
 			made := newPlane(p.table, n, p.table, simNFT{p.nft, p})
 			made.generation = p.table.NFTGeneration
+			made.forget = func(addrs []netip.Addr) (int, error) {
+				p.planing.Lock()
+				defer p.planing.Unlock()
+				p.forgotten = append(p.forgotten, addrs...)
+				return len(addrs), nil
+			}
 			return made, nil
 		},
 		left: func(context.Context) (bool, error) {

@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build kernel
+
+package kernel_test
+
+import (
+	"net"
+	"net/netip"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+)
+
+// Connections without an answer are forgotten at our addresses only, answered ones nowhere.
+func TestForgetHalfOpen(t *testing.T) {
+	k := open(t)
+	cmd := exec.CommandContext(t.Context(), "nft", "-f", "-")
+	cmd.Stdin = strings.NewReader(`table inet half { chain in { type filter hook input priority 0; ct state new tcp dport 81 drop; }; }`)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("nft: %v\n%s", err, out)
+	}
+	t.Cleanup(func() { _ = exec.Command("nft", "delete", "table", "inet", "half").Run() }) //nolint:errcheck,noctx // the namespace goes anyway
+	const ours, other, six = "127.0.0.7", "127.0.0.8", "::1"
+	l, err := net.Listen("tcp", net.JoinHostPort(ours, "0")) //nolint:noctx // loopback
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close() })
+	whole, err := net.Dial("tcp", l.Addr().String()) //nolint:noctx // loopback
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = whole.Close() })
+	d := net.Dialer{Timeout: 200 * time.Millisecond}
+	for _, to := range []string{ours, other, six} {
+		if c, err := d.DialContext(t.Context(), "tcp", net.JoinHostPort(to, "81")); err == nil {
+			_ = c.Close()
+			t.Fatalf("%s answers", to)
+		}
+	}
+	for i, want := range []int{2, 0} {
+		n, err := k.ForgetHalfOpen([]netip.Addr{netip.MustParseAddr(ours), netip.MustParseAddr(six)})
+		if err != nil || n != want {
+			t.Errorf("round %d: forgot %d, %v; want %d", i, n, err, want)
+		}
+	}
+	if n, err := k.ForgetHalfOpen([]netip.Addr{netip.MustParseAddr(other)}); err != nil || n != 1 {
+		t.Errorf("forgot %d, %v at the other address; want 1", n, err)
+	}
+}
