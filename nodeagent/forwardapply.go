@@ -10,6 +10,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"time"
 
 	"k8s.io/klog/v2"
 
@@ -175,19 +176,9 @@ func (f *forwarder) noteUnbound(ctx context.Context, r viplink.Result) {
 	f.unbound = maps.Clone(r.Refused)
 }
 
-// repair puts back what others removed. The guard comes first: it has new connections
-// wait, and not be refused, while the rest is made.
+// repair puts back what others removed. The guard comes last: to look at it means to wait for
+// whoever else changes nftables, such as a kube-proxy that starts and has just emptied IPVS.
 func (f *forwarder) repair(ctx context.Context) error {
-	var errs []error
-	intact, err := f.guardIntact(ctx)
-	if err == nil && !intact {
-		f.repaired(ctx, partGuard, 1)
-		f.guardKnown = false
-		if err = f.setGuard(ctx, f.have); err == nil {
-			f.forgetHalfOpen(ctx)
-		}
-	}
-	errs = append(errs, err)
 	result, err := f.plane.servers.Check(ctx)
 	f.repaired(ctx, partServers, result.Repaired)
 	if err == nil {
@@ -198,7 +189,30 @@ func (f *forwarder) repair(ctx context.Context) error {
 	if vipErr == nil {
 		f.noteUnbound(ctx, bound)
 	}
-	return errors.Join(append(errs, err, vipErr)...)
+	return errors.Join(err, vipErr, f.repairGuard(ctx))
+}
+
+// checkTimeout bounds a look at the guard: virtual servers and endpoints wait for it.
+const checkTimeout = 5 * time.Second
+
+func (f *forwarder) repairGuard(ctx context.Context) error {
+	bounded, cancel := context.WithTimeout(ctx, checkTimeout)
+	defer cancel()
+	intact, err := f.guardIntact(bounded)
+	if err != nil && ctx.Err() == nil && bounded.Err() != nil {
+		klog.FromContext(ctx).V(2).Info("Cannot look at our nftables table in time", "cause", err.Error())
+		return nil // it is looked at again
+	}
+	if err != nil || intact {
+		return err
+	}
+	f.repaired(ctx, partGuard, 1)
+	f.guardKnown = false
+	if err := f.setGuard(ctx, f.have); err != nil {
+		return err
+	}
+	f.forgetHalfOpen(ctx)
+	return nil
 }
 
 // forgetHalfOpen gives connections that were begun without the guard another chance: without
