@@ -78,10 +78,10 @@ func newRig(t *testing.T) *rig {
 	r.kernel = k
 	r.link()
 	t.Cleanup(func() { must(t, k.DeleteVIPLink()) })
-	must(t, k.SetSysctl("net/ipv4/vs/conntrack", "1"))
-	r.table, err = kernel.OpenIPVS()
+	r.table, err = kernel.OpenIPVS() // loads ip_vs, whose settings are not there before
 	must(t, err)
 	t.Cleanup(r.table.Close)
+	must(t, k.SetSysctl("net/ipv4/vs/conntrack", "1"))
 	nft, err := guard.Open()
 	must(t, err)
 	r.guard = guard.New(nft)
