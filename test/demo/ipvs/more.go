@@ -121,7 +121,11 @@ func (s *story) externalService(ctx context.Context) (harness.Observation, error
 	for i, a := range nodeAddresses() {
 		n := s.w.Rig.Nodes()[i]
 		if _, err := harness.Eventually(ctx, patience, func(ctx context.Context) error {
-			_, err := s.quiet(ctx, n, "ipvsadm", "-Ln", "-t", at(a))
+			out, err := s.quiet(ctx, n, "ipvsadm", "-Ln", "-t", at(a))
+			// Its pods come to the agent by a watch of their own.
+			if pods := strings.Count(out, "Masq"); err == nil && pods < len(s.pods) {
+				err = fmt.Errorf("%s has %d real servers", at(a), pods)
+			}
 			return err
 		}); err != nil {
 			return o, fmt.Errorf("%w; the record says %s", err, s.record(ctx, "svc-externalip"))
