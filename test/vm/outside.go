@@ -60,12 +60,15 @@ func (s *Suite) startOutside(ctx context.Context, dir string, jobs []Job, host s
 		if err := cmd.Start(); err != nil {
 			return stop, fmt.Errorf("start what runs outside of %s: %w", j.Package, err)
 		}
-		ended := make(chan error, 1)
-		go func() { ended <- cmd.Wait() }()
+		ended, gone := make(chan error, 1), make(chan struct{})
+		go func() {
+			ended <- cmd.Wait()
+			close(gone)
+		}()
 		stops = append(stops, func() {
 			_ = in.Close() // tells it to end
 			select {
-			case <-ended:
+			case <-gone:
 			case <-time.After(stopTimeout):
 				_ = cmd.Process.Kill() // what it started dies with it
 			}

@@ -31,11 +31,11 @@ func (k *Kernel) ForgetHalfOpen(addrs []netip.Addr) (int, error) {
 	for _, family := range []netlink.InetFamily{unix.AF_INET, unix.AF_INET6} {
 		n, err := netlink.ConntrackDeleteFilters(netlink.ConntrackTable, family, to)
 		if err != nil {
-			return int(count), fmt.Errorf("delete from connection tracking: %w", err) //nolint:gosec // fewer than an int holds
+			return int(count), fmt.Errorf("delete from connection tracking: %w", err)
 		}
 		count += n
 	}
-	return int(count), nil //nolint:gosec // fewer than an int holds
+	return int(count), nil
 }
 
 // halfOpen matches TCP connections to these addresses that have no answer yet.

@@ -5,6 +5,7 @@
 package kernel_test
 
 import (
+	"context"
 	"net"
 	"net/netip"
 	"os/exec"
@@ -16,12 +17,16 @@ import (
 // Connections without an answer are forgotten at our addresses only, answered ones nowhere.
 func TestForgetHalfOpen(t *testing.T) {
 	k := open(t)
-	cmd := exec.CommandContext(t.Context(), "nft", "-f", "-")
-	cmd.Stdin = strings.NewReader(`table inet half { chain in { type filter hook input priority 0; ct state new tcp dport 81 drop; }; }`)
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("nft: %v\n%s", err, out)
+	nft := func(ctx context.Context, script string) {
+		t.Helper()
+		cmd := exec.CommandContext(ctx, "nft", "-f", "-")
+		cmd.Stdin = strings.NewReader(script)
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("nft: %v\n%s", err, out)
+		}
 	}
-	t.Cleanup(func() { _ = exec.Command("nft", "delete", "table", "inet", "half").Run() }) //nolint:errcheck,noctx // the namespace goes anyway
+	nft(t.Context(), "table inet half { chain in { type filter hook input priority 0; ct state new tcp dport 81 drop; }; }")
+	t.Cleanup(func() { nft(context.WithoutCancel(t.Context()), "delete table inet half") })
 	const ours, other, six = "127.0.0.7", "127.0.0.8", "::1"
 	l, err := net.Listen("tcp", net.JoinHostPort(ours, "0")) //nolint:noctx // loopback
 	if err != nil {

@@ -135,6 +135,13 @@ func (s *story) externalService(ctx context.Context) (harness.Observation, error
 			return o, err
 		}
 		o.Held = o.Held && strings.Contains(out, at(a)) && !strings.Contains(out, at(nodeAddresses()[1-i]))
+		// kube-proxy refuses connections to external IPs until it has heard of the pods too.
+		if _, err := harness.Eventually(ctx, patience, func(ctx context.Context) error {
+			_, err := s.quiet(ctx, s.w.Client, "curl", "-s", "--max-time", "10", "http://"+at(a)+"/")
+			return err
+		}); err != nil {
+			return o, err //nolint:wrapcheck // says what it is
+		}
 		out, err = s.on(ctx, "client", s.w.Client, 1, "curl", "-s", "--max-time", "10", "http://"+at(a)+"/")
 		if err != nil {
 			return o, err
