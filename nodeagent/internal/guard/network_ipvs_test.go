@@ -82,6 +82,9 @@ func newRig(t *testing.T) *rig {
 	must(t, err)
 	t.Cleanup(r.table.Close)
 	must(t, k.SetSysctl("net/ipv4/vs/conntrack", "1"))
+	// The kernel refuses UDP to one host once a second, after the first six.
+	must(t, k.SetSysctl("net/ipv4/icmp_ratelimit", "0"))
+	must(t, k.SetSysctl("net/ipv6/icmp/ratelimit", "0"))
 	nft, err := guard.Open()
 	must(t, err)
 	r.guard = guard.New(nft)
