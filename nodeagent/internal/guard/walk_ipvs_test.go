@@ -111,6 +111,7 @@ func testTargets(r *rig, a addresses) {
 // the node's own address stays as it was.
 func testRefuses(r *rig, a addresses) {
 	t := r.t
+	r.apply(loadbalancer.Forwarding{}) // nothing of the test before
 	expect(t, "before us, a port of the node", r.client.ask("tcp", at(a.vip, hostPort), size, short), said("node", a.client, size))
 	expect(t, "before us, a node port", r.client.ask("tcp", at(a.vip, nodePort), size, short), said("pod1", a.client, size))
 	r.apply(r.service(a, 0x0fa00030, true, at(a.pod1, podPort)))
