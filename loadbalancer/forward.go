@@ -161,3 +161,15 @@ type Forwarding struct {
 	// LocalReals are addresses of real servers that are pods of this node.
 	LocalReals []netip.Addr
 }
+
+// CompareBools is cmp.Compare for bools: false is less than true.
+func CompareBools(a, b bool) int {
+	switch {
+	case a == b:
+		return 0
+	case b:
+		return -1
+	default:
+		return 1
+	}
+}

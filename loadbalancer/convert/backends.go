@@ -119,18 +119,7 @@ func compareIdentity(a, b loadbalancer.Backend) int {
 // compareBackends orders backends so that of those that are one, the one to keep is first.
 func compareBackends(a, b loadbalancer.Backend) int {
 	return cmp.Or(
-		compareIdentity(a, b), compareBools(b.Ready, a.Ready), compareBools(b.Serving, a.Serving), compareBools(a.Terminating, b.Terminating),
+		compareIdentity(a, b), loadbalancer.CompareBools(b.Ready, a.Ready), loadbalancer.CompareBools(b.Serving, a.Serving), loadbalancer.CompareBools(a.Terminating, b.Terminating),
 		cmp.Compare(b.Weight, a.Weight), cmp.Compare(b.Node, a.Node),
 	)
-}
-
-func compareBools(a, b bool) int {
-	switch {
-	case a == b:
-		return 0
-	case b:
-		return -1
-	default:
-		return 1
-	}
 }

@@ -25,18 +25,7 @@ type markKey struct {
 }
 
 func compareMarkKeys(a, b markKey) int {
-	return cmp.Or(cmp.Compare(a.uid, b.uid), cmp.Compare(a.port, b.port), cmp.Compare(a.proto, b.proto), compareBools(a.is6, b.is6))
-}
-
-func compareBools(a, b bool) int {
-	switch {
-	case a == b:
-		return 0
-	case b:
-		return -1
-	default:
-		return 1
-	}
+	return cmp.Or(cmp.Compare(a.uid, b.uid), cmp.Compare(a.port, b.port), cmp.Compare(a.proto, b.proto), loadbalancer.CompareBools(a.is6, b.is6))
 }
 
 // candidate is the mark that the key takes at its n-th try.

@@ -186,7 +186,7 @@ func (m *Memory) arrange() {
 	}
 	m.insides = slices.DeleteFunc(m.insides, func(e entry) bool { return e.mark() == 0 })
 	slices.SortFunc(m.insides, func(a, b entry) int {
-		return cmp.Or(compareBools(a.inside().is6, b.inside().is6), cmp.Compare(a.mark(), b.mark()))
+		return cmp.Or(loadbalancer.CompareBools(a.inside().is6, b.inside().is6), cmp.Compare(a.mark(), b.mark()))
 	})
 	slices.SortFunc(m.fronts, func(a, b entry) int {
 		return cmp.Or(
