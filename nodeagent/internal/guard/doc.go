@@ -29,9 +29,16 @@
 //     address of ours at input 110 was not taken: a served port waits (a dropped SYN is
 //     repeated after a second), anything else is refused. TCP packets that belong to no
 //     connection here and open none are answered by a reset even on a served port: after
-//     a failover, their clients should connect anew instead of timing out. ICMP is accepted: the node
-//     answers echo requests for an announced address; errors that belong to a connection
-//     have been taken by IPVS at 99.
+//     a failover, their clients should connect anew instead of timing out. Connections
+//     that are known here wait: whoever deletes the last virtual server of a family, as a
+//     kube-proxy that starts, unregisters the hooks of IPVS (Linux 5.9, ip_vs_unregister_hooks),
+//     and they go on when it is back. IPVS deletes a connection from conntrack when it
+//     forgets it (ip_vs_conn_drop_conntrack), so what conntrack knows, IPVS does. ICMP is
+//     accepted: the node answers echo requests for an announced address; errors that belong
+//     to a connection have been taken by IPVS at 99.
+//   - forward and input 110, after IPVS has given answers the source that the client
+//     asked (98 and 100): those that it did not are dropped; whoever gets them would reset
+//     the connection. Connections that kube-proxy translated have the status dnat.
 //   - postrouting 90 (nat, before kube-proxy's and the CNI's at 100): masquerades packets
 //     with our mark, since the pod may be the client itself, or answer to it past this node;
 //     and packets from outside of Services that ask for it, by the destination that

@@ -110,16 +110,16 @@ func (g *Guard) Check(ctx context.Context) (bool, error) {
 	if g.have == nil {
 		return false, nil
 	}
-	intact, err := g.complete(ctx)
+	intact, err := twice(ctx, g.listed)
 	start := time.Now()
 	g.partial = start.Before(g.rulesDue) || start.Before(g.elementsDue)
 	if err == nil && intact && !start.Before(g.rulesDue) {
-		intact, err = g.unchanged(ctx)
+		intact, err = twice(ctx, g.unchanged)
 		g.rulesDue = time.Now().Add(50 * time.Since(start))
 	}
 	start = time.Now()
 	if err == nil && intact && !start.Before(g.elementsDue) {
-		intact, err = g.Same(ctx)
+		intact, err = twice(ctx, g.Same)
 		g.elementsDue = time.Now().Add(500 * time.Since(start))
 	}
 	if err != nil {
@@ -135,16 +135,17 @@ func (g *Guard) Check(ctx context.Context) (bool, error) {
 // concluded from nobody having changed nftables since.
 func (g *Guard) Partial() bool { return g.partial }
 
-// complete tells whether chains, sets and maps are there, and no others. A list that was
-// made while somebody changed nftables may lack what is there: twice must it be wrong.
-func (g *Guard) complete(ctx context.Context) (bool, error) {
-	ok, err := g.listed(ctx)
+// twice must it look wrong: a list that was made while somebody changed nftables may lack
+// what is there.
+func twice(ctx context.Context, intact func(context.Context) (bool, error)) (bool, error) {
+	ok, err := intact(ctx)
 	if err != nil || !ok {
-		ok, err = g.listed(ctx)
+		ok, err = intact(ctx)
 	}
 	return ok, err
 }
 
+// listed tells whether chains, sets and maps are there, and no others.
 func (g *Guard) listed(ctx context.Context) (bool, error) {
 	all, err := g.nft.ListAll(ctx)
 	if isNotFound(err) {
@@ -191,8 +192,11 @@ func (g *Guard) unchanged(ctx context.Context) (bool, error) {
 	slices.Sort(handles)
 	if g.handles == nil {
 		// What was changed before it was first looked at shows by its number only.
+		if len(handles) != len(rules())+2*len(g.lists) {
+			return false, nil
+		}
 		g.handles = handles
-		return len(handles) == len(rules())+2*len(g.lists), nil
+		return true, nil
 	}
 	return slices.Equal(handles, g.handles), nil
 }

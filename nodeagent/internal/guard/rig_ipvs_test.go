@@ -158,6 +158,9 @@ func answerTCP(l net.Listener, name string) {
 					}
 					continue
 				}
+				if string(buf[:n]) == late {
+					<-time.After(lateness)
+				}
 				fmt.Fprintf(conn, "%s %s %d\n", name, addrOf(conn.RemoteAddr()), n)
 			}
 		}()
@@ -185,6 +188,12 @@ func addrOf(a net.Addr) string {
 
 const bulk = 200_000
 
+// late is what to say for an answer after lateness.
+const (
+	late     = "late"
+	lateness = 300 * time.Millisecond
+)
+
 // What a client may meet instead of an answer.
 const (
 	refused = "refused"
@@ -210,8 +219,12 @@ func (h *host) dial(network string, to netip.AddrPort, wait time.Duration) (conn
 }
 
 func exchange(conn net.Conn, size int, wait time.Duration) string {
+	return exchangeText(conn, strings.Repeat("x", size), wait)
+}
+
+func exchangeText(conn net.Conn, text string, wait time.Duration) string {
 	_ = conn.SetDeadline(time.Now().Add(wait))
-	if _, err := conn.Write([]byte(strings.Repeat("x", size))); err != nil {
+	if _, err := conn.Write([]byte(text)); err != nil {
 		return whyNot(err)
 	}
 	buf := make([]byte, 1<<10)

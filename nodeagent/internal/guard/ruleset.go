@@ -63,6 +63,7 @@ func chains() []knftables.Object {
 		base("nat-output", knftables.NATType, knftables.OutputHook, "-110"),
 		base("forward", knftables.FilterType, knftables.ForwardHook, "-10"),
 		base("nat-postrouting", knftables.NATType, knftables.PostroutingHook, "90"),
+		base("forward-guard", knftables.FilterType, knftables.ForwardHook, "110"),
 		base("output-guard", knftables.FilterType, knftables.OutputHook, "110"),
 		base("input-guard", knftables.FilterType, knftables.InputHook, "110"),
 		&knftables.Chain{Name: "wait"},
@@ -95,10 +96,13 @@ func rules() []knftables.Object {
 		name := strings.ToLower(p.String())
 		each("nat-postrouting", "meta l4proto "+name+" ct original IP daddr . ct original proto-dst @masquerade-"+name+"% masquerade fully-random")
 	}
-	rule("wait", "tcp flags & syn == 0 reject with tcp reset")
+	rule("wait", "tcp flags & syn == 0 ct state != established reject with tcp reset")
 	rule("wait", "drop")
 	rule("refuse", "meta l4proto tcp reject with tcp reset")
 	rule("refuse", "reject with icmpx type port-unreachable")
+	for _, chain := range []string{"forward-guard", "input-guard"} {
+		each(chain, "ct direction reply ct original IP daddr @vips% ct status & dnat == 0 IP saddr != @vips% drop")
+	}
 	// Answers to what the node itself asked of an address of ours, from which it asked.
 	rule("output-guard", "ct direction reply return")
 	each("output-guard", "SERVICE @waits% goto wait")

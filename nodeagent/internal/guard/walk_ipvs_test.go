@@ -7,6 +7,7 @@ package guard_test
 import (
 	"fmt"
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
@@ -31,7 +32,7 @@ func TestIPVSWalk(t *testing.T) {
 	for name, test := range map[string]func(*rig, addresses){
 		"who answers": testWalk, "node ports and host network": testTargets, "refuses": testRefuses,
 		"fragments and path MTU": testPathMTU, "sources": testSources, "waits": testWaits,
-		"resets what it does not know": testResets, "node addresses": testForeign,
+		"resets what it does not know": testResets, "holds": testHolds, "node addresses": testForeign,
 	} {
 		for family, a := range map[string]addresses{"IPv4": r.four, "IPv6": r.six} {
 			t.Run(name+"/"+family, func(t *testing.T) {
@@ -194,6 +195,49 @@ func testWaits(r *rig, a addresses) {
 			fault.mend()
 			if said := <-got; said == refused || said == silence {
 				t.Errorf("%s, %s: %s", what, name, said)
+			}
+		}
+	}
+}
+
+// While all virtual servers are gone, and with them the hooks of IPVS, open connections
+// wait, in both directions.
+func testHolds(r *rig, a addresses) {
+	t := r.t
+	vip := at(a.vip, 80)
+	// A client that can reach pods would reset what they send past IPVS.
+	pod := fmt.Sprintf("%s/%d", a.pod1, a.pod1.BitLen())
+	r.client.ip("route replace " + pod + " via " + a.node.String())
+	t.Cleanup(func() { r.client.ip("route del " + pod) })
+	// In nftables mode, kube-proxy lets pass what conntrack does not know.
+	header := map[bool]string{true: "ip", false: "ip6"}[a.vip.Is4()]
+	must(t, command(r.node.context(), "flush chain "+header+" kube forward", "nft", "-f", "-"))
+	t.Cleanup(func() {
+		must(t, command(r.node.context(), "add rule "+header+" kube forward ct state invalid drop", "nft", "-f", "-"))
+	})
+	for _, real := range []netip.Addr{a.pod1, a.pod2} {
+		f := r.service(a, 0x0fa00090, true, at(real, podPort))
+		for who, from := range map[string]*host{"client": r.client, "pod": r.pod3, "node": r.node} {
+			for what, say := range map[string]string{"asks": "x", "is answered": late} {
+				r.apply(f)
+				conn, err := from.dial("tcp", vip, long)
+				must(t, err)
+				served, _, _ := strings.Cut(exchange(conn, size, long), " ") // in the cluster, by either pod
+				got := make(chan string)
+				if say == late { // it is on its way when it happens
+					go func() { got <- exchangeText(conn, say, long) }()
+					<-time.After(lateness / 2)
+				}
+				r.flush()
+				if say != late {
+					go func() { got <- exchangeText(conn, say, long) }()
+				}
+				<-time.After(lateness)
+				r.program(f)
+				if said := <-got; !strings.HasPrefix(said, served+" ") {
+					t.Errorf("%s %s by %s without virtual servers: %q", who, what, served, said)
+				}
+				_ = conn.Close()
 			}
 		}
 	}

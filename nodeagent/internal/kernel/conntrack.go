@@ -21,7 +21,9 @@ const (
 
 // ForgetHalfOpen deletes the TCP connections to the addresses that were begun and not
 // answered from connection tracking, and returns how many. What NAT decided for their first
-// packet holds for every repetition of it; a forgotten one is decided on anew.
+// packet holds for every repetition of it; a forgotten one is decided on anew. Those that
+// are masqueraded stay: their answers come back here, and one that has come since they were
+// listed would find its client's source gone.
 func (k *Kernel) ForgetHalfOpen(addrs []netip.Addr) (int, error) {
 	to := make(halfOpen, len(addrs))
 	for _, a := range addrs {
@@ -38,13 +40,17 @@ func (k *Kernel) ForgetHalfOpen(addrs []netip.Addr) (int, error) {
 	return int(count), nil
 }
 
-// halfOpen matches TCP connections to these addresses that have no answer yet.
+// halfOpen matches TCP connections to these addresses that have no answer yet and keep
+// their client's address.
 type halfOpen map[netip.Addr]struct{}
 
 // MatchConntrackFlow implements netlink.CustomConntrackFilter.
 func (h halfOpen) MatchConntrackFlow(flow *netlink.ConntrackFlow) bool {
 	info, ok := flow.ProtoInfo.(*netlink.ProtoInfoTCP)
 	if !ok || loadbalancer.Protocol(flow.Forward.Protocol) != loadbalancer.TCP || info.State != synSent && info.State != synRecv {
+		return false
+	}
+	if !flow.Reverse.DstIP.Equal(flow.Forward.SrcIP) {
 		return false
 	}
 	to, ok := netip.AddrFromSlice(flow.Forward.DstIP)

@@ -25,9 +25,12 @@ func TestForgetHalfOpen(t *testing.T) {
 			t.Fatalf("nft: %v\n%s", err, out)
 		}
 	}
-	nft(t.Context(), "table inet half { chain in { type filter hook input priority 0; ct state new tcp dport 81 drop; }; }")
+	nft(t.Context(), `table inet half {
+		chain in { type filter hook input priority 0; ct state new tcp dport 81 drop; }
+		chain out { type nat hook postrouting priority 100; ip daddr 127.0.0.9 snat ip to 127.0.0.10; }
+	}`)
 	t.Cleanup(func() { nft(context.WithoutCancel(t.Context()), "delete table inet half") })
-	const ours, other, six = "127.0.0.7", "127.0.0.8", "::1"
+	const ours, other, masqueraded, six = "127.0.0.7", "127.0.0.8", "127.0.0.9", "::1"
 	l, err := net.Listen("tcp", net.JoinHostPort(ours, "0")) //nolint:noctx // loopback
 	if err != nil {
 		t.Fatal(err)
@@ -39,14 +42,14 @@ func TestForgetHalfOpen(t *testing.T) {
 	}
 	t.Cleanup(func() { _ = whole.Close() })
 	d := net.Dialer{Timeout: 200 * time.Millisecond}
-	for _, to := range []string{ours, other, six} {
+	for _, to := range []string{ours, other, masqueraded, six} {
 		if c, err := d.DialContext(t.Context(), "tcp", net.JoinHostPort(to, "81")); err == nil {
 			_ = c.Close()
 			t.Fatalf("%s answers", to)
 		}
 	}
 	for i, want := range []int{2, 0} {
-		n, err := k.ForgetHalfOpen([]netip.Addr{netip.MustParseAddr(ours), netip.MustParseAddr(six)})
+		n, err := k.ForgetHalfOpen([]netip.Addr{netip.MustParseAddr(ours), netip.MustParseAddr(masqueraded), netip.MustParseAddr(six)})
 		if err != nil || n != want {
 			t.Errorf("round %d: forgot %d, %v; want %d", i, n, err, want)
 		}
