@@ -79,6 +79,9 @@ type Record struct {
 	Addrs          []netip.Addr
 	Policy         TrafficPolicy
 	Advertisements []string
+	// BGPAdvertisements by name; BGP is what the Service says itself of its routes.
+	BGPAdvertisements []string
+	BGP               BGPOverrides
 
 	// DataPlane asked for. A node whose kernel has no IPVS leaves it to kube-proxy all the same.
 	DataPlane DataPlane

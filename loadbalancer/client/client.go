@@ -40,6 +40,18 @@ type NodeAgents = gentype.ClientWithList[*v1alpha1.NodeAgent, *v1alpha1.NodeAgen
 // ExternalIPPolicies reads and writes ExternalIPPolicies.
 type ExternalIPPolicies = gentype.ClientWithList[*v1alpha1.ExternalIPPolicy, *v1alpha1.ExternalIPPolicyList]
 
+// BGPPeers reads and writes BGPPeers.
+type BGPPeers = gentype.ClientWithList[*v1alpha1.BGPPeer, *v1alpha1.BGPPeerList]
+
+// BGPAdvertisements reads and writes BGPAdvertisements.
+type BGPAdvertisements = gentype.ClientWithList[*v1alpha1.BGPAdvertisement, *v1alpha1.BGPAdvertisementList]
+
+// BFDProfiles reads and writes BFDProfiles.
+type BFDProfiles = gentype.ClientWithList[*v1alpha1.BFDProfile, *v1alpha1.BFDProfileList]
+
+// Communities reads and writes Communities.
+type Communities = gentype.ClientWithList[*v1alpha1.Community, *v1alpha1.CommunityList]
+
 // Client is a client of fairlead.dev/v1alpha1. It is safe for concurrent use.
 type Client struct {
 	rest  rest.Interface
@@ -115,6 +127,38 @@ func (c *Client) ExternalIPPolicies() *ExternalIPPolicies {
 		"externalippolicies", c.rest, c.codec, "",
 		func() *v1alpha1.ExternalIPPolicy { return &v1alpha1.ExternalIPPolicy{} },
 		func() *v1alpha1.ExternalIPPolicyList { return &v1alpha1.ExternalIPPolicyList{} })
+}
+
+// BGPPeers returns the BGPPeer client.
+func (c *Client) BGPPeers() *BGPPeers {
+	return gentype.NewClientWithList[*v1alpha1.BGPPeer, *v1alpha1.BGPPeerList](
+		"bgppeers", c.rest, c.codec, "",
+		func() *v1alpha1.BGPPeer { return &v1alpha1.BGPPeer{} },
+		func() *v1alpha1.BGPPeerList { return &v1alpha1.BGPPeerList{} })
+}
+
+// BGPAdvertisements returns the BGPAdvertisement client.
+func (c *Client) BGPAdvertisements() *BGPAdvertisements {
+	return gentype.NewClientWithList[*v1alpha1.BGPAdvertisement, *v1alpha1.BGPAdvertisementList](
+		"bgpadvertisements", c.rest, c.codec, "",
+		func() *v1alpha1.BGPAdvertisement { return &v1alpha1.BGPAdvertisement{} },
+		func() *v1alpha1.BGPAdvertisementList { return &v1alpha1.BGPAdvertisementList{} })
+}
+
+// BFDProfiles returns the BFDProfile client.
+func (c *Client) BFDProfiles() *BFDProfiles {
+	return gentype.NewClientWithList[*v1alpha1.BFDProfile, *v1alpha1.BFDProfileList](
+		"bfdprofiles", c.rest, c.codec, "",
+		func() *v1alpha1.BFDProfile { return &v1alpha1.BFDProfile{} },
+		func() *v1alpha1.BFDProfileList { return &v1alpha1.BFDProfileList{} })
+}
+
+// Communities returns the Community client.
+func (c *Client) Communities() *Communities {
+	return gentype.NewClientWithList[*v1alpha1.Community, *v1alpha1.CommunityList](
+		"communities", c.rest, c.codec, "",
+		func() *v1alpha1.Community { return &v1alpha1.Community{} },
+		func() *v1alpha1.CommunityList { return &v1alpha1.CommunityList{} })
 }
 
 // ListerWatcher is what an informer needs of a typed client.

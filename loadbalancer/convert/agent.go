@@ -71,6 +71,10 @@ func Record(in *v1alpha1.LoadBalancer) (loadbalancer.Record, error) {
 		out.Addrs = append(out.Addrs, addr)
 	}
 	for _, ad := range in.Spec.Advertisements {
+		if ad.Kind == v1alpha1.KindBGPAdvertisement {
+			out.BGPAdvertisements = append(out.BGPAdvertisements, ad.Name)
+			continue
+		}
 		out.Advertisements = append(out.Advertisements, ad.Name)
 	}
 	if err := forward(&out, in); err != nil {

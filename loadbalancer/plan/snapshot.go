@@ -60,6 +60,9 @@ type Snapshot struct {
 	Dead map[loadbalancer.NodeName]struct{}
 	// InCluster are further sources that count as within the cluster, beside the nodes' PodCIDRs.
 	InCluster []netip.Prefix
+	// BGP is what this node is told to do by BGP, Drain how it ends that.
+	BGP   loadbalancer.BGPConfig
+	Drain loadbalancer.BGPDrain
 	// Forwards says that this node's kernel forwards by IPVS; else nothing is planned for it.
 	Forwards bool
 }
@@ -92,6 +95,8 @@ type NodeState struct {
 	Groups map[loadbalancer.Group]GroupState
 	// Forwarding is what this node's data plane should be.
 	Forwarding loadbalancer.Forwarding
+	// BGP is what this node tells its peers.
+	BGP loadbalancer.BGPPlan
 }
 
 // Announcements returns what this node announces now, with the epoch of each.

@@ -178,5 +178,33 @@ const (
 	NotEveryNode Reason = "NotEveryNode"
 )
 
+// Why a BGP session, or an advertisement by BGP, is not as it is configured.
+const (
+	// NotEstablished: the session is not up; the message says what ended it.
+	NotEstablished Reason = "NotEstablished"
+	// NoSession: no node has an established session of the peers of the advertisement.
+	NoSession Reason = "NoSession"
+	// WrongASN: the peer has another AS number than was configured.
+	WrongASN Reason = "WrongASN"
+	// BFDDown: BFD says that the peer is not there.
+	BFDDown Reason = "BFDDown"
+	// NoPassword: the Secret of the password is not there, or not as it must be.
+	NoPassword Reason = "NoPassword"
+	// UnknownPeer: an advertisement names a BGPPeer that does not exist.
+	UnknownPeer Reason = "UnknownPeer"
+	// UnknownProfile: a peer names a BFDProfile that does not exist.
+	UnknownProfile Reason = "UnknownProfile"
+	// UnknownCommunity: a community is neither a number nor a known name.
+	UnknownCommunity Reason = "UnknownCommunity"
+	// InvalidPeer: a peer's fields cannot be understood, or contradict each other on a node.
+	InvalidPeer Reason = "InvalidPeer"
+	// VRFNotSupported: a peer asks for a VRF.
+	VRFNotSupported Reason = "VRFNotSupported"
+	// ConflictingAdvertisements: two advertisements say different things of one route.
+	ConflictingAdvertisements Reason = "ConflictingAdvertisements"
+	// Draining: routes ask for the least preference, because the node is about to leave.
+	Draining Reason = "Draining"
+)
+
 // String returns the reason's name.
 func (r Reason) String() string { return string(r) }

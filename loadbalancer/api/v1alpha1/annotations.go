@@ -62,6 +62,15 @@ const (
 	// AnnotationWeight is on a Node or an EndpointSlice: the weight of the real servers
 	// there, 1 (default) to 100. The slice's counts before the node's.
 	AnnotationWeight = PrefixFairlead + "weight"
+
+	// AnnotationBGPLocalPref, AnnotationBGPMED, AnnotationBGPPrepend and
+	// AnnotationBGPCommunities say of the Service's BGP routes what its BGPAdvertisement leaves
+	// to it (serviceOverrides): numbers, and a comma separated list of communities, which come
+	// in addition to the advertisement's.
+	AnnotationBGPLocalPref   = PrefixFairlead + "bgp-local-pref"
+	AnnotationBGPMED         = PrefixFairlead + "bgp-med"
+	AnnotationBGPPrepend     = PrefixFairlead + "bgp-as-path-prepend"
+	AnnotationBGPCommunities = PrefixFairlead + "bgp-communities"
 )
 
 // MaxAddressesPerFamily bounds the addresses of one Service, per IP family.

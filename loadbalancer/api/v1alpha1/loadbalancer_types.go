@@ -128,6 +128,32 @@ type LoadBalancerSpec struct {
 	// +optional
 	// +listType=atomic
 	Advertisements []AdvertisementReference `json:"advertisements,omitempty"`
+	// BGP is what the Service says itself of its routes.
+	// +optional
+	BGP *BGPOverrides `json:"bgp,omitempty"`
+}
+
+// BGPOverrides are a Service's own words on its BGP routes. They count where its
+// BGPAdvertisement leaves them to it.
+type BGPOverrides struct {
+	// +kubebuilder:validation:Minimum=0
+	// +kubebuilder:validation:Maximum=4294967295
+	// +optional
+	LocalPref *int64 `json:"localPref,omitempty"`
+	// +kubebuilder:validation:Minimum=0
+	// +kubebuilder:validation:Maximum=4294967295
+	// +optional
+	MED *int64 `json:"med,omitempty"`
+	// +kubebuilder:validation:Minimum=0
+	// +kubebuilder:validation:Maximum=16
+	// +optional
+	ASPathPrepend *int32 `json:"asPathPrepend,omitempty"`
+	// Communities in addition to the advertisement's.
+	// +kubebuilder:validation:MaxItems=64
+	// +kubebuilder:validation:items:MaxLength=253
+	// +optional
+	// +listType=set
+	Communities []string `json:"communities,omitempty"`
 }
 
 // Origin says in words which pool an address came from.
@@ -182,10 +208,16 @@ const (
 	RuleExternalIP AllocationRule = "ExternalIP"
 )
 
+// Kinds of advertisements.
+const (
+	KindL2Advertisement  = "L2Advertisement"
+	KindBGPAdvertisement = "BGPAdvertisement"
+)
+
 // AdvertisementReference names one advertisement.
 type AdvertisementReference struct {
 	// Kind of the advertisement.
-	// +kubebuilder:validation:Enum=L2Advertisement
+	// +kubebuilder:validation:Enum=L2Advertisement;BGPAdvertisement
 	Kind string `json:"kind"`
 	// +kubebuilder:validation:MaxLength=253
 	Name string `json:"name"`

@@ -79,6 +79,12 @@ type NodeAgentStatus struct {
 	// DataPlane is who forwards on this node, and what is programmed.
 	// +optional
 	DataPlane DataPlaneStatus `json:"dataPlane,omitempty"`
+	// BGP sessions of this node, ascending by peer.
+	// +kubebuilder:validation:MaxItems=64
+	// +optional
+	// +listType=map
+	// +listMapKey=peer
+	BGP []BGPSessionStatus `json:"bgp,omitempty"`
 	// Gossip is the agent's view of its peers.
 	// +optional
 	Gossip GossipStatus `json:"gossip,omitempty"`
@@ -162,6 +168,59 @@ type DataPlaneStatus struct {
 	// +listType=map
 	// +listMapKey=name
 	Waiting []WaitingRecord `json:"waiting,omitempty"`
+}
+
+// BGPSessionState is where a BGP session stands.
+// +kubebuilder:validation:Enum=Idle;Connect;Active;OpenSent;OpenConfirm;Established;Refused
+type BGPSessionState string
+
+// The states of RFC 4271 §8.2.2, and Refused for a session that this node does not begin
+// because of its configuration.
+const (
+	BGPIdle        BGPSessionState = "Idle"
+	BGPConnect     BGPSessionState = "Connect"
+	BGPActive      BGPSessionState = "Active"
+	BGPOpenSent    BGPSessionState = "OpenSent"
+	BGPOpenConfirm BGPSessionState = "OpenConfirm"
+	BGPEstablished BGPSessionState = "Established"
+	BGPRefused     BGPSessionState = "Refused"
+)
+
+// BGPSessionStatus is one BGP session of a node.
+type BGPSessionStatus struct {
+	// Peer is the BGPPeer's name.
+	// +kubebuilder:validation:MaxLength=253
+	Peer string `json:"peer"`
+	// Address of the peer, or the interface.
+	// +kubebuilder:validation:MaxLength=64
+	// +optional
+	Address string `json:"address,omitempty"`
+	// ASN of the peer as it said in its OPEN, or as configured.
+	// +optional
+	ASN   int64           `json:"asn,omitempty"`
+	State BGPSessionState `json:"state"`
+	// Since is when the session came into or fell out of Established.
+	// +optional
+	Since *metav1.Time `json:"since,omitempty"`
+	// Reason why it is not Established, or not all that is configured, in one word.
+	// +kubebuilder:validation:MaxLength=64
+	// +optional
+	Reason string `json:"reason,omitempty"`
+	// Message: what ended the session last, in words.
+	// +kubebuilder:validation:MaxLength=1024
+	// +optional
+	Message string `json:"message,omitempty"`
+	// Prefixes that the peer was told.
+	// +optional
+	Prefixes int32 `json:"prefixes"`
+	// Draining says that routes ask for the least preference, and why, in one word.
+	// +kubebuilder:validation:MaxLength=64
+	// +optional
+	Draining string `json:"draining,omitempty"`
+	// BFD is the state of the peer's BFD session: AdminDown, Down, Init or Up; absent without.
+	// +kubebuilder:validation:Enum=AdminDown;Down;Init;Up
+	// +optional
+	BFD string `json:"bfd,omitempty"`
 }
 
 // WaitingRecord is a LoadBalancer that a node could not program.

@@ -30,6 +30,10 @@ func AddToScheme(s *runtime.Scheme) error {
 		&LoadBalancer{}, &LoadBalancerList{},
 		&NodeAgent{}, &NodeAgentList{},
 		&ExternalIPPolicy{}, &ExternalIPPolicyList{},
+		&BGPPeer{}, &BGPPeerList{},
+		&BGPAdvertisement{}, &BGPAdvertisementList{},
+		&BFDProfile{}, &BFDProfileList{},
+		&Community{}, &CommunityList{},
 	)
 	metav1.AddToGroupVersion(s, gv)
 	return nil
