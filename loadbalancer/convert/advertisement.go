@@ -19,37 +19,49 @@ import (
 type Advertisement struct {
 	// Name of the L2Advertisement.
 	Name string
-	// Pools by name.
-	Pools []string
+	Selectors
 	// Interfaces by name; none means every interface whose subnet holds the address.
 	Interfaces []string
+
+	// preferred nodes, each selector with the weight of the same index.
+	preferred []labels.Selector
+	weights   []int32
+}
+
+// Selectors are what an advertisement of either kind selects. They are immutable.
+type Selectors struct {
+	// Pools by name.
+	Pools []string
 
 	pools    []labels.Selector
 	nodes    []labels.Selector
 	services []labels.Selector
-	// preferred nodes, each selector with the weight of the same index.
-	preferred []labels.Selector
-	weights   []int32
+}
+
+// newSelectors understands the selectors of an advertisement; the error names every bad one.
+func newSelectors(names []string, pools, nodes, services []metav1.LabelSelector) (Selectors, error) {
+	byPool, errPools := selectors("ipAddressPoolSelectors", pools)
+	byNode, errNodes := selectors("nodeSelectors", nodes)
+	byService, errServices := selectors("serviceSelectors", services)
+	if err := errors.Join(errPools, errNodes, errServices); err != nil {
+		return Selectors{}, err
+	}
+	return Selectors{Pools: slices.Clone(names), pools: byPool, nodes: byNode, services: byService}, nil
 }
 
 // L2Advertisement converts an API object. An error means that a selector cannot be
 // understood (reason.InvalidSelector); such an advertisement is used by nobody, because
 // half of a wish may announce from a node that the administrator meant to leave out.
 func L2Advertisement(in *v1alpha1.L2Advertisement) (Advertisement, error) {
-	pools, errPools := selectors("ipAddressPoolSelectors", in.Spec.IPAddressPoolSelectors)
-	nodes, errNodes := selectors("nodeSelectors", in.Spec.NodeSelectors)
-	services, errServices := selectors("serviceSelectors", in.Spec.ServiceSelectors)
+	selected, err := newSelectors(in.Spec.IPAddressPools, in.Spec.IPAddressPoolSelectors, in.Spec.NodeSelectors, in.Spec.ServiceSelectors)
 	preferred, weights, errPreferred := preferences(in.Spec.PreferredNodeSelectors)
-	if err := errors.Join(errPools, errNodes, errServices, errPreferred); err != nil {
+	if err := errors.Join(err, errPreferred); err != nil {
 		return Advertisement{}, err
 	}
 	return Advertisement{
 		Name:       in.Name,
-		Pools:      slices.Clone(in.Spec.IPAddressPools),
+		Selectors:  selected,
 		Interfaces: slices.Clone(in.Spec.Interfaces),
-		pools:      pools,
-		nodes:      nodes,
-		services:   services,
 		preferred:  preferred,
 		weights:    weights,
 	}, nil
@@ -79,16 +91,16 @@ func selectors(field string, in []metav1.LabelSelector) ([]labels.Selector, erro
 
 // SelectsPool reports whether addresses of a pool are announced. With neither names
 // nor pool selectors every pool is.
-func (a Advertisement) SelectsPool(name string, poolLabels map[string]string) bool {
-	if len(a.Pools) == 0 && len(a.pools) == 0 {
+func (s Selectors) SelectsPool(name string, poolLabels map[string]string) bool {
+	if len(s.Pools) == 0 && len(s.pools) == 0 {
 		return true
 	}
-	return slices.Contains(a.Pools, name) || anyMatches(a.pools, poolLabels)
+	return slices.Contains(s.Pools, name) || anyMatches(s.pools, poolLabels)
 }
 
 // SelectsNode reports whether a node may announce; without node selectors every node may.
-func (a Advertisement) SelectsNode(nodeLabels map[string]string) bool {
-	return len(a.nodes) == 0 || anyMatches(a.nodes, nodeLabels)
+func (s Selectors) SelectsNode(nodeLabels map[string]string) bool {
+	return len(s.nodes) == 0 || anyMatches(s.nodes, nodeLabels)
 }
 
 // Prefers reports whether there are preferred nodes at all.
@@ -107,8 +119,8 @@ func (a Advertisement) Weight(nodeLabels map[string]string) int {
 
 // SelectsService reports whether a Service is announced; without service selectors
 // every Service is.
-func (a Advertisement) SelectsService(serviceLabels map[string]string) bool {
-	return len(a.services) == 0 || anyMatches(a.services, serviceLabels)
+func (s Selectors) SelectsService(serviceLabels map[string]string) bool {
+	return len(s.services) == 0 || anyMatches(s.services, serviceLabels)
 }
 
 // SelectsInterface reports whether an address is announced on an interface: one that

@@ -77,6 +77,7 @@ func Record(in *v1alpha1.LoadBalancer) (loadbalancer.Record, error) {
 		}
 		out.Advertisements = append(out.Advertisements, ad.Name)
 	}
+	out.BGP = overrides(in.Spec.BGP)
 	if err := forward(&out, in); err != nil {
 		errs = append(errs, fmt.Errorf("load balancer %s: %w", out.Service, err))
 	}

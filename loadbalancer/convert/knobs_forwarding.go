@@ -22,7 +22,8 @@ const (
 	maxAffinitySeconds = 86400
 )
 
-// Wishes are what a Service says about forwarding; what it leaves open is empty.
+// Wishes are what a Service says about forwarding and about its routes; what it leaves open
+// is empty.
 type Wishes struct {
 	TargetType v1alpha1.TargetType
 	Forwarding v1alpha1.Forwarding
@@ -31,6 +32,8 @@ type Wishes struct {
 	AffinitySeconds int32
 	// SourceRanges in canonical form, ascending, each once; none: everybody may connect.
 	SourceRanges []string
+	// BGP is what it says of its routes, nil for nothing.
+	BGP *v1alpha1.BGPOverrides
 }
 
 // Scheduler is one of IPVS with its flags. The zero Scheduler is nobody's choice.
@@ -77,7 +80,7 @@ func ParseScheduler(text string) (Scheduler, error) {
 // Service's author: the first bad annotation.
 func Forwarding(svc *corev1.Service) (Wishes, *pool.Error) {
 	var w Wishes
-	for _, read := range []func(*corev1.Service) *pool.Error{w.readTargetType, w.readDataPlane, w.readScheduler, w.readSourceRanges} {
+	for _, read := range []func(*corev1.Service) *pool.Error{w.readTargetType, w.readDataPlane, w.readScheduler, w.readSourceRanges, w.readBGP} {
 		if err := read(svc); err != nil {
 			return Wishes{}, err
 		}
