@@ -182,7 +182,8 @@ unclean=$(not_left)
 say "removing admission policies, permissions, CRDs with their objects, and the namespace"
 remove validatingadmissionpolicybindings "${part_of[@]}"
 remove validatingadmissionpolicies "${part_of[@]}"
-for kind in loadbalancers ipclaims l2advertisements ipaddresspools externalippolicies nodeagents; do
+for kind in loadbalancers ipclaims l2advertisements ipaddresspools bgpadvertisements bgppeers bfdprofiles communities \
+  externalippolicies nodeagents; do
   if has_kind $kind; then remove customresourcedefinition/$kind.fairlead.dev; fi
 done
 remove clusterrolebindings "${part_of[@]}"

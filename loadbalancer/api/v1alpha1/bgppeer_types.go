@@ -158,6 +158,7 @@ type NodeValue struct {
 	// +optional
 	Label string `json:"label,omitempty"`
 	// Annotation of the Node; it must begin with "fairlead.dev/" or "bgp.".
+	// +kubebuilder:validation:Pattern=`^(fairlead\.dev/|bgp\.).+`
 	// +kubebuilder:validation:MaxLength=317
 	// +optional
 	Annotation string `json:"annotation,omitempty"`
