@@ -18,6 +18,7 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 
+	"github.com/fairlead-lb/fairlead/loadbalancer"
 	"github.com/fairlead-lb/fairlead/loadbalancer/client"
 	"github.com/fairlead-lb/fairlead/nodeagent/internal/announce/l2"
 	"github.com/fairlead-lb/fairlead/nodeagent/internal/intake"
@@ -101,7 +102,8 @@ func connect(cfg *rest.Config, o Options) (deps, error) {
 		claims:  fl.Claims(), agents: fl.NodeAgents(),
 		auth: metrics.NewAuthorizer(authn.TokenReviews(), authz.SubjectAccessReviews()),
 		newObjects: func(notify func()) (objects, error) {
-			return intake.New(intake.Clients{Fairlead: fl, Core: core, Discovery: discovery}, notify)
+			return intake.New(intake.Clients{Fairlead: fl, Core: core, Discovery: discovery, Secrets: core},
+				intake.Own{Node: loadbalancer.NodeName(o.NodeName), Namespace: o.Namespace}, notify)
 		},
 	}, nil
 }

@@ -41,7 +41,7 @@ func pods(service, name string, addrs ...string) *discoveryv1.EndpointSlice {
 
 func slimmed[T any](tb testing.TB, in T) T {
 	tb.Helper()
-	out, err := slim(in)
+	out, err := copies(tb).slim(in)
 	if err != nil {
 		tb.Fatal(err)
 	}

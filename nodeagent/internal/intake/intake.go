@@ -35,11 +35,22 @@ type Clients struct {
 	Fairlead  *client.Client
 	Core      corev1client.NodesGetter
 	Discovery discoveryv1client.EndpointSlicesGetter
+	Secrets   corev1client.SecretsGetter
+}
+
+// Own is whose copies they are.
+type Own struct {
+	Node loadbalancer.NodeName
+	// Namespace of the agent, where the Secrets of BGP sessions are.
+	Namespace string
 }
 
 // Intake is the local copy. Its methods are safe for concurrent use.
 type Intake struct {
 	claims, records, ads, nodes, slices cache.SharedIndexInformer
+
+	own Own
+	bgp bgp
 
 	mu       sync.Mutex
 	problems map[string]string // guarded by mu: what was reported, by object
@@ -71,7 +82,7 @@ type Objects struct {
 }
 
 // New makes an intake. notify is called after every change; it must not block.
-func New(c Clients, notify func()) (*Intake, error) {
+func New(c Clients, own Own, notify func()) (*Intake, error) {
 	nodes, slices := c.Core.Nodes(), c.Discovery.EndpointSlices(metav1.NamespaceAll)
 	i := &Intake{
 		claims:   client.NewInformer(c.Fairlead.Claims(), &v1alpha1.IPClaim{}, 0, cache.Indexers{}),
@@ -80,6 +91,7 @@ func New(c Clients, notify func()) (*Intake, error) {
 		nodes:    client.NewInformer(nodes, &corev1.Node{}, 0, cache.Indexers{}),
 		slices:   client.NewInformer(slices, &discoveryv1.EndpointSlice{}, 0, cache.Indexers{byService: serviceOf}),
 		problems: make(map[string]string),
+		own:      own, bgp: newBGP(c, own),
 	}
 	handler := cache.ResourceEventHandlerFuncs{
 		AddFunc: func(any) { notify() },
@@ -91,12 +103,15 @@ func New(c Clients, notify func()) (*Intake, error) {
 		DeleteFunc: func(any) { notify() },
 	}
 	for _, inf := range i.informers() {
-		if err := inf.SetTransform(slim); err != nil {
+		if err := inf.SetTransform(i.slim); err != nil {
 			return nil, fmt.Errorf("set transform: %w", err)
 		}
 		h := cache.ResourceEventHandler(handler)
-		if inf == i.slices {
+		switch inf {
+		case i.slices:
 			h = cache.FilteringResourceEventHandler{FilterFunc: i.matters, Handler: handler}
+		case i.bgp.secrets:
+			h = cache.FilteringResourceEventHandler{FilterFunc: i.named, Handler: handler}
 		}
 		if _, err := inf.AddEventHandler(h); err != nil {
 			return nil, fmt.Errorf("add event handler: %w", err)
@@ -106,21 +121,28 @@ func New(c Clients, notify func()) (*Intake, error) {
 }
 
 func (i *Intake) informers() []cache.SharedIndexInformer {
-	return []cache.SharedIndexInformer{i.claims, i.records, i.ads, i.nodes, i.slices}
+	return append([]cache.SharedIndexInformer{i.claims, i.records, i.ads, i.nodes, i.slices}, i.bgp.informers()...)
 }
 
 // slim drops what the agent never reads: with thousands of objects it is most of them.
-func slim(obj any) (any, error) {
+func (i *Intake) slim(obj any) (any, error) {
 	if m, ok := obj.(metav1.Object); ok {
 		m.SetManagedFields(nil)
 	}
 	switch o := obj.(type) {
 	case *corev1.Node:
-		o.Status.Images, o.Annotations = nil, onlyWeight(o.Annotations)
+		o.Status.Images = nil
+		if o.Name == string(i.own.Node) {
+			o.Annotations = onlyRead(o.Annotations)
+		} else {
+			o.Annotations = onlyWeight(o.Annotations)
+		}
+	case *corev1.Secret:
+		slimSecret(o)
 	case *discoveryv1.EndpointSlice:
 		o.Annotations = onlyWeight(o.Annotations)
-		for i := range o.Endpoints {
-			e := &o.Endpoints[i]
+		for n := range o.Endpoints {
+			e := &o.Endpoints[n]
 			e.Hints, e.TargetRef, e.DeprecatedTopology, e.Hostname, e.Zone = nil, nil, nil, nil, nil
 		}
 	}
@@ -147,20 +169,18 @@ func serviceOf(obj any) ([]string, error) {
 }
 
 // onlyStatus says whether an update is of a status that no plan depends on: the controller
-// writes those of records and advertisements, several for each new Service. The API
+// writes those of records, advertisements and peers, several for each new Service. The API
 // server raises the generation with every other change of them but that of metadata,
 // which is not read.
 func onlyStatus(before, after any) bool {
-	switch after := after.(type) {
-	case *v1alpha1.LoadBalancer:
-		before, ok := before.(*v1alpha1.LoadBalancer)
-		return ok && before.UID == after.UID && before.Generation == after.Generation
-	case *v1alpha1.L2Advertisement:
-		before, ok := before.(*v1alpha1.L2Advertisement)
-		return ok && before.UID == after.UID && before.Generation == after.Generation
+	switch after.(type) {
+	case *v1alpha1.LoadBalancer, *v1alpha1.L2Advertisement, *v1alpha1.BGPPeer, *v1alpha1.BGPAdvertisement:
 	default:
 		return false
 	}
+	old, ok := before.(metav1.Object)
+	now, okNow := after.(metav1.Object)
+	return ok && okNow && old.GetUID() == now.GetUID() && old.GetGeneration() == now.GetGeneration()
 }
 
 // matters says whether a plan depends on an EndpointSlice, which change all the time: it

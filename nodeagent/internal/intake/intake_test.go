@@ -37,7 +37,7 @@ func copies(tb testing.TB) *Intake {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	i, err := New(Clients{Fairlead: fl, Core: core, Discovery: discovery}, func() {})
+	i, err := New(Clients{Fairlead: fl, Core: core, Discovery: discovery, Secrets: core}, Own{Node: "n1", Namespace: "fairlead-system"}, func() {})
 	if err != nil {
 		tb.Fatal(err)
 	}
