@@ -144,6 +144,11 @@ type BGPPlan struct {
 	Sessions []BGPSession
 	// Routes by name of the peer; they ascend by prefix.
 	Routes map[string][]BGPRoute
+	// Reason is why this node tells nobody anything, a reason.Reason; "" when it does.
+	Reason string
+	// Silent are the VIPs that BGP is to announce and that this node tells nobody, each with
+	// its reason.Reason.
+	Silent map[netip.Addr]string
 	// Faults are what cannot be as it is configured, with the names of objects.
 	Faults []BGPFault
 }

@@ -151,8 +151,7 @@ func (p *planner) disputed(ts []target) bool {
 }
 
 // mayServe says why a node may not announce anything, "" when it may.
-func (p *planner) mayServe(name loadbalancer.NodeName, m Member) reason.Reason {
-	n, known := p.s.Nodes[name]
+func mayServe(m Member, n loadbalancer.Node, known bool) reason.Reason {
 	switch {
 	case m.Leaving:
 		return reason.Leaving
@@ -177,8 +176,14 @@ func (c *candidate) mayAnnounce(ts []target, local []loadbalancer.Endpoints, kee
 	if keepOnly {
 		return ""
 	}
+	return mayServeLocally(c.name, local)
+}
+
+// mayServeLocally says why a node may not announce Services with the Local policy, "" when
+// it may: each has to have an endpoint there.
+func mayServeLocally(n loadbalancer.NodeName, local []loadbalancer.Endpoints) reason.Reason {
 	for _, e := range local {
-		if _, ok := e.Nodes[c.name]; !ok {
+		if _, ok := e.Nodes[n]; !ok {
 			return reason.NoLocalEndpoint
 		}
 	}

@@ -7,14 +7,15 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/fairlead-lb/fairlead/loadbalancer"
 )
 
-// String renders the state as text, one line per group and one per virtual server and
-// whatever else is forwarded, in a stable order: what tests compare and what the agent
-// serves at /debug/state.
+// String renders the state as text, one line per group, one per virtual server and whatever
+// else is forwarded, and one per BGP session and route, in a stable order: what tests compare
+// and what the agent serves at /debug/state. Passwords are not in it.
 func (s NodeState) String() string {
 	var b strings.Builder
 	for _, g := range slices.SortedFunc(maps.Keys(s.Groups), compareGroups) {
@@ -45,6 +46,7 @@ func (s NodeState) String() string {
 		b.WriteByte('\n')
 	}
 	dumpForwarding(&b, s.Forwarding)
+	dumpBGP(&b, s.BGP)
 	return b.String()
 }
 
@@ -91,6 +93,72 @@ func dumpForwarding(b *strings.Builder, f loadbalancer.Forwarding) {
 	if len(f.LocalReals) > 0 {
 		fmt.Fprintf(b, "local %v\n", f.LocalReals)
 	}
+}
+
+func dumpBGP(b *strings.Builder, p loadbalancer.BGPPlan) {
+	if p.Reason != "" {
+		fmt.Fprintf(b, "bgp tells nothing (%s)\n", p.Reason)
+	}
+	for i := range p.Sessions {
+		s := &p.Sessions[i]
+		fmt.Fprintf(b, "bgp peer %s %s as %s\n", s.Peer, peerAddress(s), peerASN(s))
+	}
+	for _, peer := range slices.Sorted(maps.Keys(p.Routes)) {
+		for i := range p.Routes[peer] {
+			dumpRoute(b, peer, &p.Routes[peer][i])
+		}
+	}
+	for _, a := range slices.SortedFunc(maps.Keys(p.Silent), netip.Addr.Compare) {
+		fmt.Fprintf(b, "bgp silent %s (%s)\n", a, p.Silent[a])
+	}
+	for _, f := range p.Faults {
+		kind, name := "advertisement", f.Advertisement
+		if f.Peer != "" {
+			kind, name = "peer", f.Peer
+		}
+		fmt.Fprintf(b, "bgp fault %s %s %s: %s\n", kind, name, f.Reason, f.Message)
+	}
+}
+
+func peerAddress(s *loadbalancer.BGPSession) string {
+	if s.Interface != "" {
+		return "on " + s.Interface
+	}
+	return netip.AddrPortFrom(s.Addr, s.Port).String()
+}
+
+func peerASN(s *loadbalancer.BGPSession) string {
+	switch s.Dynamic {
+	case loadbalancer.InternalASN:
+		return "internal"
+	case loadbalancer.ExternalASN:
+		return "external"
+	case loadbalancer.FixedASN:
+	}
+	return strconv.FormatUint(uint64(s.PeerASN), 10)
+}
+
+func dumpRoute(b *strings.Builder, peer string, r *loadbalancer.BGPRoute) {
+	fmt.Fprintf(b, "bgp route %s %s", peer, r.Prefix)
+	if !r.Prefix.IsSingleIP() {
+		fmt.Fprintf(b, " for %v", r.Addrs)
+	}
+	if r.HasLocalPref {
+		fmt.Fprintf(b, " local-pref %d", r.LocalPref)
+	}
+	if r.HasMED {
+		fmt.Fprintf(b, " med %d", r.MED)
+	}
+	if r.Prepend > 0 {
+		fmt.Fprintf(b, " prepend %d", r.Prepend)
+	}
+	if len(r.Communities) > 0 {
+		fmt.Fprintf(b, " communities %v", r.Communities)
+	}
+	if r.LinkBandwidth > 0 {
+		fmt.Fprintf(b, " bandwidth %d", r.LinkBandwidth)
+	}
+	b.WriteByte('\n')
 }
 
 // compareGroups orders by length first, which puts IPv4 names before IPv6 ones and

@@ -43,8 +43,6 @@ type forwarder struct {
 	bound map[netip.Addr]*loadbalancer.Claim
 	// own are this node's addresses.
 	own map[netip.Addr]struct{}
-	// podRanges are all nodes', disjoint and ascending.
-	podRanges []netip.Prefix
 	// dead nodes get no new connections.
 	dead map[loadbalancer.NodeName]struct{}
 	// targets are the addresses at which nodes' node ports are reached.
@@ -80,7 +78,6 @@ func newForwarder(p *planner) *forwarder {
 		}
 	}
 	for name, n := range p.s.Nodes {
-		f.podRanges = append(f.podRanges, n.PodCIDRs...)
 		var t nodeAddrs
 		for _, a := range slices.Concat(n.InternalIPs, n.Addrs) {
 			switch {
@@ -92,23 +89,22 @@ func newForwarder(p *planner) *forwarder {
 		}
 		f.targets[name] = t
 	}
-	f.podRanges = loadbalancer.Disjoint(f.podRanges)
 	return f
 }
 
 // reservedHere says whether an address may not be virtual: it is a node's, a gateway's or a pod's.
-func (f *forwarder) reservedHere(a netip.Addr) bool {
-	if _, bad := f.reserved[a]; bad {
+func (p *planner) reservedHere(a netip.Addr) bool {
+	if _, bad := p.reserved[a]; bad {
 		return true
 	}
 	// The last range that begins at or before the address is the only one that may hold it.
-	i, _ := slices.BinarySearchFunc(f.podRanges, a, func(p netip.Prefix, a netip.Addr) int {
+	i, _ := slices.BinarySearchFunc(p.podRanges, a, func(p netip.Prefix, a netip.Addr) int {
 		if p.Addr().Compare(a) <= 0 {
 			return -1
 		}
 		return 1
 	})
-	return i > 0 && f.podRanges[i-1].Contains(a)
+	return i > 0 && p.podRanges[i-1].Contains(a)
 }
 
 // deadNodes are the nodes that real servers are taken from: none if they are more than half

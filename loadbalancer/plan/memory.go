@@ -36,6 +36,8 @@ type Memory struct {
 	last            loadbalancer.Forwarding
 	// addrs and own are for the record at hand.
 	addrs, own []netip.Addr
+
+	bgp bgpMemory
 }
 
 // memory is the share of one record and what it was made of.
@@ -47,7 +49,8 @@ type memory struct {
 	round uint64
 }
 
-func (m *Memory) forget() { *m = Memory{} }
+// forget forgets what was forwarded.
+func (m *Memory) forget() { *m = Memory{bgp: m.bgp} }
 
 // begin begins a round.
 func (m *Memory) begin(f *forwarder) {

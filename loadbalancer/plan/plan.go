@@ -18,13 +18,14 @@ func For(s Snapshot) NodeState { return new(Memory).For(s) }
 // For is like the function For and costs less where little changed since the last plan.
 func (m *Memory) For(s Snapshot) NodeState {
 	p := planner{
-		s: s, reserved: reservedAddrs(s), claims: claimsByName(s.Members),
+		s: s, reserved: reservedAddrs(s), podRanges: podRanges(s), claims: claimsByName(s.Members),
 		candidates: make([]candidate, 0, len(s.Members)), index: make(map[loadbalancer.NodeName]int, len(s.Members)),
 	}
 	for name, m := range s.Members {
 		p.index[name] = len(p.candidates)
+		n, known := s.Nodes[name]
 		p.candidates = append(p.candidates, candidate{
-			name: name, ifaces: m.Interfaces, why: p.mayServe(name, m), cordoned: s.Nodes[name].Cordoned, absent: m.Absent,
+			name: name, ifaces: m.Interfaces, why: mayServe(m, n, known), cordoned: n.Cordoned, absent: m.Absent,
 		})
 	}
 	groups := make(map[loadbalancer.Group][]loadbalancer.Claim, len(s.Claims))
@@ -37,6 +38,7 @@ func (m *Memory) For(s Snapshot) NodeState {
 		out.Groups[g] = p.group(g, claims)
 	}
 	out.Forwarding = m.forwarding(&p)
+	out.BGP = m.bgp.plan(&p)
 	return out
 }
 
@@ -62,9 +64,19 @@ func reservedAddrs(s Snapshot) map[netip.Addr]struct{} {
 	return out
 }
 
+// podRanges are the pods' addresses on all nodes, disjoint and ascending.
+func podRanges(s Snapshot) []netip.Prefix {
+	var out []netip.Prefix
+	for _, n := range s.Nodes {
+		out = append(out, n.PodCIDRs...)
+	}
+	return loadbalancer.Disjoint(out)
+}
+
 type planner struct {
 	s          Snapshot
 	reserved   map[netip.Addr]struct{}
+	podRanges  []netip.Prefix
 	candidates []candidate
 	// index of the candidates by name.
 	index map[loadbalancer.NodeName]int
@@ -235,10 +247,13 @@ func (p *planner) targets(claims []loadbalancer.Claim) targets {
 	var out targets
 	for _, c := range claims {
 		t := target{addr: c.Addr}
-		why := p.unannounceable(c)
-		for _, r := range p.recordsOf(c) {
+		why, otherwise := p.unannounceable(c), reason.NoAdvertisement
+		for _, r := range p.recordsOf(nil, c) {
 			if why != "" {
 				break
+			}
+			if len(r.BGPAdvertisements) > 0 {
+				otherwise = reason.BGPOnly
 			}
 			if !slices.ContainsFunc(out.services, func(s loadbalancer.Record) bool { return s.UID == r.UID }) {
 				out.services = append(out.services, r)
@@ -248,7 +263,7 @@ func (p *planner) targets(claims []loadbalancer.Claim) targets {
 			}
 		}
 		if why == "" && len(t.wishes) == 0 {
-			why = reason.NoAdvertisement
+			why = otherwise
 		}
 		if why == "" {
 			out.list = append(out.list, t)
@@ -278,9 +293,8 @@ func (p *planner) unannounceable(c loadbalancer.Claim) reason.Reason {
 	}
 }
 
-// recordsOf are the records of a claim's Services that name its address.
-func (p *planner) recordsOf(c loadbalancer.Claim) []loadbalancer.Record {
-	var out []loadbalancer.Record
+// recordsOf appends the records of a claim's Services that name its address.
+func (p *planner) recordsOf(out []loadbalancer.Record, c loadbalancer.Claim) []loadbalancer.Record {
 	for _, uid := range c.Services {
 		if r, ok := p.s.Records[uid]; ok && slices.Contains(r.Addrs, c.Addr) {
 			out = append(out, r)

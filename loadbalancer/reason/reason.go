@@ -202,6 +202,8 @@ const (
 	VRFNotSupported Reason = "VRFNotSupported"
 	// ConflictingAdvertisements: two advertisements say different things of one route.
 	ConflictingAdvertisements Reason = "ConflictingAdvertisements"
+	// BGPOnly: only BGP announces the address, so that layer 2 has nothing to do.
+	BGPOnly Reason = "BGPOnly"
 	// Draining: routes ask for the least preference, because the node is about to leave.
 	Draining Reason = "Draining"
 )
