@@ -23,7 +23,7 @@ subjects: [{apiGroup: rbac.authorization.k8s.io, kind: Group, name: operators}]
 `
 
 // may asks the API server whether a user may do something.
-func (u user) may(ctx context.Context, verb, group, resource, subresource string) (bool, error) {
+func (u user) may(ctx context.Context, verb, group, resource, subresource, namespace string) (bool, error) {
 	c, err := kubernetes.NewForConfig(cluster.config())
 	if err != nil {
 		return false, err
@@ -31,7 +31,7 @@ func (u user) may(ctx context.Context, verb, group, resource, subresource string
 	review, err := c.AuthorizationV1().SubjectAccessReviews().Create(ctx, &authorizationv1.SubjectAccessReview{
 		Spec: authorizationv1.SubjectAccessReviewSpec{
 			User: u.UserName, Groups: u.Groups,
-			ResourceAttributes: &authorizationv1.ResourceAttributes{Verb: verb, Group: group, Resource: resource, Subresource: subresource, Version: "*"},
+			ResourceAttributes: &authorizationv1.ResourceAttributes{Verb: verb, Group: group, Resource: resource, Subresource: subresource, Version: "*", Namespace: namespace},
 		},
 	}, metav1.CreateOptions{})
 	if err != nil {
@@ -47,7 +47,7 @@ func TestRoles(t *testing.T) {
 	operator := named("op", "operators")
 	const fairlead, network = "fairlead.dev", "networking.k8s.io"
 	for _, tt := range []struct {
-		name, verbs, group, resource, subresource string
+		name, verbs, group, resource, subresource, namespace string
 		who                                       user
 		not                                       string
 	}{
@@ -70,6 +70,16 @@ func TestRoles(t *testing.T) {
 		{name: "agent", who: agent("worker"), verbs: "patch", group: fairlead, resource: "nodeagents", subresource: "status", not: "get update"},
 		{name: "agent", who: agent("worker"), resource: "services", not: "get list watch patch"},
 		{name: "agent", who: agent("worker"), resource: "secrets", not: "get list watch"},
+		{name: "agent", who: agent("worker"), verbs: "get list watch", resource: "secrets", namespace: "fairlead-system", not: "create update patch delete"},
+		{name: "agent", who: agent("worker"), verbs: "get list watch", group: fairlead, resource: "bgppeers", not: "create update patch delete"},
+		{name: "agent", who: agent("worker"), verbs: "get list watch", group: fairlead, resource: "communities", not: "create update patch delete"},
+		{name: "controller", who: controller(), verbs: "get list watch create update delete", group: fairlead, resource: "bgppeers", not: "patch deletecollection"},
+		{name: "controller", who: controller(), verbs: "patch", group: fairlead, resource: "bgppeers", subresource: "status", not: "update"},
+		{name: "controller", who: controller(), verbs: "patch", group: fairlead, resource: "bgpadvertisements", subresource: "status", not: "update"},
+		{name: "controller", who: controller(), resource: "secrets", namespace: "fairlead-system", not: "get list watch update"},
+		// A peer may hold a password.
+		{name: "operator", who: operator, group: fairlead, resource: "bgppeers", not: "get list watch"},
+		{name: "operator", who: operator, verbs: "get list watch", group: fairlead, resource: "bgpadvertisements", not: "create update patch delete"},
 		{name: "agent", who: agent("worker"), group: fairlead, resource: "externalippolicies", not: "get list watch"},
 		{name: "operator", who: operator, verbs: "get list watch create delete", group: fairlead, resource: "ipclaims", not: "update patch deletecollection"},
 		{name: "operator", who: operator, verbs: "get list watch", group: fairlead, resource: "externalippolicies", not: "create update patch delete"},
@@ -77,13 +87,13 @@ func TestRoles(t *testing.T) {
 		{name: "operator", who: operator, verbs: "get list watch", resource: "nodes", not: "update patch delete"},
 		{name: "operator", who: operator, resource: "secrets", not: "get list watch"},
 	} {
-		what := tt.resource + "/" + tt.subresource
+		what := tt.namespace + "/" + tt.resource + "/" + tt.subresource
 		for _, part := range []struct {
 			verbs string
 			want  bool
 		}{{tt.verbs, true}, {tt.not, false}} {
 			for verb := range strings.FieldsSeq(part.verbs) {
-				got, err := tt.who.may(t.Context(), verb, tt.group, tt.resource, tt.subresource)
+				got, err := tt.who.may(t.Context(), verb, tt.group, tt.resource, tt.subresource, tt.namespace)
 				if err != nil {
 					t.Fatal(err)
 				}
