@@ -11,8 +11,8 @@ ARG VERSION
 WORKDIR /src
 COPY . .
 ENV CGO_ENABLED=0
-RUN go build -trimpath -buildvcs=false -ldflags "-s -w -X k8s.io/component-base/version.gitVersion=${VERSION}" -o /out/fairlead-cloud-controller-manager ./cmd/fairlead-cloud-controller-manager
-RUN go build -trimpath -buildvcs=false -ldflags "-s -w -X k8s.io/component-base/version.gitVersion=${VERSION}" -o /out/fairlead-node-agent ./cmd/fairlead-node-agent
+RUN go build -trimpath -tags grpcnotrace -buildvcs=false -ldflags "-s -w -X k8s.io/component-base/version.gitVersion=${VERSION}" -o /out/fairlead-cloud-controller-manager ./cmd/fairlead-cloud-controller-manager
+RUN go build -trimpath -tags grpcnotrace -buildvcs=false -ldflags "-s -w -X k8s.io/component-base/version.gitVersion=${VERSION}" -o /out/fairlead-node-agent ./cmd/fairlead-node-agent
 
 # The program nft with the libraries that it needs: the node agent's data plane writes
 # nftables through it. Where it is installed, as on a lab's host, nothing is installed.

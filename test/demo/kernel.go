@@ -123,7 +123,7 @@ func buildFor(ctx context.Context, root string) (map[string]string, error) {
 		{ipvs.WhoamiProgram, "./test/lab/whoami"},
 		{ipvs.ProbeProgram, "./test/lab/probe"},
 	} {
-		cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags=-s -w", "-o", filepath.Join(root, "bin", p[0]), p[1]) //nolint:gosec // constants
+		cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-tags", harness.BuildTags, "-ldflags=-s -w", "-o", filepath.Join(root, "bin", p[0]), p[1]) //nolint:gosec // constants
 		cmd.Dir, cmd.Env = root, append(os.Environ(), "CGO_ENABLED=0")
 		if out, err := cmd.CombinedOutput(); err != nil {
 			return nil, fmt.Errorf("build %s: %w\n%s", p[0], err, out)

@@ -22,6 +22,8 @@ const ControllerLease = "fairlead-cloud-controller-manager"
 // Names of the two programs as the kernel sees them in a process's argv[0].
 const (
 	ControllerProgram = "fairlead-cloud-controller-manager"
+	// BuildTags of all programs: gRPC's tracing, which gobgp brings, doubles their size.
+	BuildTags = "grpcnotrace"
 	AgentProgram      = "fairlead-node-agent"
 )
 

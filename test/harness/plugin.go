@@ -15,7 +15,7 @@ const pluginProgram = "kubectl-fairlead"
 // BuildPlugin compiles the kubectl plugin into bin/, with the flags of the images' programs
 // so that what they have in common is compiled once.
 func (l *Lab) BuildPlugin(ctx context.Context) error {
-	_, err := l.command(ctx, nil, l.progress, "env", "CGO_ENABLED=0", "go", "build", "-trimpath", "-ldflags=-s -w", "-o", l.plugin(), "./cmd/"+pluginProgram)
+	_, err := l.command(ctx, nil, l.progress, "env", "CGO_ENABLED=0", "go", "build", "-trimpath", "-tags", BuildTags, "-ldflags=-s -w", "-o", l.plugin(), "./cmd/"+pluginProgram)
 	if err != nil {
 		return fmt.Errorf("build the kubectl plugin: %w", err)
 	}

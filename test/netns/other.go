@@ -36,6 +36,9 @@ func NewOther(tb testing.TB) *Other {
 	return &Other{tb: tb, pid: cmd.Process.Pid}
 }
 
+// Path of the file that is the namespace.
+func (o *Other) Path() string { return fmt.Sprintf("/proc/%d/ns/net", o.pid) }
+
 // Take moves a link in there, which takes it down and its addresses away; commands that
 // [Other.Run] runs set it up again.
 func (o *Other) Take(name string) {
@@ -60,7 +63,7 @@ func (o *Other) Run(command string, args ...string) string {
 func (o *Other) Try(command string, args ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(o.tb.Context(), 20*time.Second)
 	defer cancel()
-	all := append([]string{fmt.Sprintf("--net=/proc/%d/ns/net", o.pid), command}, args...)
+	all := append([]string{"--net=" + o.Path(), command}, args...)
 	out, err := exec.CommandContext(ctx, "nsenter", all...).CombinedOutput() //nolint:gosec // a test's own command
 	if err != nil {
 		err = fmt.Errorf("run: %w", err)

@@ -9,7 +9,7 @@ needs=(
   iproute2:ip nftables:nft iptables:iptables iputils-arping:arping iputils-ping:ping ndisc6:ndisc6
   ipvsadm:ipvsadm ipset:ipset curl:curl jq:jq zsh:zsh tcpdump:tcpdump conntrack:conntrack
   pkg-config:pkg-config gcc:gcc ethtool:ethtool procps:ps git:git ca-certificates:
-  libc6-dev: libseccomp-dev:
+  libc6-dev: libseccomp-dev: bird2:bird frr:vtysh
 )
 
 # Where the kernel has no ip_vs, the tests that need it run in a small virtual machine.

@@ -102,7 +102,7 @@ func (p *Plane) BuildController(ctx context.Context) error {
 	if p.o.ControllerProgram != "" {
 		return nil
 	}
-	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", p.path(harness.ControllerProgram), "./cmd/"+harness.ControllerProgram) //nolint:gosec // a constant
+	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-tags", harness.BuildTags, "-o", p.path(harness.ControllerProgram), "./cmd/"+harness.ControllerProgram) //nolint:gosec // a constant
 	cmd.Dir = p.o.Root
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {

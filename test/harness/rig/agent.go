@@ -38,7 +38,7 @@ func (r *Rig) build(ctx context.Context) error {
 		return nil
 	}
 	r.o.AgentProgram = r.path(harness.AgentProgram)
-	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", r.o.AgentProgram, "./cmd/"+harness.AgentProgram) //nolint:gosec // a constant
+	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-tags", harness.BuildTags, "-o", r.o.AgentProgram, "./cmd/"+harness.AgentProgram) //nolint:gosec // a constant
 	cmd.Dir = r.o.Root
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 
+	"github.com/vishvananda/netlink"
 	authenticationv1 "k8s.io/api/authentication/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/yaml"
@@ -21,6 +22,8 @@ const maxHosts = 7
 type Host struct {
 	ns       *namespace
 	ip4, ip6 netip.Prefix
+	// behind are the networks that it is the router of.
+	behind []netip.Prefix
 }
 
 // AddHost plugs one in, with addresses of the nodes' network.
@@ -53,6 +56,76 @@ func (h *Host) IPv4() netip.Addr { return h.ip4.Addr() }
 
 // IPv6 of the host.
 func (h *Host) IPv6() netip.Addr { return h.ip6.Addr() }
+
+// Enter moves the calling thread into the host's network, for programs that run there.
+func (h *Host) Enter() error { return h.ns.enter() }
+
+// behindBits is the length of the prefix of a network behind a host.
+const behindBits = 24
+
+// AddBehind makes a machine that has no port on the bridge but a cable to a host, which is
+// its router. Nodes send what is for it to that host; a node that is added or switched on
+// later does not, until [Host.Back] is called.
+func (r *Rig) AddBehind(router *Host) (*Host, error) {
+	i := len(r.hosts)
+	if i >= maxHosts {
+		return nil, fmt.Errorf("add a host: there is room for %d", maxHosts)
+	}
+	at := func(last byte) (v4, v6 netip.Prefix) {
+		return netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 31, byte(i), last}), behindBits), //nolint:gosec // at most 7
+			netip.PrefixFrom(netip.AddrFrom16([16]byte{0: 0xfd, 3: 0x31, 5: byte(i), 15: last}), gateway6.Bits()) //nolint:gosec // at most 7
+	}
+	h := &Host{}
+	h.ip4, h.ip6 = at(2)
+	near4, near6 := at(1)
+	router.behind = append(router.behind, near4.Masked(), near6.Masked())
+	var err error
+	if h.ns, err = newNamespace(); err != nil {
+		return nil, fmt.Errorf("add a host: %w", err)
+	}
+	r.hosts = append(r.hosts, h)
+	port := fmt.Sprintf("b%d", i)
+	err = router.ns.links(func(nl *netlink.Handle) error {
+		attrs := netlink.NewLinkAttrs()
+		attrs.Name = port
+		if err := nl.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: eth0, PeerNamespace: netlink.NsFd(int(h.ns.file.Fd()))}); err != nil {
+			return fmt.Errorf("add a cable: %w", err)
+		}
+		return configure(nl, port, near4, near6)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("add a host: %w", err)
+	}
+	err = h.ns.links(func(nl *netlink.Handle) error {
+		return errors.Join(configure(nl, eth0, h.ip4, h.ip6),
+			nl.RouteAdd(&netlink.Route{Gw: near4.Addr().AsSlice()}), nl.RouteAdd(&netlink.Route{Gw: near6.Addr().AsSlice()}))
+	})
+	if err != nil {
+		return nil, fmt.Errorf("add a host: %w", err)
+	}
+	for _, n := range r.nodes {
+		if err := router.Back(n); err != nil {
+			return nil, err
+		}
+	}
+	return h, nil
+}
+
+// Back makes a node send what is for the machines behind the host to it.
+func (h *Host) Back(n *Node) error {
+	return n.ns.links(func(nl *netlink.Handle) error {
+		for _, p := range h.behind {
+			via := h.ip4
+			if p.Addr().Is6() {
+				via = h.ip6
+			}
+			if err := nl.RouteReplace(&netlink.Route{Dst: ipNet(p), Gw: via.Addr().AsSlice()}); err != nil {
+				return fmt.Errorf("route %s of %s: %w", p, n.name, err)
+			}
+		}
+		return nil
+	})
+}
 
 // Do calls f on a thread that is in the node's network. Sockets that f opens stay there.
 func (n *Node) Do(f func() error) error { return n.ns.do(f) }

@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package routers
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/fairlead-lb/fairlead/test/harness"
+	"github.com/fairlead-lb/fairlead/test/harness/plane"
+)
+
+// Capture is a tcpdump of BGP, in words.
+type Capture struct {
+	file string
+	proc *plane.Process
+}
+
+// StartCapture begins to listen on a link; file gets the words.
+func StartCapture(ctx context.Context, place Place, link, file string) (*Capture, error) {
+	if err := need("tcpdump", "tcpdump"); err != nil {
+		return nil, err
+	}
+	c := &Capture{file: file}
+	var err error
+	c.proc, err = plane.StartProcess(ctx, plane.Program{
+		Name: "tcpdump", LogFile: file, Path: "tcpdump", Enter: place.Enter,
+		Args: []string{"-Z", "root", "-l", "-v", "-n", "-s", "0", "-i", link, "tcp port 179"},
+	})
+	if err != nil {
+		return nil, err //nolint:wrapcheck // says what it is
+	}
+	_, err = harness.Eventually(ctx, startTimeout, func(context.Context) error {
+		b, err := os.ReadFile(file) //nolint:gosec // the capture's own file
+		if err == nil && !strings.Contains(string(b), "listening on") {
+			err = fmt.Errorf("tcpdump does not listen: %s", b)
+		}
+		return err
+	})
+	return c, err
+}
+
+// Stop ends it.
+func (c *Capture) Stop() error { return c.proc.Stop() } //nolint:wrapcheck // says what it is
+
+// Update returns the first UPDATE that holds all words, line by line.
+func (c *Capture) Update(words ...string) (string, error) {
+	b, err := os.ReadFile(c.file)
+	if err != nil {
+		return "", fmt.Errorf("read the capture: %w", err)
+	}
+	return FindUpdate(string(b), words...)
+}
+
+// FindUpdate looks through what tcpdump -v printed for an UPDATE that holds all words.
+func FindUpdate(text string, words ...string) (string, error) {
+	var update []string
+	found := func() bool {
+		all := strings.Join(update, "\n")
+		for _, w := range words {
+			if !strings.Contains(all, w) {
+				return false
+			}
+		}
+		return len(update) > 0
+	}
+	in := false
+	for line := range strings.Lines(text) {
+		begins := strings.Contains(line, "Message (") // "Update Message (2), length: 51"
+		if begins || line[0] != ' ' && line[0] != '\t' {
+			if found() {
+				return strings.Join(update, "\n"), nil
+			}
+			update, in = nil, strings.Contains(line, "Update Message (2)")
+		}
+		if in {
+			update = append(update, strings.TrimRight(line, "\n"))
+		}
+	}
+	if found() {
+		return strings.Join(update, "\n"), nil
+	}
+	return "", fmt.Errorf("no UPDATE with %q was captured", words)
+}

@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package routers
+
+import (
+	"net/netip"
+	"reflect"
+	"strings"
+	"testing"
+)
+
+const birdSays = `BIRD 2.0.12 ready.
+Table master4:
+198.51.100.1/32      unicast [n1 22:29:59.000] * (100) [AS64512i]
+	via 10.30.0.10 on eth0
+	Type: BGP univ
+	BGP.origin: IGP
+	BGP.as_path: 64512 64512
+	BGP.next_hop: 10.30.0.10
+	BGP.med: 7
+	BGP.local_pref: 200
+	BGP.community: (65000,1) (65535,0)
+	BGP.large_community: (65000, 1, 2)
+	BGP.ext_community: (rt, 65000, 1)
+                     unicast [n2 22:29:59.000] (100) [AS64512i]
+	via 10.30.0.11 on eth0
+	Type: BGP univ
+	BGP.as_path: 64512
+	BGP.next_hop: 10.30.0.11
+	BGP.local_pref: 100
+`
+
+const frrSays = `{"prefix":"198.51.100.1/32","paths":[
+ {"aspath":{"string":"64512 64512","length":2},"origin":"IGP","metric":7,"locPrf":0,"valid":true,"stale":true,
+  "community":{"string":"65000:1 graceful-shutdown"},"largeCommunity":{"string":"65000:1:2"},"extendedCommunity":{"string":"RT:65000:1 LB:64512:375000 (3.000 Mbps)"},
+  "nexthops":[{"ip":"10.30.0.10","used":true}],"peer":{"peerId":"10.30.0.10"}}]}`
+
+func TestPathsAreRead(t *testing.T) {
+	a, b := netip.MustParseAddr("10.30.0.10"), netip.MustParseAddr("10.30.0.11")
+	want := []Path{
+		{From: a, NextHop: a, ASPath: []uint32{64512, 64512}, LocalPref: 200, MED: 7, Communities: []string{"65000:1", "65000:1:2", "65535:0", "rt:65000:1"}},
+		{From: b, NextHop: b, ASPath: []uint32{64512}, LocalPref: 100},
+	}
+	if got := birdPaths(birdSays); !reflect.DeepEqual(got, want) {
+		t.Errorf("of BIRD: %+v, want %+v", got, want)
+	}
+	want = []Path{{
+		From: a, NextHop: a, ASPath: []uint32{64512, 64512}, MED: 7, Stale: true,
+		Communities: []string{"65000:1", "65000:1:2", "65535:0", "lb:375000", "rt:65000:1"},
+	}}
+	if got, err := FRRPaths(frrSays); err != nil || !reflect.DeepEqual(got, want) {
+		t.Errorf("of FRR: %+v, %v, want %+v", got, err, want)
+	}
+	if got, err := FRRPaths("\n"); err != nil || got != nil {
+		t.Errorf("of FRR without a path: %v, %v", got, err)
+	}
+}
+
+func TestAnUpdateIsFound(t *testing.T) {
+	const text = "tcpdump: listening on eth0\n22:00:00.1 IP (tos 0xc0)\n    10.0.0.1.179 > 10.0.0.2.1: BGP\n\tUpdate Message (2), length: 50\n" +
+		"\t  Next Hop (3), length: 4\n\t  Updated routes:\n\t    198.51.100.1/32\n\tKeepalive Message (4), length: 19\n" +
+		"\tUpdate Message (2), length: 50\n\t  Updated routes:\n\t    198.51.100.2/32\n"
+	got, err := FindUpdate(text, "198.51.100.2/32")
+	if err != nil || strings.Contains(got, "198.51.100.1") || !strings.Contains(got, "Updated routes") {
+		t.Errorf("found %q, %v", got, err)
+	}
+	if got, err := FindUpdate(text, "198.51.100.3/32"); err == nil {
+		t.Errorf("found %q, want an error", got)
+	}
+}
