@@ -38,6 +38,7 @@ type wiring struct {
 	events    record.EventRecorder
 
 	claims, records, pools, ads, agents, policies cache.SharedIndexInformer
+	bgp                                           announcement.BGP
 	services, namespaces, nodes, endpointSlices   cache.SharedIndexInformer
 }
 
@@ -50,14 +51,37 @@ func (w *wiring) makeInformers(shared informers.SharedInformerFactory) {
 	w.ads = client.NewInformer(w.fl.L2Advertisements(), &v1alpha1.L2Advertisement{}, 0, cache.Indexers{})
 	w.agents = client.NewInformer(w.fl.NodeAgents(), &v1alpha1.NodeAgent{}, 0, cache.Indexers{})
 	w.policies = client.NewInformer(w.fl.ExternalIPPolicies(), &v1alpha1.ExternalIPPolicy{}, 0, cache.Indexers{})
+	w.makeBGPInformers()
 	w.services = shared.Core().V1().Services().Informer()
 	w.namespaces = shared.Core().V1().Namespaces().Informer()
 	w.nodes = shared.Core().V1().Nodes().Informer()
 	w.endpointSlices = shared.Discovery().V1().EndpointSlices().Informer()
-	w.p.own = []cache.SharedIndexInformer{w.claims, w.records, w.pools, w.ads, w.agents, w.policies}
+	w.p.own = []cache.SharedIndexInformer{
+		w.claims, w.records, w.pools, w.ads, w.agents, w.policies,
+		w.bgp.Peers, w.bgp.Advertisements, w.bgp.Profiles, w.bgp.Communities,
+	}
 	w.p.agents = w.agents
 	for _, i := range append(w.p.own, w.services, w.namespaces, w.nodes, w.endpointSlices) {
 		w.p.synced = append(w.p.synced, i.HasSynced)
+	}
+}
+
+// makeBGPInformers makes those of the kinds of BGP, which the API server of an older
+// installation does not have: they are empty then.
+func (w *wiring) makeBGPInformers() {
+	peers := client.NewOptional(w.fl.BGPPeers(), "bgppeers", func() *v1alpha1.BGPPeerList { return &v1alpha1.BGPPeerList{} })
+	ads := client.NewOptional(w.fl.BGPAdvertisements(), "bgpadvertisements",
+		func() *v1alpha1.BGPAdvertisementList { return &v1alpha1.BGPAdvertisementList{} })
+	profiles := client.NewOptional(w.fl.BFDProfiles(), "bfdprofiles", func() *v1alpha1.BFDProfileList { return &v1alpha1.BFDProfileList{} })
+	communities := client.NewOptional(w.fl.Communities(), "communities", func() *v1alpha1.CommunityList { return &v1alpha1.CommunityList{} })
+	w.bgp = announcement.BGP{
+		Peers:          client.NewInformer(peers, &v1alpha1.BGPPeer{}, 0, cache.Indexers{}),
+		Advertisements: client.NewInformer(ads, &v1alpha1.BGPAdvertisement{}, 0, cache.Indexers{}),
+		Profiles:       client.NewInformer(profiles, &v1alpha1.BFDProfile{}, 0, cache.Indexers{}),
+		Communities:    client.NewInformer(communities, &v1alpha1.Community{}, 0, cache.Indexers{}),
+		Absent: func() bool {
+			return peers.Why() != nil || ads.Why() != nil || profiles.Why() != nil || communities.Why() != nil
+		},
 	}
 }
 
@@ -69,11 +93,11 @@ func (w *wiring) makeControllers() error {
 	ann, err := announcement.New(announcement.Options{
 		Claims:         w.fl.Claims(),
 		Records:        func(ns string) announcement.Patcher[*v1alpha1.LoadBalancer] { return w.fl.LoadBalancers(ns) },
-		Advertisements: w.fl.L2Advertisements(),
-		Recorder:       w.events,
+		Advertisements: w.fl.L2Advertisements(), Peers: w.fl.BGPPeers(), BGPAdvertisements: w.fl.BGPAdvertisements(),
+		Recorder: w.events,
 		Informers: announcement.Informers{
 			Claims: w.claims, Records: w.records, Pools: w.pools, Advertisements: w.ads, NodeAgents: w.agents,
-			Nodes: w.nodes, Services: w.services, EndpointSlices: w.endpointSlices,
+			Nodes: w.nodes, Services: w.services, EndpointSlices: w.endpointSlices, BGP: w.bgp,
 		},
 	})
 	if err != nil {

@@ -32,7 +32,7 @@ type retreat struct {
 	since time.Time
 }
 
-// forwarding fills in what a record says of forwarding. known is the Service's own record,
+// forwarding fills in what a record says of forwarding and of its routes. known is the Service's own record,
 // nil when there is none.
 func (w *writer) forwarding(spec *v1alpha1.LoadBalancerSpec, known *v1alpha1.LoadBalancer) {
 	wishes := w.n.wishes
@@ -41,6 +41,7 @@ func (w *writer) forwarding(spec *v1alpha1.LoadBalancerSpec, known *v1alpha1.Loa
 		spec.TargetType, spec.Forwarding = old.TargetType, old.Forwarding
 		spec.Scheduler, spec.SchedulerFlags = old.Scheduler, old.SchedulerFlags
 		spec.SessionAffinitySeconds, spec.SourceRanges = old.SessionAffinitySeconds, old.SourceRanges
+		spec.BGP = old.BGP
 		return
 	}
 	if wishes == nil {
@@ -53,6 +54,7 @@ func (w *writer) forwarding(spec *v1alpha1.LoadBalancerSpec, known *v1alpha1.Loa
 	}
 	spec.Scheduler, spec.SchedulerFlags = scheduler.Name, scheduler.Flags
 	spec.SessionAffinitySeconds, spec.SourceRanges = wishes.AffinitySeconds, wishes.SourceRanges
+	spec.BGP = wishes.BGP
 	spec.Forwarding = cmp.Or(wishes.Forwarding, w.a.defaults.Forwarding)
 	if w.n.back = spec.Forwarding == v1alpha1.ForwardingKubeProxy; !w.n.back {
 		w.a.advance(w.n.tenant.Service)

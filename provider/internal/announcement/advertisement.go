@@ -27,25 +27,29 @@ func (c *Controller) syncAdvertisement(ctx context.Context, name string) error {
 	a := assessAdvertisement(ad, func(pool string) bool {
 		return lookup[v1alpha1.IPAddressPool](c.opts.Informers.Pools, pool) != nil
 	})
-	status := metav1.ConditionFalse
-	if a.ok {
-		status = metav1.ConditionTrue
-	}
-	want := slices.Clone(ad.Status.Conditions)
-	meta.SetStatusCondition(&want, metav1.Condition{
-		Type: v1alpha1.ConditionReady, Status: status, Reason: a.reason.String(), Message: a.message,
-		ObservedGeneration: ad.Generation, LastTransitionTime: metav1.NewTime(time.Now().Truncate(time.Second)),
-	})
-	if equality.Semantic.DeepEqual(want, ad.Status.Conditions) {
+	ready, changed := readyCondition(ad.Status.Conditions, a, ad.Generation)
+	if !changed {
 		return nil
 	}
-	doc := document("L2Advertisement", ad, "status", map[string]any{
-		"conditions": []metav1.Condition{*meta.FindStatusCondition(want, v1alpha1.ConditionReady)},
-	})
+	doc := document("L2Advertisement", ad, "status", map[string]any{"conditions": []metav1.Condition{ready}})
 	if err := apply(ctx, c.opts.Advertisements, doc, "status"); err != nil {
 		return fmt.Errorf("apply status of L2Advertisement %s: %w", name, err)
 	}
 	return nil
+}
+
+// readyCondition is the condition Ready of an answer, and whether it differs from what is.
+func readyCondition(now []metav1.Condition, a answer, generation int64) (metav1.Condition, bool) {
+	status := metav1.ConditionFalse
+	if a.ok {
+		status = metav1.ConditionTrue
+	}
+	want := slices.Clone(now)
+	meta.SetStatusCondition(&want, metav1.Condition{
+		Type: v1alpha1.ConditionReady, Status: status, Reason: a.reason.String(), Message: a.message,
+		ObservedGeneration: generation, LastTransitionTime: metav1.NewTime(time.Now().Truncate(time.Second)),
+	})
+	return *meta.FindStatusCondition(want, v1alpha1.ConditionReady), !equality.Semantic.DeepEqual(want, now)
 }
 
 // Assess says why an advertisement is not in use as written, and in words; Valid when it is.

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -40,6 +41,13 @@ type bed struct {
 	services *fakeapi.Store[*corev1.Service]
 	slices   *fakeapi.Store[*discoveryv1.EndpointSlice]
 	events   *record.FakeRecorder
+
+	peers       *fakeapi.Store[*v1alpha1.BGPPeer]
+	bgpAds      *fakeapi.Store[*v1alpha1.BGPAdvertisement]
+	profiles    *fakeapi.Store[*v1alpha1.BFDProfile]
+	communities *fakeapi.Store[*v1alpha1.Community]
+	// blind: the API server has no kinds of BGP.
+	blind atomic.Bool
 }
 
 func start(t *testing.T) *bed {
@@ -54,6 +62,11 @@ func start(t *testing.T) *bed {
 		services: fakeapi.NewStore("services", &corev1.Service{}),
 		slices:   fakeapi.NewStore("endpointslices", &discoveryv1.EndpointSlice{}),
 		events:   record.NewFakeRecorder(256),
+
+		peers:       fakeapi.NewStore("bgppeers", &v1alpha1.BGPPeer{}),
+		bgpAds:      fakeapi.NewStore("bgpadvertisements", &v1alpha1.BGPAdvertisement{}),
+		profiles:    fakeapi.NewStore("bfdprofiles", &v1alpha1.BFDProfile{}),
+		communities: fakeapi.NewStore("communities", &v1alpha1.Community{}),
 	}
 	b.pools.Put(t, &v1alpha1.IPAddressPool{ObjectMeta: metav1.ObjectMeta{Name: "my-ippool"}})
 	b.ads.Put(t, &v1alpha1.L2Advertisement{
@@ -68,10 +81,14 @@ func start(t *testing.T) *bed {
 	var err error
 	b.Controller, err = New(Options{
 		Claims: b.claims.In(""), Records: func(ns string) Patcher[*v1alpha1.LoadBalancer] { return b.records.In(ns) },
-		Advertisements: b.ads.In(""), Recorder: b.events,
+		Advertisements: b.ads.In(""), Peers: b.peers.In(""), BGPAdvertisements: b.bgpAds.In(""), Recorder: b.events,
 		Informers: Informers{
 			Claims: b.claims.Informer(), Records: b.records.Informer(), Pools: b.pools.Informer(), Advertisements: b.ads.Informer(),
 			NodeAgents: b.agents.Informer(), Nodes: b.nodes.Informer(), Services: b.services.Informer(), EndpointSlices: b.slices.Informer(),
+			BGP: BGP{
+				Peers: b.peers.Informer(), Advertisements: b.bgpAds.Informer(), Profiles: b.profiles.Informer(),
+				Communities: b.communities.Informer(), Absent: b.blind.Load,
+			},
 		},
 	})
 	if err != nil {
@@ -81,6 +98,7 @@ func start(t *testing.T) *bed {
 	var wg sync.WaitGroup
 	for _, run := range []func(context.Context){
 		b.claims.Run, b.records.Run, b.pools.Run, b.ads.Run, b.agents.Run, b.nodes.Run, b.services.Run, b.slices.Run,
+		b.peers.Run, b.bgpAds.Run, b.profiles.Run, b.communities.Run,
 	} {
 		wg.Go(func() { run(ctx) })
 	}
@@ -106,7 +124,7 @@ func wait(t *testing.T, d time.Duration) {
 
 // drain empties the write logs and returns them as one.
 func (b *bed) drain() []string {
-	return slices.Concat(b.claims.Log(), b.records.Log(), b.ads.Log())
+	return slices.Concat(b.claims.Log(), b.records.Log(), b.ads.Log(), b.peers.Log(), b.bgpAds.Log())
 }
 
 func (b *bed) wantNoWrite(t *testing.T) {

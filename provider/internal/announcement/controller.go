@@ -58,6 +58,7 @@ type Informers struct {
 	Nodes          cache.SharedIndexInformer // corev1.Node
 	Services       cache.SharedIndexInformer // corev1.Service
 	EndpointSlices cache.SharedIndexInformer // discoveryv1.EndpointSlice
+	BGP            BGP
 }
 
 // Options are the controller's inputs; all are required.
@@ -65,6 +66,9 @@ type Options struct {
 	Claims         Patcher[*v1alpha1.IPClaim]
 	Records        func(namespace string) Patcher[*v1alpha1.LoadBalancer]
 	Advertisements Patcher[*v1alpha1.L2Advertisement]
+	// Peers and BGPAdvertisements are asked for only where the API server has such objects.
+	Peers             Patcher[*v1alpha1.BGPPeer]
+	BGPAdvertisements Patcher[*v1alpha1.BGPAdvertisement]
 	// Recorder emits events on Services.
 	Recorder  record.EventRecorder
 	Informers Informers
@@ -77,6 +81,10 @@ const (
 	recordItem itemKind = iota
 	groupItem
 	advertisementItem
+	bgpAdvertisementItem
+	peerItem
+	// sessionsItem is about all BGP sessions and has no name.
+	sessionsItem
 )
 
 // item is one unit of work. Name is namespace/name for records.
@@ -95,8 +103,9 @@ type Controller struct {
 	// synced reports whether every event handler has seen the first list.
 	synced []cache.InformerSynced
 
-	worlds worldCache
-	planes planesCache
+	worlds   worldCache
+	planes   planesCache
+	sessions sessionsCache
 
 	mu sync.Mutex
 	// The fields below are guarded by mu.
@@ -120,6 +129,10 @@ type Controller struct {
 	pending  map[string]struct{}
 	// told are the conflicts that events have told of, by record.
 	told map[types.UID][]string
+	// spoken are the times of our last writes of records' statuses, and peers those of
+	// BGPPeers' by name.
+	spoken map[types.UID]time.Time
+	peers  map[string]writtenPeer
 }
 
 // New checks the options and hooks into the informers. Wiring:
@@ -150,8 +163,11 @@ func New(opts Options) (*Controller, error) {
 		specs:     map[types.UID]specOf{},
 		relapsed:  map[types.UID]relapses{},
 		pending:   map[string]struct{}{},
+		spoken:    map[types.UID]time.Time{},
+		peers:     map[string]writtenPeer{},
 	}
-	c.worlds.informers, c.planes.informers = opts.Informers, opts.Informers
+	c.worlds.informers, c.planes.informers, c.sessions.informers = opts.Informers, opts.Informers, opts.Informers
+	c.sessions.past = map[sessionKey]*sessionPast{}
 	if err := c.hook(); err != nil {
 		return nil, fmt.Errorf("announcement controller: %w", err)
 	}
@@ -160,14 +176,15 @@ func New(opts Options) (*Controller, error) {
 
 func (o *Options) validate() error {
 	in := o.Informers
-	for _, i := range []cache.SharedIndexInformer{
+	for _, i := range append(in.BGP.all(),
 		in.Claims, in.Records, in.Pools, in.Advertisements, in.NodeAgents, in.Nodes, in.Services, in.EndpointSlices,
-	} {
+	) {
 		if i == nil {
 			return errors.New("an informer is missing")
 		}
 	}
-	if o.Claims == nil || o.Records == nil || o.Advertisements == nil || o.Recorder == nil {
+	if o.Claims == nil || o.Records == nil || o.Advertisements == nil || o.Peers == nil || o.BGPAdvertisements == nil ||
+		o.Recorder == nil || in.BGP.Absent == nil {
 		return errors.New("a client or the recorder is missing")
 	}
 	return nil
@@ -186,6 +203,12 @@ func (c *Controller) sync(ctx context.Context, it item) (time.Duration, error) {
 		return 0, c.syncGroup(ctx, loadbalancer.Group(it.name))
 	case advertisementItem:
 		return 0, c.syncAdvertisement(ctx, it.name)
+	case bgpAdvertisementItem:
+		return 0, c.syncBGPAdvertisement(ctx, it.name)
+	case peerItem:
+		return c.syncPeer(ctx, it.name)
+	case sessionsItem:
+		return c.syncSessions(), nil
 	case recordItem:
 		return c.syncRecord(ctx, it.name)
 	default:

@@ -306,7 +306,7 @@ func TestAdvertisementsOfNoPool(t *testing.T) {
 		w := b.worlds.get()
 		free := []v1alpha1.LoadBalancerAddress{{Address: "172.20.9.9", Claim: "172.20.9.9", Rule: v1alpha1.RuleExternalIP}}
 		if got := wishOf(w, free, svc(1)); len(got.ads) != 0 {
-			t.Errorf("announced by %v", got.references())
+			t.Errorf("announced by %v", got.references(nil))
 		}
 		says := wishOf(w, free, svc(1)).whyNoAdvertisement(poolsOf(free)).message
 		if !strings.Contains(says, "selects every pool, as an address outside of all of them needs, and this Service") {
@@ -314,7 +314,7 @@ func TestAdvertisementsOfNoPool(t *testing.T) {
 		}
 		b.ads.Put(t, &v1alpha1.L2Advertisement{ObjectMeta: metav1.ObjectMeta{Name: "all"}})
 		wait(t, time.Second)
-		if got := wishOf(b.worlds.get(), free, svc(1)).references(); len(got) != 1 || got[0].Name != "all" {
+		if got := wishOf(b.worlds.get(), free, svc(1)).references(nil); len(got) != 1 || got[0].Name != "all" {
 			t.Errorf("announced by %v", got)
 		}
 	})

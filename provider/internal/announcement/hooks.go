@@ -42,6 +42,10 @@ func (c *Controller) hook() error {
 		{in.NodeAgents, handle(c.nodeAgentChanged)},
 		{in.Pools, handle(c.poolChanged)},
 		{in.Advertisements, handle(c.advertisementChanged)},
+		{in.BGP.Peers, handle(c.peerChanged)},
+		{in.BGP.Advertisements, handle(c.bgpAdvertisementChanged)},
+		{in.BGP.Profiles, handle(c.profileChanged)},
+		{in.BGP.Communities, handle(c.communityChanged)},
 	} {
 		reg, err := h.informer.AddEventHandler(h.handler)
 		if err != nil {
@@ -129,6 +133,7 @@ func (c *Controller) forget(gone *v1alpha1.LoadBalancer) {
 	defer c.mu.Unlock()
 	delete(c.firstSeen, gone.UID)
 	delete(c.told, gone.UID)
+	delete(c.spoken, gone.UID)
 	delete(c.specs, gone.UID)
 	delete(c.relapsed, gone.UID)
 	delete(c.pending, key.String())
@@ -179,6 +184,7 @@ func (c *Controller) nodeChanged(before, after *corev1.Node) {
 func (c *Controller) nodeAgentChanged(before, after *v1alpha1.NodeAgent) {
 	c.conflictsChanged(before, after)
 	c.planeChanged(before, after)
+	c.sessionsChanged(before, after)
 	if before != nil && after != nil && sameAgent(before, after) {
 		return // counters
 	}
@@ -196,6 +202,7 @@ func (c *Controller) poolChanged(before, after *v1alpha1.IPAddressPool) {
 			c.queue.AddAfter(item{advertisementItem, ad.Name}, worldDelay)
 		}
 	}
+	c.markBGPAdvertisements()
 }
 
 func (c *Controller) advertisementChanged(before, after *v1alpha1.L2Advertisement) {
@@ -212,6 +219,7 @@ func (c *Controller) advertisementChanged(before, after *v1alpha1.L2Advertisemen
 func (c *Controller) worldChanged() {
 	c.worlds.invalidate()
 	c.planes.invalidate()
+	c.queue.AddAfter(item{kind: sessionsItem}, worldDelay)
 	c.markAll(worldDelay)
 }
 

@@ -14,14 +14,12 @@ import (
 	"github.com/fairlead-lb/fairlead/loadbalancer/placement"
 )
 
-// kindL2Advertisement is what records call an L2Advertisement.
-const kindL2Advertisement = "L2Advertisement"
-
 // Proposal completes a claim and a record before they are first written.
 type Proposal struct {
-	// Successors for every claim of the group, best first; empty when no node may announce.
+	// Successors for every claim of the group, best first; empty when no node may announce
+	// on layer 2. By BGP every node announces, and nobody succeeds.
 	Successors []string
-	// Advertisements of the record, sorted by name.
+	// Advertisements of the record: those of layer 2, then those of BGP, each by name.
 	Advertisements []v1alpha1.AdvertisementReference
 }
 
@@ -32,7 +30,7 @@ type Proposal struct {
 func (c *Controller) Propose(svc *corev1.Service, addrs []v1alpha1.LoadBalancerAddress) Proposal {
 	w := c.worlds.get()
 	own := wishOf(w, addrs, svc)
-	p := Proposal{Advertisements: own.references()}
+	p := Proposal{Advertisements: own.references(nil)}
 	if len(addrs) == 0 {
 		return p
 	}

@@ -80,7 +80,7 @@ func (c *Controller) syncRecord(ctx context.Context, name string) (time.Duration
 	}
 	w := c.worlds.get()
 	wanted := wishOf(w, r.Spec.Addresses, c.serviceOf(r))
-	if refs := wanted.references(); !equality.Semantic.DeepEqual(refs, r.Spec.Advertisements) {
+	if refs := wanted.references(r.Spec.Advertisements); !equality.Semantic.DeepEqual(refs, r.Spec.Advertisements) {
 		doc := document("LoadBalancer", r, "spec", map[string]any{"advertisements": refs})
 		if err := apply(ctx, c.opts.Records(r.Namespace), doc); err != nil {
 			return 0, fmt.Errorf("apply advertisements of record %s: %w", name, err)
@@ -91,7 +91,15 @@ func (c *Controller) syncRecord(ctx context.Context, name string) (time.Duration
 		return wait, nil
 	}
 	f := assessForwarded(s)
-	err := c.writeStatus(ctx, r, assess(s, f), s)
+	want := assess(s, f)
+	if wait := c.tooSoon(r, want, s); wait > 0 {
+		c.settleForwarded(r.UID, name, f, false)
+		if f.again > 0 {
+			wait = min(wait, f.again)
+		}
+		return wait, nil
+	}
+	err := c.writeStatus(ctx, r, want, s)
 	relapsed := err == nil && !f.ok && f.reason != reason.LeftToKubeProxy && meta.IsStatusConditionTrue(s.previous, v1alpha1.ConditionForwarded)
 	c.settleForwarded(r.UID, name, f, relapsed)
 	return f.again, err
@@ -132,7 +140,7 @@ func (c *Controller) serviceOf(r *v1alpha1.LoadBalancer) *corev1.Service {
 func (c *Controller) holdBack(r *v1alpha1.LoadBalancer, s situation) time.Duration {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if len(r.Status.Conditions) > 0 || s.owned() || s.failure != nil {
+	if len(r.Status.Conditions) > 0 || s.owned() || s.failure != nil || s.wish.onlyBGP() && assessAnnounced(s).ok {
 		delete(c.firstSeen, r.UID)
 		return 0
 	}
@@ -161,6 +169,8 @@ func (c *Controller) situationOf(r *v1alpha1.LoadBalancer, w *world, wanted wish
 		nodes:      w.nodes,
 		endpoints:  c.endpointsOf(key.String()),
 		now:        time.Now(),
+		sessions:   c.sessions.get(),
+		peers:      w.peers,
 		onNodes:    r.Spec.NodeAddresses,
 		forwarding: c.forwardingOf(r),
 	}
@@ -172,12 +182,14 @@ func (c *Controller) situationOf(r *v1alpha1.LoadBalancer, w *world, wanted wish
 	c.mu.Unlock()
 	for _, a := range wanted.addrs {
 		h := c.holdingOf(a, r.Spec.ServiceUID, w)
-		if h.bound {
+		if wanted.onlyBGP() {
+			h.owner = nil // of a sharer, or of what was wanted before: nobody is asked by layer 2
+		} else if h.bound {
 			h.conflicts = c.conflictsOf(h.addr, h.owner, w)
 		}
 		s.held = append(s.held, h)
 	}
-	if !s.owned() {
+	if !s.owned() && !wanted.onlyBGP() {
 		var claims []*v1alpha1.IPClaim
 		for _, g := range c.groupsOf(r.Spec.Addresses) {
 			claims = append(claims, boundOf(c.claimsOf(g))...)
@@ -246,6 +258,7 @@ func (c *Controller) writeStatus(ctx context.Context, r *v1alpha1.LoadBalancer, 
 		uid: r.UID, resourceVersion: stored.ResourceVersion, status: want,
 	}
 	c.mu.Unlock()
+	c.spoke(r.UID, s.now)
 	klog.FromContext(ctx).V(2).Info("Wrote record status", "record", klog.KObj(r), "owner", ownerNode(want.Owner))
 	c.tell(r, base, want, s)
 	return nil
@@ -262,9 +275,15 @@ func (c *Controller) tell(r *v1alpha1.LoadBalancer, before, after v1alpha1.LoadB
 		c.opts.Recorder.Eventf(svc, corev1.EventTypeNormal, eventAnnouncing,
 			"announcing %s from node %q by layer 2", addresses, node)
 	}
+	if announcedSays(after, byBGP) && !announcedSays(before, byBGP) {
+		c.opts.Recorder.Event(svc, corev1.EventTypeNormal, eventAnnouncing, eventBGP(s))
+	}
 	c.tellConflicts(r, svc, before, s)
 	if cause, message, ok := newFault(before.Conditions, after.Conditions); ok {
 		c.opts.Recorder.Event(svc, corev1.EventTypeWarning, cause, message)
+	} else if announcedSays(after, notByBGP) && !announcedSays(before, notByBGP) {
+		why := assessBGP(s)
+		c.opts.Recorder.Event(svc, corev1.EventTypeWarning, why.reason.String(), why.message)
 	} else if note != "" && announcedSays(after, note) && !announcedSays(before, note) {
 		c.opts.Recorder.Event(svc, corev1.EventTypeWarning, reason.NoAdvertisement.String(), strings.TrimPrefix(note, "; "))
 	}

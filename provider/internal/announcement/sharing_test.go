@@ -219,7 +219,7 @@ func TestLimitedAdvertisements(t *testing.T) {
 		{name: "annotation over default", annotation: "my-l2", defaults: []string{"other"}, want: []string{"my-l2"}},
 		{name: "one does not exist", annotation: "my-l2,gone", want: []string{"my-l2"}, event: "names gone, which is no valid L2Advertisement"},
 		{name: "none exists", annotation: "gone", event: "allows only gone, which is no valid L2Advertisement"},
-		{name: "it selects another Service", annotation: "not-mine", event: "allows only L2Advertisement not-mine, which does not select"},
+		{name: "it selects another Service", annotation: "not-mine", event: "allows only advertisement not-mine, which does not select"},
 		{name: "default that does not exist", defaults: []string{"gone"}, event: `defaults.advertisements of pool "my-ippool" allows only gone`},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

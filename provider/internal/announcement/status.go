@@ -33,8 +33,11 @@ type situation struct {
 	settled bool
 	policy  v1alpha1.TrafficPolicy
 	// held are the addresses, in order.
-	held       []holding
-	nodes      []node
+	held  []holding
+	nodes []node
+	// sessions of BGP, and the names of all BGPPeers; needed with BGPAdvertisements.
+	sessions   *sessions
+	peers      []string
 	endpoints  loadbalancer.Endpoints
 	previous   []metav1.Condition
 	generation int64
@@ -154,16 +157,26 @@ func assessAnnounced(s situation) answer {
 		return answer{false, reason.NotAllocated, "there is no address to announce"}
 	case n > 0:
 		return answer{false, reason.Released, whyReleased(s, released, n) + othersAnnounced(s)}
-	case s.owned():
-		return answer{true, reason.Announced, announcedBy(s) + s.wish.note()}
-	case len(s.wish.ads) == 0:
+	case len(s.wish.bgp) > 0:
+		return assessWithBGP(s)
+	case len(s.wish.ads) == 0 && !s.owned():
 		return s.wish.whyNoAdvertisement(poolsOf(s.addresses))
+	}
+	a := assessLayer2(s)
+	a.message += s.wish.note()
+	return a
+}
+
+// assessLayer2 says whether nodes announce every address on layer 2.
+func assessLayer2(s situation) answer {
+	if s.owned() {
+		return answer{true, reason.Announced, announcedBy(s)}
 	}
 	a, duplicate := assessDuplicates(s)
 	if !duplicate {
 		a = assessUnowned(s)
 	}
-	a.message += othersAnnounced(s) + s.wish.note()
+	a.message += othersAnnounced(s)
 	return a
 }
 
@@ -266,13 +279,14 @@ func assessReady(s situation, allocated, announced answer) answer {
 func awaited(s situation) bool {
 	_, targets := s.unowned()
 	candidates, _ := tally(s, targets)
-	return len(candidates) > 0 && assessAnnounced(s).reason == reason.WaitingForAgent
+	both := len(s.wish.ads) > 0 && len(s.wish.bgp) > 0
+	return len(candidates) > 0 && (assessAnnounced(s).reason == reason.WaitingForAgent || both && assessLayer2(s).reason == reason.WaitingForAgent)
 }
 
-// cause counts the nodes that may not announce for one reason.
+// cause counts the nodes, or sessions, that do not announce for one reason.
 type cause struct {
 	reason reason.Reason
-	nodes  int
+	count  int
 }
 
 // causes prints as "1 node NodeExcluded, 3 nodes NoInterface".
@@ -280,22 +294,27 @@ type causes []cause
 
 // tally splits the nodes into those that may announce the targets and causes.
 func tally(s situation, targets []target) ([]node, causes) {
-	var candidates []node
-	var found causes
-	for _, n := range s.nodes {
-		r := n.verdict(targets)
-		if r == "" {
-			candidates = append(candidates, n)
-			continue
+	return tallyBy(s.nodes, func(n *node) reason.Reason { return n.verdict(targets) })
+}
+
+func tallyBy(nodes []node, verdict func(*node) reason.Reason) (candidates []node, found causes) {
+	for i := range nodes {
+		if r := verdict(&nodes[i]); r != "" {
+			found = found.add(r)
+		} else {
+			candidates = append(candidates, nodes[i])
 		}
-		i := slices.IndexFunc(found, func(c cause) bool { return c.reason == r })
-		if i < 0 {
-			found = append(found, cause{reason: r})
-			i = len(found) - 1
-		}
-		found[i].nodes++
 	}
 	return candidates, found
+}
+
+func (c causes) add(r reason.Reason) causes {
+	i := slices.IndexFunc(c, func(e cause) bool { return e.reason == r })
+	if i < 0 {
+		return append(c, cause{r, 1})
+	}
+	c[i].count++
+	return c
 }
 
 func (c causes) has(r reason.Reason) bool {
@@ -306,13 +325,17 @@ func (c causes) String() string {
 	if len(c) == 0 {
 		return "the cluster has no node"
 	}
+	return c.of("node")
+}
+
+func (c causes) of(noun string) string {
 	parts := make([]string, 0, len(c))
 	for _, e := range c {
-		noun := " nodes "
-		if e.nodes == 1 {
-			noun = " node "
+		things := " " + noun + " "
+		if e.count > 1 {
+			things = " " + noun + "s "
 		}
-		parts = append(parts, strconv.Itoa(e.nodes)+noun+e.reason.String())
+		parts = append(parts, strconv.Itoa(e.count)+things+e.reason.String())
 	}
 	return strings.Join(parts, ", ")
 }
@@ -327,7 +350,7 @@ func newFault(before, after []metav1.Condition) (name, message string, ok bool) 
 	if was := meta.FindStatusCondition(before, v1alpha1.ConditionAnnounced); was != nil && was.Reason == now.Reason {
 		return "", "", false
 	}
-	faults := []reason.Reason{reason.NoAdvertisement, reason.NoEligibleNode, reason.NoCommonNode}
+	faults := []reason.Reason{reason.NoAdvertisement, reason.NoEligibleNode, reason.NoCommonNode, reason.NoSession}
 	return now.Reason, now.Message, slices.Contains(faults, reason.Reason(now.Reason))
 }
 

@@ -215,7 +215,7 @@ func TestAssess(t *testing.T) {
 		{"no node at all", func(s *situation) { unowned(s); s.nodes = nil }, "T:Allocated F:NoEligibleNode F:NoEligibleNode", "the cluster has no node"},
 		{
 			"no advertisement", func(s *situation) { unowned(s); s.wish.ads = nil }, "T:Allocated F:NoAdvertisement F:NoAdvertisement",
-			`no valid L2Advertisement selects pool "my-ippool" and this Service`,
+			`no valid L2Advertisement or BGPAdvertisement selects pool "my-ippool" and this Service`,
 		},
 		{"claim released", func(s *situation) { s.held = []holding{{addr: "172.20.255.200"}} }, "T:Allocated F:Released F:Released", "no bound claim"},
 		{
@@ -271,7 +271,7 @@ func TestAssess(t *testing.T) {
 				s.wish.ads = nil
 				limited([]string{"x", "y"}, []string{"x", "y"})(s)
 			}, "T:Allocated F:NoAdvertisement F:NoAdvertisement",
-			"its annotation fairlead.dev/advertisements allows only x, y, which is no valid L2Advertisement",
+			"its annotation fairlead.dev/advertisements allows only x, y, which is no valid L2Advertisement or BGPAdvertisement",
 		},
 		{
 			"limited to advertisements that do not select it", func(s *situation) {
@@ -279,7 +279,7 @@ func TestAssess(t *testing.T) {
 				s.wish.ads = nil
 				limited([]string{"x", "y"}, []string{"y"})(s)
 			}, "T:Allocated F:NoAdvertisement F:NoAdvertisement",
-			`allows only L2Advertisement x, which does not select pool "my-ippool" and this Service; its annotation fairlead.dev/advertisements names y,`,
+			`allows only advertisement x, which does not select pool "my-ippool" and this Service; its annotation fairlead.dev/advertisements names y,`,
 		},
 		{
 			"limited, one name unknown", limited([]string{"ad", "y"}, []string{"y"}), "T:Allocated T:Announced T:Announced",

@@ -16,11 +16,17 @@ import (
 	"github.com/fairlead-lb/fairlead/loadbalancer/reason"
 )
 
-// wish is what one Service wants announced on layer 2: each of its addresses under each of
-// its advertisements.
+// noAdvertisement is what a name is that neither kind of advertisement has.
+const noAdvertisement = "no valid L2Advertisement or BGPAdvertisement"
+
+// wish is what one Service wants announced: each of its addresses under each of its
+// advertisements.
 type wish struct {
 	addrs []netip.Addr
-	ads   []*advertisement // by name
+	ads   []*advertisement    // of layer 2, by name
+	bgp   []*bgpAdvertisement // by name
+	// blind: there may be BGPAdvertisements that cannot be read.
+	blind bool
 	// asked are the advertisements that the Service, or the default of its pool, is
 	// limited to; none means all. by says who asked.
 	asked []string
@@ -31,7 +37,7 @@ type wish struct {
 
 // wishOf reads a Service's wish; svc is nil when it is not known.
 func wishOf(w *world, addrs []v1alpha1.LoadBalancerAddress, svc *corev1.Service) wish {
-	var out wish
+	out := wish{blind: w.blind}
 	var labels map[string]string
 	if svc != nil {
 		labels = svc.Labels
@@ -48,8 +54,14 @@ func wishOf(w *world, addrs []v1alpha1.LoadBalancerAddress, svc *corev1.Service)
 				out.ads = append(out.ads, ad)
 			}
 		}
+		for _, ad := range w.bgp {
+			if ad.SelectsPool(a.Pool, pool.labels) && ad.SelectsService(labels) && !slices.Contains(out.bgp, ad) {
+				out.bgp = append(out.bgp, ad)
+			}
+		}
 	}
 	slices.SortFunc(out.ads, func(a, b *advertisement) int { return cmp.Compare(a.Name, b.Name) })
+	slices.SortFunc(out.bgp, func(a, b *bgpAdvertisement) int { return cmp.Compare(a.name, b.name) })
 	if len(out.addrs) > 0 {
 		out.limit(w, addrs[0].Pool, svc)
 	}
@@ -57,7 +69,7 @@ func wishOf(w *world, addrs []v1alpha1.LoadBalancerAddress, svc *corev1.Service)
 }
 
 // limit leaves those advertisements that the Service asks for by its annotation, or else
-// the pool of its first address by default.
+// the pool of its first address by default. A name that both kinds have means both.
 func (i *wish) limit(w *world, pool string, svc *corev1.Service) {
 	if svc != nil {
 		// A fault in it is allocation's to tell.
@@ -71,8 +83,10 @@ func (i *wish) limit(w *world, pool string, svc *corev1.Service) {
 		return
 	}
 	i.ads = slices.DeleteFunc(i.ads, func(ad *advertisement) bool { return !slices.Contains(i.asked, ad.Name) })
+	i.bgp = slices.DeleteFunc(i.bgp, func(ad *bgpAdvertisement) bool { return !slices.Contains(i.asked, ad.name) })
 	for _, name := range i.asked {
-		if !slices.ContainsFunc(w.ads, func(ad *advertisement) bool { return ad.Name == name }) {
+		if !slices.ContainsFunc(w.ads, func(ad *advertisement) bool { return ad.Name == name }) &&
+			!slices.ContainsFunc(w.bgp, func(ad *bgpAdvertisement) bool { return ad.name == name }) {
 			i.unknown = append(i.unknown, name)
 		}
 	}
@@ -83,13 +97,23 @@ func (i wish) note() string {
 	if len(i.unknown) == 0 {
 		return ""
 	}
-	return fmt.Sprintf("; %s names %s, which is no valid L2Advertisement", i.by, strings.Join(i.unknown, ", "))
+	return fmt.Sprintf("; %s names %s, which is %s", i.by, strings.Join(i.unknown, ", "), noAdvertisement)
 }
 
-func (i wish) references() []v1alpha1.AdvertisementReference {
-	refs := make([]v1alpha1.AdvertisementReference, 0, len(i.ads))
+// references are what a record says of it. Where BGPAdvertisements cannot be read, those
+// that the record has already stay: to drop them would withdraw routes.
+func (i wish) references(now []v1alpha1.AdvertisementReference) []v1alpha1.AdvertisementReference {
+	refs := make([]v1alpha1.AdvertisementReference, 0, len(i.ads)+len(i.bgp))
 	for _, ad := range i.ads {
-		refs = append(refs, v1alpha1.AdvertisementReference{Kind: kindL2Advertisement, Name: ad.Name})
+		refs = append(refs, v1alpha1.AdvertisementReference{Kind: v1alpha1.KindL2Advertisement, Name: ad.Name})
+	}
+	for _, ad := range i.bgp {
+		refs = append(refs, v1alpha1.AdvertisementReference{Kind: v1alpha1.KindBGPAdvertisement, Name: ad.name})
+	}
+	for _, r := range now {
+		if i.blind && r.Kind == v1alpha1.KindBGPAdvertisement {
+			refs = append(refs, r)
+		}
 	}
 	return refs
 }
@@ -156,14 +180,14 @@ func (i wish) whyNoAdvertisement(pools []string) answer {
 	which := poolWords(pools)
 	if len(i.asked) == 0 {
 		return answer{false, reason.NoAdvertisement, fmt.Sprintf(
-			"no valid L2Advertisement selects %s and this Service: create or correct one", which)}
+			"no valid L2Advertisement or BGPAdvertisement selects %s and this Service: create or correct one", which)}
 	}
 	if len(i.unknown) == len(i.asked) {
 		return answer{false, reason.NoAdvertisement, fmt.Sprintf(
-			"%s allows only %s, which is no valid L2Advertisement: correct the name, or create it", i.by, strings.Join(i.asked, ", "))}
+			"%s allows only %s, which is %s: correct the name, or create it", i.by, strings.Join(i.asked, ", "), noAdvertisement)}
 	}
 	return answer{false, reason.NoAdvertisement, fmt.Sprintf(
-		"%s allows only L2Advertisement %s, which does not select %s and this Service%s", i.by, strings.Join(known(i), ", "), which, i.note())}
+		"%s allows only advertisement %s, which does not select %s and this Service%s", i.by, strings.Join(known(i), ", "), which, i.note())}
 }
 
 // poolWords names pools. Only an advertisement of every pool selects addresses of none.

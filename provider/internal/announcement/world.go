@@ -29,6 +29,11 @@ type world struct {
 	known map[loadbalancer.NodeName]bool
 	ads   []*advertisement // by name
 	pools map[string]poolFacts
+	bgp   []*bgpAdvertisement // by name
+	// peers are the names of the BGPPeers, ascending.
+	peers []string
+	// blind: the kinds of BGP cannot be read.
+	blind bool
 }
 
 // advertisement is an L2Advertisement and, by [node].index, the nodes that it selects and
@@ -80,7 +85,7 @@ func (w *worldCache) invalidate() {
 func (w *worldCache) get() *world {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.current == nil {
+	if w.current == nil || w.current.blind != w.informers.BGP.Absent() {
 		w.current = buildWorld(w.informers)
 	}
 	return w.current
@@ -102,6 +107,7 @@ func buildWorld(in Informers) *world {
 		}
 	}
 	slices.SortFunc(w.ads, func(a, b *advertisement) int { return cmp.Compare(a.Name, b.Name) })
+	w.addBGP(&in.BGP)
 	for _, p := range list[v1alpha1.IPAddressPool](in.Pools) {
 		w.pools[p.Name] = poolFacts{labels: p.Labels, advertisements: defaultAdvertisements(p)}
 	}
