@@ -48,8 +48,8 @@ func TestRoles(t *testing.T) {
 	const fairlead, network = "fairlead.dev", "networking.k8s.io"
 	for _, tt := range []struct {
 		name, verbs, group, resource, subresource, namespace string
-		who                                       user
-		not                                       string
+		who                                                  user
+		not                                                  string
 	}{
 		{name: "controller", who: controller(), verbs: "get list watch", resource: "services", not: "create update patch delete deletecollection"},
 		{name: "controller", who: controller(), verbs: "patch", resource: "services", subresource: "status", not: "update"},
