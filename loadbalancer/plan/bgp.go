@@ -23,7 +23,8 @@ type bgpMemory struct {
 	audiences []*audience
 	vips      map[netip.Addr]*vip
 	round     uint64
-	// changed says that some address is told otherwise than before, or not at all.
+	// changed says that some address is told otherwise than before, or not at all, or that the
+	// configuration has other faults.
 	changed bool
 	last    loadbalancer.BGPPlan
 	// records and wishes are for the address at hand.
@@ -121,7 +122,8 @@ func (m *bgpMemory) begin(p *planner) {
 		return
 	}
 	m.round++
-	m.changed = false
+	m.changed = !slices.Equal(m.config.Faults, p.s.BGP.Faults)
+	m.config = p.s.BGP
 }
 
 // sameBGP says whether routes follow from both in the same way.
@@ -132,7 +134,7 @@ func sameBGP(a, b *loadbalancer.BGPConfig) bool {
 		return a.Name == b.Name && a.Here == b.Here && a.Bits4 == b.Bits4 && a.Bits6 == b.Bits6 && a.Attributes.Equal(&b.Attributes) &&
 			slices.Equal(a.Peers, b.Peers) && a.ServiceLocalPref == b.ServiceLocalPref && a.ServiceMED == b.ServiceMED &&
 			a.ServicePrepend == b.ServicePrepend && a.ServiceCommunities == b.ServiceCommunities
-	}) && maps.Equal(a.Aliases, b.Aliases) && slices.Equal(a.Faults, b.Faults)
+	}) && maps.Equal(a.Aliases, b.Aliases)
 }
 
 // claim plans one address, or finds that it is what it was.
@@ -171,7 +173,7 @@ func (m *bgpMemory) tell(now vip) *vip {
 }
 
 // vipOf joins a claim with the records of its Services; wanted is false where none of them
-// has an advertisement by BGP. As on layer 2, what one of those that share an address limits
+// names an advertisement by BGP. As on layer 2, what one of those that share an address limits
 // holds for all: nodes, peers, and that under the Local policy a node has endpoints.
 func (m *bgpMemory) vipOf(p *planner, c loadbalancer.Claim) (out vip, wanted bool) {
 	m.records = p.recordsOf(m.records[:0], c)
@@ -181,13 +183,14 @@ func (m *bgpMemory) vipOf(p *planner, c loadbalancer.Claim) (out vip, wanted boo
 	for i := range m.records {
 		r := &m.records[i]
 		out.local = out.local || r.Policy == loadbalancer.Local
+		wanted = wanted || len(r.BGPAdvertisements) > 0
 		if !slices.ContainsFunc(r.BGPAdvertisements, func(name string) bool { _, ok := m.config.Advertisements[name]; return ok }) {
 			continue
 		}
 		m.wishes = append(m.wishes, bgpWish{uid: r.UID, service: r.Service, ads: r.BGPAdvertisements, says: r.BGP})
 		served = served || r.Policy == loadbalancer.Cluster || p.s.Endpoints[r.Service].Any
 	}
-	if len(m.wishes) == 0 {
+	if !wanted {
 		return out, false
 	}
 	slices.SortFunc(m.wishes, func(a, b bgpWish) int {
@@ -200,6 +203,8 @@ func (m *bgpMemory) vipOf(p *planner, c loadbalancer.Claim) (out vip, wanted boo
 	case out.why != "":
 	case p.reservedHere(c.Addr):
 		out.why = reason.AddressReserved
+	case len(m.wishes) == 0:
+		out.why = reason.NoAdvertisement
 	case !served:
 		out.why = reason.NoEndpoints
 	default:
