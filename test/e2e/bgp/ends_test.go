@@ -1,0 +1,307 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build e2e
+
+package bgp
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/fairlead-lb/fairlead/test/harness"
+	"github.com/fairlead-lb/fairlead/test/harness/rig"
+	"github.com/fairlead-lb/fairlead/test/harness/routers"
+)
+
+// rigNamespace of the Services.
+const rigNamespace = rig.Namespace
+
+// gracefulShutdown is the community that asks for the least preference (RFC 8326).
+const gracefulShutdown = "65535:0"
+
+// node is short.
+type node = rig.Node
+
+// noRoute fails if the kernel of the calling thread's namespace has a route.
+func noRoute(prefix string) error {
+	list, err := netlink.RouteList(nil, unix.AF_INET)
+	if err != nil {
+		return err
+	}
+	for i := range list {
+		if list[i].Dst != nil && list[i].Dst.String() == prefix {
+			return fmt.Errorf("the node imported %s", &list[i])
+		}
+	}
+	return nil
+}
+
+// dropped is how often FRR's sessions ended, by node.
+func (b *bed) dropped() map[netip.Addr]int {
+	b.t.Helper()
+	all, err := b.frr.Sessions(b.t.Context())
+	b.must(err)
+	out := map[netip.Addr]int{}
+	for _, s := range all {
+		out[s.Neighbor] = s.Dropped
+	}
+	return out
+}
+
+// undisturbed fails if a session with FRR ended since.
+func (b *bed) undisturbed(before map[netip.Addr]int) {
+	b.t.Helper()
+	for n, now := range b.dropped() {
+		if now != before[n] {
+			b.t.Errorf("FRR's session with %s ended %d times meanwhile", n, now-before[n])
+		}
+	}
+}
+
+// keeps watches FRR's kernel until the function that it returns is called: the route must
+// have all next hops all the time.
+func (b *bed) keeps(prefix netip.Prefix, nodes ...*rig.Node) (stop func()) {
+	ctx, cancel := context.WithCancel(b.t.Context())
+	done := make(chan error, 1)
+	looks := 0
+	go func() {
+		done <- harness.Always(ctx, time.Hour, func(context.Context) error {
+			looks++
+			return b.inKernel(prefix, alike(nodes...))
+		})
+	}()
+	return func() {
+		b.t.Helper()
+		cancel()
+		if err := <-done; !errors.Is(err, context.Canceled) {
+			b.t.Errorf("look %d: %v", looks, err)
+		}
+	}
+}
+
+// killed is an agent that crashes and comes back, without a packet lost.
+func killed(b *bed) {
+	n := b.Nodes()
+	stop, s := b.keeps(web, n...), b.streamTo(web, 5*time.Millisecond)
+	b.must(n[0].Kill())
+	b.stale(n[0])
+	b.must(n[0].StartAgent(b.t.Context()))
+	b.back(n[0])
+	stop()
+	b.lossless(s.stop(), "a crash of an agent")
+}
+
+// restarted is an agent that ends because a new one comes.
+func restarted(b *bed) {
+	n := b.Nodes()
+	stop, s := b.keeps(web, n...), b.streamTo(web, 5*time.Millisecond)
+	b.must(n[1].Terminate())
+	b.stale(n[1])
+	b.must(n[1].StartAgent(b.t.Context()))
+	b.back(n[1])
+	stop()
+	b.lossless(s.stop(), "a restart of an agent")
+}
+
+// stale waits until FRR keeps a node's route though its session is gone.
+func (b *bed) stale(n *rig.Node) {
+	b.t.Helper()
+	b.eventually(func(ctx context.Context) error {
+		s, err := routers.SessionOf(ctx, b.frr, n.IPv4())
+		if err == nil && s.Established {
+			err = errors.New("the session is still up")
+		}
+		return err
+	})
+	b.paths(b.frr, web, b.Nodes(), func(p *routers.Path) error {
+		if p.Stale != (p.From == n.IPv4()) {
+			return errors.New("stale")
+		}
+		return nil
+	})
+}
+
+// back waits until a node's sessions are up and its routes are its own again.
+func (b *bed) back(n *rig.Node) {
+	b.t.Helper()
+	b.established(b.frr, n)
+	b.established(b.bird, n)
+	fresh := func(p *routers.Path) error {
+		if p.Stale {
+			return errors.New("stale")
+		}
+		return nil
+	}
+	b.paths(b.frr, web, b.Nodes(), fresh)
+	b.paths(b.bird, web, b.Nodes(), fresh)
+	b.must(b.WaitSettled(b.t.Context()))
+}
+
+func (b *bed) lossless(s seen, what string) {
+	b.t.Helper()
+	b.t.Logf("%s: %d of %d packets lost, longest gap %s", what, s.lost, s.asked, s.gap.Round(time.Millisecond))
+	if s.lost > 0 || s.asked < 50 {
+		b.t.Errorf("%s: %d of %d packets lost", what, s.lost, s.asked)
+	}
+}
+
+// drains waits until both routers see that a node asks for the least preference, and FRR's
+// kernel has the others alone.
+func (b *bed) drains(n *rig.Node, reason string) {
+	b.t.Helper()
+	var others []*rig.Node
+	for _, o := range b.Nodes() {
+		if o != n {
+			others = append(others, o)
+		}
+	}
+	of := func(check func(p *routers.Path) error) func(p *routers.Path) error {
+		return func(p *routers.Path) error {
+			drained := slices.Contains(p.Communities, gracefulShutdown)
+			if drained != (p.From == n.IPv4()) {
+				return errors.New("GRACEFUL_SHUTDOWN")
+			}
+			if !drained {
+				return nil
+			}
+			return check(p)
+		}
+	}
+	b.paths(b.bird, web, b.Nodes(), of(func(p *routers.Path) error {
+		if p.LocalPref != 0 {
+			return errors.New("local preference")
+		}
+		return nil
+	}))
+	b.paths(b.frr, web, b.Nodes(), of(func(p *routers.Path) error {
+		if len(p.ASPath) != 4 {
+			return errors.New("AS path")
+		}
+		return nil
+	}))
+	b.kernel(web, alike(others...))
+	b.eventually(func(ctx context.Context) error {
+		s, err := b.session(ctx, n, frrPeer)
+		if err == nil && s.Draining != reason {
+			err = fmt.Errorf("%s says %+v, want draining %s", n.Name(), s, reason)
+		}
+		return err
+	})
+}
+
+// cordoned is a node that shall get no more pods: it stays the last resort.
+func cordoned(b *bed) {
+	n, s := b.Nodes(), b.streamTo(web, 5*time.Millisecond)
+	b.kubectl("patch", "node", n[2].Name(), "-p", `{"spec":{"unschedulable":true}}`)
+	b.drains(n[2], "Cordoned")
+	b.must(harness.Pause(b.t.Context(), drain+time.Second))
+	b.drains(n[2], "Cordoned") // never over
+	b.kubectl("patch", "node", n[2].Name(), "-p", `{"spec":{"unschedulable":null}}`)
+	b.kernel(web, alike(n...))
+	b.lossless(s.stop(), "a cordon")
+}
+
+// excluded is a node that shall not announce: drained first, then its routes are withdrawn.
+func excluded(b *bed) {
+	n, s := b.Nodes(), b.streamTo(web, 5*time.Millisecond)
+	b.kubectl("label", "node", n[2].Name(), harness.ExcludeLabel+"=")
+	b.drains(n[2], "NodeExcluded")
+	b.paths(b.frr, web, n[:2], nil)
+	b.paths(b.bird, web, n[:2], nil)
+	b.kubectl("label", "node", n[2].Name(), harness.ExcludeLabel+"-")
+	b.paths(b.frr, web, n, nil)
+	b.kernel(web, alike(n...))
+	b.lossless(s.stop(), "an exclusion")
+}
+
+const fast = `
+apiVersion: fairlead.dev/v1alpha1
+kind: BFDProfile
+metadata: {name: fast}
+spec: {receiveInterval: 100, transmitInterval: 100, detectMultiplier: 3}
+`
+
+// powerCut is a node that falls silent, which BFD notices.
+func powerCut(b *bed) {
+	n := b.Nodes()
+	b.apply(fast)
+	b.kubectl("patch", "bgppeer", frrPeer, "--type=merge", "-p", `{"spec":{"bfdProfile":"fast"}}`)
+	c := "router bgp 64513\n"
+	for _, a := range addresses(n) {
+		c += fmt.Sprintf(" neighbor %s bfd\n neighbor %s bfd profile x\n", a, a)
+	}
+	b.must(b.frr.Configure(b.t.Context(), c+"exit\n"))
+	b.eventually(func(ctx context.Context) error {
+		for _, node := range n {
+			s, err := routers.SessionOf(ctx, b.frr, node.IPv4())
+			if err != nil {
+				return err
+			}
+			a, err := b.session(ctx, node, frrPeer)
+			if err != nil {
+				return err
+			}
+			if !s.Established || s.BFD != "Up" || a.BFD != "Up" {
+				return fmt.Errorf("FRR says %+v, %s says %+v", s, node.Name(), a)
+			}
+		}
+		return nil
+	})
+	b.kernel(web, alike(n...))
+	s := b.streamTo(web, 5*time.Millisecond)
+	b.must(harness.Pause(b.t.Context(), time.Second))
+	cut, err := n[1].PowerCut()
+	b.must(err)
+	b.kernel(web, alike(n[0], n[2]))
+	b.t.Logf("FRR's kernel was without the node %s after the cut", time.Since(cut).Round(time.Millisecond))
+	b.must(harness.Pause(b.t.Context(), time.Second))
+	lost := s.stop()
+	b.t.Logf("a power cut with BFD 100 ms x 3: %d of %d packets lost, longest gap %s", lost.lost, lost.asked, lost.gap.Round(time.Millisecond))
+	if lost.gap > 3*time.Second {
+		b.t.Errorf("the gap is %s", lost.gap)
+	}
+	b.must(n[1].PowerOn(b.t.Context()))
+	b.serve(n[1])
+	b.must(b.hosts[frrPeer].Back(n[1]))
+	b.back(n[1])
+	b.kernel(web, alike(n...))
+}
+
+// left is an agent that does not come back: it drains, withdraws, and closes its sessions.
+func left(b *bed) {
+	n, s := b.Nodes(), b.streamTo(web, 5*time.Millisecond)
+	b.must(b.Kube().AppsV1().DaemonSets(harness.Namespace).Delete(b.t.Context(), harness.AgentProgram, metav1.DeleteOptions{}))
+	ended := make(chan error, 1)
+	go func() { ended <- n[0].Terminate() }()
+	b.eventually(func(ctx context.Context) error {
+		all, err := b.bird.Paths(ctx, web)
+		if err != nil {
+			return err
+		}
+		for _, p := range all {
+			if p.From == n[0].IPv4() && slices.Contains(p.Communities, gracefulShutdown) {
+				return nil
+			}
+		}
+		return fmt.Errorf("nobody drains: %+v", all)
+	})
+	b.paths(b.frr, web, n[1:], nil)
+	b.must(<-ended)
+	b.kernel(web, alike(n[1:]...))
+	closed, err := routers.SessionOf(b.t.Context(), b.bird, n[0].IPv4())
+	b.must(err)
+	b.t.Logf("BIRD says of the session: %s, %q", closed.State, closed.LastError)
+	if closed.Established || !strings.Contains(closed.LastError, "hutdown") && !strings.Contains(closed.LastError, "deconfigured") {
+		b.t.Errorf("BIRD says of the session that ended: %+v", closed)
+	}
+	b.lossless(s.stop(), "a node that leaves")
+}
