@@ -3,40 +3,348 @@
 package bgp
 
 import (
+	"cmp"
 	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
 
 	"github.com/fairlead-lb/fairlead/loadbalancer"
+	"github.com/fairlead-lb/fairlead/loadbalancer/reason"
 )
 
+// defaultRestartWait is how long routes may take after a start, see [Options].
+const defaultRestartWait = 3 * time.Second
+
+// wanted is what was applied last.
+type wanted struct {
+	plan loadbalancer.BGPPlan
+	hops NextHops
+}
+
 // Speaker has this node's sessions.
-type Speaker struct{ changed chan struct{} }
+type Speaker struct {
+	options  Options
+	changed  chan struct{}
+	applied  chan struct{}
+	complete chan struct{} // closed: sessions with graceful restart may begin
+	stop     chan struct{} // closed: sessions end
+	stopped  chan struct{} // closed: they have ended
+
+	mu       sync.Mutex
+	want     *wanted             // guarded by mu
+	finished bool                // guarded by mu: Complete was called
+	stopping bool                // guarded by mu
+	graceful bool                // guarded by mu: how
+	running  bool                // guarded by mu
+	sessions map[string]*session // guarded by mu; written by Run only
+	totals   map[string]*totals  // guarded by mu
+}
 
 // New makes a speaker without sessions.
-func New(Options) *Speaker { return &Speaker{changed: make(chan struct{}, 1)} }
+func New(o Options) *Speaker {
+	if o.RestartWait == 0 {
+		o.RestartWait = defaultRestartWait
+	}
+	return &Speaker{
+		options: o, changed: make(chan struct{}, 1), applied: make(chan struct{}, 1),
+		complete: make(chan struct{}), stop: make(chan struct{}), stopped: make(chan struct{}),
+		sessions: make(map[string]*session), totals: make(map[string]*totals),
+	}
+}
 
 // Run serves until ctx ends, and returns when nothing of it runs any more. If
 // [Speaker.Stop] was not called before, sessions end as by Stop with graceful.
-func (s *Speaker) Run(ctx context.Context) error { <-ctx.Done(); return nil }
+func (s *Speaker) Run(ctx context.Context) error {
+	s.mu.Lock()
+	again := s.running
+	s.running = true
+	s.mu.Unlock()
+	if again {
+		return fmt.Errorf("the BGP speaker runs already")
+	}
+	// Sessions outlive ctx for as long as their end takes.
+	work := context.WithoutCancel(ctx)
+	var bfd <-chan struct{}
+	if s.options.Detector != nil {
+		bfd = s.options.Detector.Changed()
+	}
+	var late <-chan time.Time
+	for {
+		select {
+		case <-ctx.Done():
+			s.endAll()
+			return nil
+		case <-s.stop:
+			s.endAll()
+			<-ctx.Done()
+			return nil
+		case <-bfd:
+			s.each(func(x *session) { poke(x.kick) })
+		case <-late:
+			s.Complete()
+			late = nil
+		case <-s.applied:
+			if late == nil && !s.isComplete() {
+				t := time.NewTimer(s.options.RestartWait)
+				defer t.Stop() //nolint:revive // once: late is nil only before the first plan and after the end of the wait
+				late = t.C
+			}
+			s.reconcile(work)
+		}
+	}
+}
 
-// Apply replaces what is wanted. It does not block; the latest wins.
-func (s *Speaker) Apply(loadbalancer.BGPPlan, NextHops) {}
+func (s *Speaker) isComplete() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.finished
+}
+
+func (s *Speaker) each(f func(*session)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, x := range s.sessions {
+		f(x)
+	}
+}
+
+// Apply replaces what is wanted. It does not block; the latest wins. The plan must not be
+// written to afterwards.
+func (s *Speaker) Apply(plan loadbalancer.BGPPlan, at NextHops) {
+	s.mu.Lock()
+	s.want = &wanted{plan, at}
+	s.mu.Unlock()
+	poke(s.applied)
+}
 
 // Complete says that what was applied last is all that there is to tell after a start:
 // sessions with graceful restart begin now and say so by End-of-RIB (RFC 4724 §4.1). The
 // others, and those that come later, do not wait for it.
-func (s *Speaker) Complete() {}
+func (s *Speaker) Complete() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.finished {
+		s.finished = true
+		close(s.complete)
+	}
+}
 
 // States of all sessions, ascending by peer.
-func (s *Speaker) States() []SessionState { return nil }
+func (s *Speaker) States() []SessionState {
+	var all []SessionState
+	s.each(func(x *session) { all = append(all, x.snapshot()) })
+	slices.SortFunc(all, func(a, b SessionState) int { return cmp.Compare(a.Peer, b.Peer) })
+	return all
+}
 
 // Routes that a peer was told, ascending by prefix. The caller must not write to them.
-func (s *Speaker) Routes(peer string) []loadbalancer.BGPRoute { _ = peer; return nil }
+func (s *Speaker) Routes(peer string) []loadbalancer.BGPRoute {
+	s.mu.Lock()
+	x, ok := s.sessions[peer]
+	s.mu.Unlock()
+	if !ok {
+		return nil
+	}
+	return x.routes()
+}
 
 // Changed has a token when an answer of [Speaker.States] has changed.
 func (s *Speaker) Changed() <-chan struct{} { return s.changed }
 
-// Stop ends all sessions, for good: graceful keeps the routes of those with graceful
-// restart at the peer (RFC 4724 §4.2: the connection is closed without a NOTIFICATION);
-// else, and for all others, the peer gets Cease/Administrative Shutdown and forgets them.
-// It returns when that is done, or with the error of ctx.
-func (s *Speaker) Stop(ctx context.Context, graceful bool) error { _ = graceful; return ctx.Err() }
+// Stop ends all sessions, for good: graceful closes connections without a NOTIFICATION, so
+// that peers keep the routes of those with graceful restart (RFC 4724 §4.2); else peers get
+// Cease/Administrative Shutdown and forget them. BFD tells peers AdminDown first. Stop
+// returns when that is done, or with the error of ctx. Without Run nothing is to be done.
+func (s *Speaker) Stop(ctx context.Context, graceful bool) error {
+	s.mu.Lock()
+	if !s.stopping {
+		s.stopping, s.graceful = true, graceful
+		close(s.stop)
+	}
+	running := s.running
+	s.mu.Unlock()
+	if !running {
+		return nil
+	}
+	select {
+	case <-s.stopped:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("end BGP sessions: %w", ctx.Err())
+	}
+}
+
+// endAll ends all sessions and waits for it. Only Run calls it, at its end.
+func (s *Speaker) endAll() {
+	s.mu.Lock()
+	quiet := s.graceful || !s.stopping
+	s.stopping = true
+	var all []*session
+	for _, x := range s.sessions {
+		all = append(all, x)
+	}
+	s.mu.Unlock()
+	for _, x := range all {
+		if x.detector != nil {
+			x.detector.Forget(x.spec.Peer)
+		}
+	}
+	for _, x := range all {
+		if quiet {
+			x.end(nil, "this node's agent restarts")
+		} else {
+			x.end(shutdown(adminDown, "the node leaves"), "this node leaves")
+		}
+	}
+	for _, x := range all {
+		<-x.done
+	}
+	close(s.stopped)
+}
+
+// reconcile makes the sessions those that are wanted.
+func (s *Speaker) reconcile(ctx context.Context) {
+	s.mu.Lock()
+	want := s.want
+	s.mu.Unlock()
+	named := make(map[string]*loadbalancer.BGPSession, len(want.plan.Sessions))
+	for i := range want.plan.Sessions {
+		named[want.plan.Sessions[i].Peer] = &want.plan.Sessions[i]
+	}
+	ended := s.retire(named)
+	for i := range want.plan.Sessions {
+		spec := want.plan.Sessions[i]
+		s.mu.Lock()
+		x := s.sessions[spec.Peer]
+		s.mu.Unlock()
+		if x == nil {
+			x = s.make(ctx, spec, ended[spec.Peer])
+		} else if x.detector != nil {
+			x.detector.Watch(spec.Peer, spec.Addr, spec.Source, spec.BFD)
+		}
+		x.apply(spec, want.plan.Routes[spec.Peer], want.hops)
+	}
+	s.notify()
+}
+
+// retire ends sessions that are not wanted as they are, and says by peer when they are gone.
+func (s *Speaker) retire(named map[string]*loadbalancer.BGPSession) map[string]<-chan struct{} {
+	ended := make(map[string]<-chan struct{})
+	var old []*session
+	s.mu.Lock()
+	for name, x := range s.sessions {
+		now, ok := named[name]
+		if ok && identity(now) == identity(&x.spec) {
+			continue
+		}
+		delete(s.sessions, name)
+		if !ok {
+			delete(s.totals, name)
+		}
+		ended[name] = x.done
+		old = append(old, x)
+	}
+	s.mu.Unlock()
+	var wg sync.WaitGroup
+	for _, x := range old {
+		now := named[x.spec.Peer]
+		if x.detector != nil && (now == nil || now.BFD.Profile == "" || now.Addr != x.spec.Addr) {
+			x.detector.Forget(x.spec.Peer)
+		}
+		wg.Go(func() { x.end(farewell(&x.spec, now)) })
+	}
+	wg.Wait()
+	return ended
+}
+
+// farewell is what a peer is told when its session becomes another, or none.
+func farewell(old, now *loadbalancer.BGPSession) (*notification, string) {
+	switch {
+	case now == nil:
+		return &notification{code: codeCease, subcode: 3}, "the peer is not configured any more"
+	case now.GracefulRestart && old.GracefulRestart && now.Addr == old.Addr && ownASN(now) == ownASN(old):
+		return nil, "the configuration changed" // and routes stay meanwhile
+	default:
+		return &notification{code: codeCease, subcode: 6}, "the configuration changed"
+	}
+}
+
+// identity is a session without what can change while it is up.
+func identity(s *loadbalancer.BGPSession) loadbalancer.BGPSession {
+	id := *s
+	id.Connect, id.IdleHold, id.BFD = 0, 0, loadbalancer.BFDSession{}
+	if s.BFD.Profile != "" {
+		id.BFD.Profile = "some"
+	}
+	return id
+}
+
+// make begins a session.
+func (s *Speaker) make(ctx context.Context, spec loadbalancer.BGPSession, before <-chan struct{}) *session {
+	if before == nil {
+		before = closed()
+	}
+	x := &session{
+		spec: spec, changed: s.notify, before: before, gate: closed(), done: make(chan struct{}),
+		kick: make(chan struct{}, 1), retry: make(chan struct{}, 1),
+	}
+	x.state = SessionState{Peer: spec.Peer, Address: address(&spec), ASN: spec.PeerASN, State: Idle, Since: time.Now(), Reason: reason.NotEstablished}
+	if spec.GracefulRestart {
+		x.gate = s.complete
+	}
+	s.mu.Lock()
+	if s.totals[spec.Peer] == nil {
+		s.totals[spec.Peer] = &totals{}
+	}
+	x.totals = s.totals[spec.Peer]
+	s.sessions[spec.Peer] = x
+	s.mu.Unlock()
+	if why := s.refusal(&spec); why != "" {
+		x.cancel = func() {}
+		x.refuse(why)
+		close(x.done)
+		return x
+	}
+	if spec.BFD.Profile != "" {
+		x.detector = s.options.Detector
+		x.detector.Watch(spec.Peer, spec.Addr, spec.Source, spec.BFD)
+		_, x.falls, _ = x.detector.State(spec.Peer) // those before are not ours
+	}
+	ctx, x.cancel = context.WithCancel(ctx)
+	go x.run(ctx)
+	return x
+}
+
+// refusal says why a session cannot begin, "" if it can.
+func (s *Speaker) refusal(spec *loadbalancer.BGPSession) string {
+	switch {
+	case spec.Interface != "":
+		return "a peer that is named by its interface only is not served: give its address"
+	case !spec.Addr.IsValid():
+		return "the peer has no address"
+	case !spec.RouterID.Is4():
+		return "the session has no router id"
+	case !spec.IPv4 && !spec.IPv6:
+		return "the session carries no address family"
+	case spec.BFD.Profile != "" && s.options.Detector == nil:
+		return "BFD is not available on this node"
+	}
+	return ""
+}
+
+func (s *Speaker) notify() { poke(s.changed) }
+
+func address(s *loadbalancer.BGPSession) string {
+	if s.Interface != "" {
+		return s.Interface
+	}
+	return s.Addr.String()
+}
+
+func closed() <-chan struct{} {
+	c := make(chan struct{})
+	close(c)
+	return c
+}
