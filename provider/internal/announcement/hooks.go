@@ -123,6 +123,7 @@ func (c *Controller) recordChanged(before, after *v1alpha1.LoadBalancer) {
 	if before == nil || !equality.Semantic.DeepEqual(before.Spec.Addresses, after.Spec.Addresses) ||
 		!equality.Semantic.DeepEqual(before.Spec.Advertisements, after.Spec.Advertisements) {
 		c.markGroupOf(after)
+		c.markSharers(after, 0)
 	}
 }
 
@@ -170,6 +171,10 @@ func (c *Controller) endpointSliceChanged(before, after *discoveryv1.EndpointSli
 		}
 		if name := s.Labels[discoveryv1.LabelServiceName]; name != "" {
 			c.queue.AddAfter(item{recordItem, s.Namespace + "/" + name}, worldDelay)
+			if r := lookup[v1alpha1.LoadBalancer](c.opts.Informers.Records, s.Namespace+"/"+name); r != nil &&
+				r.Spec.ExternalTrafficPolicy == v1alpha1.TrafficPolicyLocal {
+				c.markSharers(r, worldDelay)
+			}
 		}
 	}
 }

@@ -141,7 +141,6 @@ func (c *Controller) assessPeer(peer *v1alpha1.BGPPeer, to []session, counts v1a
 	if len(causes) == 1 {
 		why = causes[0]
 	}
-	slices.Sort(said)
 	if len(said) == 0 { // all that is up is of nodes that are lost
 		said = append(said, "nodes are being lost")
 	}

@@ -187,6 +187,9 @@ func (c *Controller) situationOf(r *v1alpha1.LoadBalancer, w *world, wanted wish
 		} else if h.bound {
 			h.conflicts = c.conflictsOf(h.addr, h.owner, w)
 		}
+		if len(wanted.bgp) > 0 {
+			h.sharers = c.sharersOf(a, r.Spec.ServiceUID, w)
+		}
 		s.held = append(s.held, h)
 	}
 	if !s.owned() && !wanted.onlyBGP() {

@@ -5,6 +5,7 @@ package announcement
 import (
 	"cmp"
 	"slices"
+	"time"
 
 	"k8s.io/client-go/tools/cache"
 
@@ -83,7 +84,7 @@ func (n *node) bgpVerdict(ads []*bgpAdvertisement) reason.Reason {
 	}
 }
 
-// bgpChanged marks what a change of a BGPAdvertisement concerns.
+// bgpAdvertisementChanged marks what a change of a BGPAdvertisement concerns.
 func (c *Controller) bgpAdvertisementChanged(before, after *v1alpha1.BGPAdvertisement) {
 	if before != nil && after != nil && before.Generation == after.Generation && after.Generation != 0 {
 		c.queue.Add(item{bgpAdvertisementItem, after.Name})
@@ -139,6 +140,22 @@ func sameSession(a, b v1alpha1.BGPSessionStatus) bool {
 }
 
 func established(s v1alpha1.BGPSessionStatus) bool { return s.State == v1alpha1.BGPEstablished }
+
+// markSharers re-examines the other Services of a record's addresses: which nodes tell
+// routers of a shared address depends on all of them.
+func (c *Controller) markSharers(r *v1alpha1.LoadBalancer, delay time.Duration) {
+	for _, a := range r.Spec.Addresses {
+		claim := lookup[v1alpha1.IPClaim](c.opts.Informers.Claims, a.Claim)
+		if claim == nil || len(claim.Spec.Services) < 2 {
+			continue
+		}
+		for _, s := range claim.Spec.Services {
+			if s.UID != r.Spec.ServiceUID {
+				c.queue.AddAfter(item{recordItem, s.Namespace + "/" + s.Name}, delay)
+			}
+		}
+	}
+}
 
 // toldByBGP reports whether a record is announced by BGP.
 func toldByBGP(r *v1alpha1.LoadBalancer) bool {

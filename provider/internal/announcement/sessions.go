@@ -36,6 +36,9 @@ type session struct {
 	why string
 }
 
+// carries reports whether routes to an address can be told by the session.
+func (s session) carries(addr netip.Addr) bool { return addr.Is4() && s.v4 || addr.Is6() && s.v6 }
+
 // sessions are those of all nodes, ascending by node and peer. Immutable.
 type sessions struct {
 	all    []session

@@ -53,6 +53,8 @@ type holding struct {
 	retainUntil *metav1.Time
 	// owner is nil when no existing node owns the address.
 	owner *v1alpha1.Owner
+	// sharers are the other Services that have it, where BGP asks for them.
+	sharers []sharer
 	// conflicts are hosts outside the cluster that have it too.
 	conflicts []conflict
 }

@@ -36,20 +36,81 @@ type telling struct {
 	peers []string
 }
 
-func (t telling) equal(o telling) bool { return slices.Equal(t.nodes, o.nodes) && slices.Equal(t.peers, o.peers) }
+func (t telling) equal(o telling) bool {
+	return slices.Equal(t.nodes, o.nodes) && slices.Equal(t.peers, o.peers)
+}
+
+// sharer is another Service that has an address. What one of them limits holds for all.
+type sharer struct {
+	wish      wish
+	local     bool
+	endpoints loadbalancer.Endpoints
+}
+
+// sharersOf returns the other Services of a claim.
+func (c *Controller) sharersOf(addr netip.Addr, uid types.UID, w *world) []sharer {
+	claim := lookup[v1alpha1.IPClaim](c.opts.Informers.Claims, v1alpha1.ClaimName(addr))
+	if claim == nil {
+		return nil
+	}
+	var out []sharer
+	for _, ref := range claim.Spec.Services {
+		key := loadbalancer.ServiceKey{Namespace: ref.Namespace, Name: ref.Name}.String()
+		r := lookup[v1alpha1.LoadBalancer](c.opts.Informers.Records, key)
+		if r == nil || r.Spec.ServiceUID != ref.UID || ref.UID == uid {
+			continue
+		}
+		out = append(out, sharer{
+			wish: wishOf(w, r.Spec.Addresses, c.serviceOf(r)), local: r.Spec.ExternalTrafficPolicy == v1alpha1.TrafficPolicyLocal,
+			endpoints: c.endpointsOf(key),
+		})
+	}
+	return out
+}
+
+// bgpVerdict says why a node may not tell routers of an address, "" when it may.
+func (s situation) bgpVerdict(n *node, h holding) reason.Reason {
+	why := n.bgpVerdict(s.wish.bgp)
+	for i := 0; i < len(h.sharers) && why == ""; i++ {
+		if ads := h.sharers[i].wish.bgp; len(ads) > 0 {
+			why = n.bgpVerdict(ads)
+		}
+	}
+	return why
+}
+
+// servesLocally reports whether a node has what the policy Local of a Service, or of one
+// that shares the address, asks for.
+func (s situation) servesLocally(n *node, h holding) bool {
+	return (!s.local() || s.serving(*n)) && !slices.ContainsFunc(h.sharers, func(o sharer) bool {
+		_, serves := o.endpoints.Nodes[n.name]
+		return o.local && !serves
+	})
+}
+
+// tells reports whether a node is to tell a peer of an address.
+func (s situation) tells(n *node, peer string, h holding) bool {
+	return s.wish.tells(n, peer) && !slices.ContainsFunc(h.sharers, func(o sharer) bool {
+		return len(o.wish.bgp) > 0 && !o.wish.tells(n, peer)
+	})
+}
 
 // tellers returns who tells routers of an address: nodes that may announce it, to whom
 // the session is up with a peer of an advertisement that selects them.
-func (s situation) tellers(addr netip.Addr) telling {
+func (s situation) tellers(h holding) telling {
 	var out telling
+	addr, err := netip.ParseAddr(h.addr)
+	if err != nil {
+		return out // the CRD lets none through
+	}
 	for i := range s.nodes {
 		n := &s.nodes[i]
-		if n.bgpVerdict(s.wish.bgp) != "" || s.local() && !s.serving(*n) {
+		if s.bgpVerdict(n, h) != "" || !s.servesLocally(n, h) {
 			continue
 		}
 		tells := false
 		for _, e := range s.sessions.of(n.name) {
-			if !e.up || addr.Is4() && !e.v4 || addr.Is6() && !e.v6 || !s.wish.tells(n, e.peer) {
+			if !e.up || !e.carries(addr) || !s.tells(n, e.peer, h) {
 				continue
 			}
 			tells = true
@@ -75,10 +136,7 @@ func (i wish) onlyBGP() bool { return len(i.bgp) > 0 && len(i.ads) == 0 }
 func (s situation) local() bool { return s.policy == v1alpha1.TrafficPolicyLocal }
 
 // told reports whether routers are told of an address.
-func (s situation) told(addr string) bool {
-	a, err := netip.ParseAddr(addr)
-	return err == nil && len(s.wish.bgp) > 0 && len(s.tellers(a).nodes) > 0
-}
+func (s situation) told(h holding) bool { return len(s.tellers(h).nodes) > 0 }
 
 // assessWithBGP says whether addresses are announced that have BGPAdvertisements, and
 // perhaps L2Advertisements. One way is enough for an address.
@@ -89,7 +147,7 @@ func assessWithBGP(s situation) answer {
 		return bgp
 	}
 	l2 := assessLayer2(s)
-	missed := slices.ContainsFunc(s.held, func(h holding) bool { return h.owner == nil && !s.told(h.addr) })
+	missed := slices.ContainsFunc(s.held, func(h holding) bool { return h.owner == nil && !s.told(h) })
 	out := answer{ok: true, reason: reason.Announced}
 	switch {
 	case l2.ok && bgp.ok:
@@ -113,17 +171,13 @@ func assessWithBGP(s situation) answer {
 // assessBGP says whether routers are told of every address.
 func assessBGP(s situation) answer {
 	var said []string
-	var missed []netip.Addr
+	var missed []holding
 	var groups []telling
 	var members [][]string
 	for _, h := range s.held {
-		addr, err := netip.ParseAddr(h.addr)
-		if err != nil {
-			continue // the CRD lets none through
-		}
-		t := s.tellers(addr)
+		t := s.tellers(h)
 		if len(t.nodes) == 0 {
-			missed = append(missed, addr)
+			missed = append(missed, h)
 			continue
 		}
 		i := slices.IndexFunc(groups, t.equal)
@@ -167,9 +221,9 @@ func (t telling) parts() (by, to string) {
 }
 
 // whyNotTold explains why nobody tells routers of addresses.
-func whyNotTold(s situation, missed []netip.Addr) answer {
-	ip := joinAddrs(missed)
-	candidates, others := tallyBy(s.nodes, func(n *node) reason.Reason { return n.bgpVerdict(s.wish.bgp) })
+func whyNotTold(s situation, missed []holding) answer {
+	ip, first := joinAddrs(missed), missed[0]
+	candidates, others := tallyBy(s.nodes, func(n *node) reason.Reason { return s.bgpVerdict(n, first) })
 	switch {
 	case len(candidates) == 0 && others.has(reason.WaitingForAgent):
 		return answer{false, reason.WaitingForAgent, fmt.Sprintf("no node agent is ready to announce %s (%s)", ip, others)}
@@ -178,18 +232,16 @@ func whyNotTold(s situation, missed []netip.Addr) answer {
 	case s.local() && !s.endpoints.Any:
 		return answer{false, reason.NoEndpoints, "no pod of the Service is ready, and with externalTrafficPolicy Local only nodes with one announce"}
 	}
-	if s.local() {
-		candidates = slices.DeleteFunc(candidates, func(n node) bool { return !s.serving(n) })
-	}
+	candidates = slices.DeleteFunc(candidates, func(n node) bool { return !s.servesLocally(&n, first) })
 	if len(candidates) == 0 {
 		return answer{false, reason.NoEligibleNode, fmt.Sprintf(
 			"no node that may announce %s runs a ready pod, as externalTrafficPolicy Local needs (%s)", ip, others)}
 	}
-	return answer{false, reason.NoSession, fmt.Sprintf("nobody hears of %s: ", ip) + whyNoSession(s, candidates, missed)}
+	return answer{false, reason.NoSession, fmt.Sprintf("nobody hears of %s: ", ip) + whyNoSession(s, candidates, first)}
 }
 
 // whyNoSession explains why no session takes the routes of nodes that may announce.
-func whyNoSession(s situation, candidates []node, missed []netip.Addr) string {
+func whyNoSession(s situation, candidates []node, missed holding) string {
 	peers := slices.DeleteFunc(slices.Clone(s.peers), func(p string) bool {
 		return !slices.ContainsFunc(s.wish.bgp, func(ad *bgpAdvertisement) bool { return ad.tells(p) })
 	})
@@ -204,7 +256,7 @@ func whyNoSession(s situation, candidates []node, missed []netip.Addr) string {
 	for i := range candidates {
 		for _, e := range s.sessions.of(candidates[i].name) {
 			switch {
-			case !s.wish.tells(&candidates[i], e.peer):
+			case !s.tells(&candidates[i], e.peer, missed):
 			case e.up:
 				up++
 			default:
@@ -217,7 +269,7 @@ func whyNoSession(s situation, candidates []node, missed []netip.Addr) string {
 	switch {
 	case up > 0:
 		family := "IPv4"
-		if missed[0].Is6() {
+		if strings.Contains(missed.addr, ":") {
 			family = "IPv6"
 		}
 		return fmt.Sprintf("no established session carries %s; set dualStackAddressFamily in the BGPPeer (%s), or create one with an %s address", family, names, family)
@@ -236,10 +288,10 @@ func reasonOr(word string, otherwise reason.Reason) reason.Reason {
 	return reason.Reason(word)
 }
 
-func joinAddrs(addrs []netip.Addr) string {
-	out := make([]string, 0, len(addrs))
-	for _, a := range addrs {
-		out = append(out, a.String())
+func joinAddrs(held []holding) string {
+	out := make([]string, 0, len(held))
+	for _, h := range held {
+		out = append(out, h.addr)
 	}
 	return strings.Join(out, ", ")
 }
@@ -285,11 +337,7 @@ func eventBGP(s situation) string {
 	var addrs []string
 	var first telling
 	for _, h := range s.held {
-		addr, err := netip.ParseAddr(h.addr)
-		if err != nil {
-			continue // the CRD lets none through
-		}
-		if t := s.tellers(addr); len(t.nodes) > 0 && (len(addrs) == 0 || t.equal(first)) {
+		if t := s.tellers(h); len(t.nodes) > 0 && (len(addrs) == 0 || t.equal(first)) {
 			addrs, first = append(addrs, h.addr), t
 		}
 	}

@@ -56,12 +56,21 @@ type Options struct {
 	Dynamic dynamic.Interface
 	Kube    kubernetes.Interface
 
-	Pools          Client[*v1alpha1.IPAddressPool]
-	Advertisements Client[*v1alpha1.L2Advertisement]
-	// PoolInformer and AdvertisementInformer cache Fairlead's own kinds; the caller
-	// starts them after New.
-	PoolInformer          cache.SharedIndexInformer
-	AdvertisementInformer cache.SharedIndexInformer
+	Pools             Client[*v1alpha1.IPAddressPool]
+	Advertisements    Client[*v1alpha1.L2Advertisement]
+	Peers             Client[*v1alpha1.BGPPeer]
+	BGPAdvertisements Client[*v1alpha1.BGPAdvertisement]
+	Profiles          Client[*v1alpha1.BFDProfile]
+	Communities       Client[*v1alpha1.Community]
+	// The informers cache Fairlead's own kinds; the caller starts them after New. One that is
+	// never filled, because the API server lacks the kind, keeps that kind alone from being
+	// mirrored.
+	PoolInformer             cache.SharedIndexInformer
+	AdvertisementInformer    cache.SharedIndexInformer
+	PeerInformer             cache.SharedIndexInformer
+	BGPAdvertisementInformer cache.SharedIndexInformer
+	ProfileInformer          cache.SharedIndexInformer
+	CommunityInformer        cache.SharedIndexInformer
 	// Recorder emits events on the metallb.io objects.
 	Recorder record.EventRecorder
 }
@@ -82,7 +91,6 @@ type Controller struct {
 	kinds   map[string]*kind
 	metallb *detector
 	queue   *worker.Queue[key]
-	synced  []cache.InformerSynced
 	// told is what each metallb.io object was last told by an event, noted the version of
 	// it that was told of unread fields; only the worker touches them.
 	told, noted map[key]string
@@ -92,15 +100,19 @@ type Controller struct {
 //
 //	mirror.New(mirror.Options{
 //		Mode: mirror.Auto, Namespace: "metallb-system", Dynamic: dyn, Kube: kube,
-//		Pools: c.Pools(), Advertisements: c.L2Advertisements(),
-//		PoolInformer: …, AdvertisementInformer: …, Recorder: recorder,
+//		Pools: c.Pools(), Advertisements: c.L2Advertisements(), Peers: c.BGPPeers(), …
+//		PoolInformer: …, AdvertisementInformer: …, PeerInformer: …, Recorder: recorder,
 //	})
 //
 // Call it before the informers start. The controller runs informers of its own for
 // what it alone reads.
 func New(opts Options) (*Controller, error) {
-	if opts.Namespace == "" || opts.Dynamic == nil || opts.Kube == nil || opts.Pools == nil || opts.Advertisements == nil ||
-		opts.PoolInformer == nil || opts.AdvertisementInformer == nil || opts.Recorder == nil {
+	if slices.Contains([]bool{
+		opts.Namespace != "", opts.Dynamic != nil, opts.Kube != nil, opts.Recorder != nil,
+		opts.Pools != nil, opts.Advertisements != nil, opts.Peers != nil, opts.BGPAdvertisements != nil, opts.Profiles != nil, opts.Communities != nil,
+		opts.PoolInformer != nil, opts.AdvertisementInformer != nil, opts.PeerInformer != nil, opts.BGPAdvertisementInformer != nil,
+		opts.ProfileInformer != nil, opts.CommunityInformer != nil,
+	}, false) {
 		return nil, errors.New("mirror controller: an option is missing")
 	}
 	c := &Controller{
@@ -109,7 +121,7 @@ func New(opts Options) (*Controller, error) {
 		kinds: map[string]*kind{},
 		told:  map[key]string{}, noted: map[key]string{},
 	}
-	for _, k := range append(reportedKinds(), poolKind(opts), advertisementKind(opts)) {
+	for _, k := range append(bgpKinds(opts), reportedKind(), poolKind(opts), advertisementKind(opts)) {
 		c.kinds[k.name] = k
 		if k.target == nil {
 			continue
@@ -120,7 +132,7 @@ func New(opts Options) (*Controller, error) {
 		if err != nil {
 			return nil, fmt.Errorf("mirror controller: add event handler: %w", err)
 		}
-		c.synced = append(c.synced, reg.HasSynced)
+		k.copiesKnown = reg.HasSynced
 	}
 	var err error
 	if c.metallb, err = newDetector(opts.Kube, opts.Namespace, c.markAll); err != nil {
@@ -154,10 +166,10 @@ func (c *Controller) Run(ctx context.Context) error {
 	}
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	synced := c.synced
+	var synced []cache.InformerSynced
 	if c.opts.Mode == Auto {
 		wg.Go(func() { c.metallb.run(ctx) })
-		synced = append(slices.Clone(synced), c.metallb.hasSynced)
+		synced = append(synced, c.metallb.hasSynced)
 	}
 	for _, k := range c.kinds {
 		wg.Go(func() { c.follow(ctx, k) })

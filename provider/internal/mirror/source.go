@@ -166,7 +166,11 @@ func (c *Controller) runInformer(ctx context.Context, k *kind, gvr schema.GroupV
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	wg.Go(func() { informer.RunWithContext(ctx) })
-	if !cache.WaitForCacheSync(ctx.Done(), informer.HasSynced) {
+	filled := []cache.InformerSynced{informer.HasSynced}
+	if k.target != nil {
+		filled = append(filled, k.copiesKnown)
+	}
+	if !cache.WaitForCacheSync(ctx.Done(), filled...) {
 		return
 	}
 	k.source.set(present, informer.GetStore())
@@ -178,8 +182,7 @@ func (c *Controller) runInformer(ctx context.Context, k *kind, gvr schema.GroupV
 	k.source.set(unknown, nil)
 }
 
-// onlyNames drops all but the metadata of an object that is not read: a BGPPeer may
-// hold a password, in its spec and in the annotation of kubectl.
+// onlyNames drops all but the metadata of an object that is not read.
 func onlyNames(obj any) (any, error) {
 	if u, ok := obj.(*unstructured.Unstructured); ok {
 		u.SetManagedFields(nil)

@@ -110,19 +110,19 @@ func (c *Controller) remove(ctx context.Context, k *kind, existing metav1.Object
 
 func (c *Controller) put(ctx context.Context, at key, src *unstructured.Unstructured, existing metav1.Object) error {
 	k := c.kinds[at.kind]
-	changed, unread, err := k.target.put(ctx, src, existing)
+	changed, told, err := k.target.put(ctx, src, existing)
 	var misfit convertError
 	switch {
 	case errors.As(err, &misfit), apierrors.IsInvalid(err):
 		c.tell(ctx, at, src, k.invalid, "not used: "+err.Error())
 		return nil
-	case apierrors.IsAlreadyExists(err), apierrors.IsNotFound(err):
+	case apierrors.IsAlreadyExists(err), existing != nil && apierrors.IsNotFound(err):
 		return nil // the cache lags behind: the event is under way
 	case err != nil:
 		return fmt.Errorf("mirror %s %s: %w", k.name, src.GetName(), err)
 	}
 	delete(c.told, at)
-	c.note(ctx, at, src, unread)
+	c.note(ctx, at, src, told)
 	if changed {
 		klog.FromContext(ctx).Info("Mirrored object", "kind", k.name, "source", klog.KObj(src))
 	}
@@ -130,9 +130,9 @@ func (c *Controller) put(ctx context.Context, at key, src *unstructured.Unstruct
 }
 
 // note emits one Warning event per generation of an object that is used without some of
-// its fields.
-func (c *Controller) note(ctx context.Context, at key, src *unstructured.Unstructured, unread []string) {
-	if len(unread) == 0 {
+// its fields, and one event about what is left to do.
+func (c *Controller) note(ctx context.Context, at key, src *unstructured.Unstructured, told remarks) {
+	if len(told.unread) == 0 && told.todo == "" {
 		delete(c.noted, at)
 		return
 	}
@@ -141,7 +141,14 @@ func (c *Controller) note(ctx context.Context, at key, src *unstructured.Unstruc
 		return
 	}
 	c.noted[at] = version
-	fields := strings.Join(unread, ", ")
+	if told.todo != "" {
+		klog.FromContext(ctx).Info("Object is mirrored and needs something else", "kind", at.kind, "source", klog.KObj(src), "todo", told.todo)
+		c.opts.Recorder.Event(src, corev1.EventTypeNormal, reason.NoPassword.String(), told.todo)
+	}
+	if len(told.unread) == 0 {
+		return
+	}
+	fields := strings.Join(told.unread, ", ")
 	klog.FromContext(ctx).Info("Object is mirrored without some fields", "kind", at.kind, "source", klog.KObj(src), "fields", fields)
 	c.opts.Recorder.Eventf(src, corev1.EventTypeWarning, reason.FieldNotSupported.String(),
 		"used without %s, which Fairlead does not read in this release; see docs/reference/metallb-compatibility.md", fields)

@@ -34,6 +34,8 @@ type kind struct {
 	target target
 	// invalid is why an object of the kind cannot be copied.
 	invalid reason.Reason
+	// copiesKnown says that the target's cache was filled; of a target only.
+	copiesKnown cache.InformerSynced
 }
 
 // target is one Fairlead kind.
@@ -42,9 +44,16 @@ type target interface {
 	// get returns the cached object, nil when there is none.
 	get(name string) metav1.Object
 	// put makes the mirrored object equal to the source; existing is nil or what get returned.
-	// unread are the paths of the source's fields that it leaves out.
-	put(ctx context.Context, src *unstructured.Unstructured, existing metav1.Object) (changed bool, unread []string, err error)
+	put(ctx context.Context, src *unstructured.Unstructured, existing metav1.Object) (changed bool, told remarks, err error)
 	remove(ctx context.Context, existing metav1.Object) error
+}
+
+// remarks are what the source's author has to know of the copy.
+type remarks struct {
+	// unread are the paths of the source's fields that it leaves out.
+	unread []string
+	// todo is what has to be done for it to work, empty for nothing.
+	todo string
 }
 
 func poolKind(o Options) *kind {
@@ -75,22 +84,16 @@ func advertisementKind(o Options) *kind {
 	}
 }
 
-// reportedKinds are the kinds of MetalLB that configure and that this release does not
-// read. Two versions of one kind are two views of the same objects: the first that the
-// API server has is read.
-func reportedKinds() []*kind {
-	return []*kind{
-		{name: "BGPPeer", source: newSource("bgppeers", reportInterval, "v1beta2", "v1beta1")},
-		{name: "BGPAdvertisement", source: newSource("bgpadvertisements", reportInterval, "v1beta1")},
-		{name: "BFDProfile", source: newSource("bfdprofiles", reportInterval, "v1beta1")},
-		{name: "Community", source: newSource("communities", reportInterval, "v1beta1")},
-		{name: "AddressPool", source: newSource("addresspools", reportInterval, "v1beta1", "v1alpha1")},
-	}
+// reportedKind is the kind of MetalLB that configures and that this release does not read.
+// Two versions of one kind are two views of the same objects: the first that the API server
+// has is read.
+func reportedKind() *kind {
+	return &kind{name: "AddressPool", source: newSource("addresspools", reportInterval, "v1beta1", "v1alpha1")}
 }
 
 // normalisePool fills in what the API server defaults, so that a mirrored object
 // compares equal to its source, and drops repeated names, which MetalLB accepts.
-func normalisePool(s *v1alpha1.IPAddressPoolSpec) {
+func normalisePool(s *v1alpha1.IPAddressPoolSpec) string {
 	if s.AutoAssign == nil {
 		yes := true
 		s.AutoAssign = &yes
@@ -101,11 +104,13 @@ func normalisePool(s *v1alpha1.IPAddressPoolSpec) {
 	if s.ServiceAllocation != nil {
 		s.ServiceAllocation.Namespaces = unique(s.ServiceAllocation.Namespaces)
 	}
+	return ""
 }
 
-func normaliseAdvertisement(s *v1alpha1.L2AdvertisementSpec) {
+func normaliseAdvertisement(s *v1alpha1.L2AdvertisementSpec) string {
 	s.IPAddressPools = unique(s.IPAddressPools)
 	s.Interfaces = unique(s.Interfaces)
+	return ""
 }
 
 // unique keeps the first of equal strings, in order.
@@ -127,10 +132,11 @@ type typedTarget[T interface {
 	client Client[T]
 	cache  cache.SharedIndexInformer
 	// fields of MetalLB's spec that are read.
-	fields    []string
-	make      func() T
-	spec      func(T) *S
-	normalise func(*S)
+	fields []string
+	make   func() T
+	spec   func(T) *S
+	// normalise fills in defaults and returns what is left to do, empty for nothing.
+	normalise func(*S) string
 }
 
 func (t *typedTarget[T, S]) informer() cache.SharedIndexInformer { return t.cache }
@@ -153,46 +159,45 @@ type convertError struct{ err error }
 func (e convertError) Error() string { return e.err.Error() }
 func (e convertError) Unwrap() error { return e.err }
 
-func (t *typedTarget[T, S]) put(ctx context.Context, src *unstructured.Unstructured, existing metav1.Object) (bool, []string, error) {
+func (t *typedTarget[T, S]) put(ctx context.Context, src *unstructured.Unstructured, existing metav1.Object) (bool, remarks, error) {
 	want := t.make()
 	if existing != nil {
 		old, ok := existing.(T)
 		if !ok {
-			return false, nil, fmt.Errorf("unexpected %T in the cache", existing)
+			return false, remarks{}, fmt.Errorf("unexpected %T in the cache", existing)
 		}
 		copied, ok := old.DeepCopyObject().(T)
 		if !ok {
-			return false, nil, fmt.Errorf("unexpected copy of %T", existing)
+			return false, remarks{}, fmt.Errorf("unexpected copy of %T", existing)
 		}
 		want = copied
 	}
-	unread, err := t.fill(want, src)
+	told, err := t.fill(want, src)
 	if err != nil {
-		return false, nil, convertError{err}
+		return false, remarks{}, convertError{err}
 	}
 	if existing == nil {
 		_, err := t.client.Create(ctx, want, metav1.CreateOptions{})
-		return err == nil, unread, err
+		return err == nil, told, err
 	}
 	if old, ok := existing.(T); ok && equality.Semantic.DeepEqual(old, want) {
-		return false, unread, nil
+		return false, told, nil
 	}
 	_, err = t.client.Update(ctx, want, metav1.UpdateOptions{})
-	return err == nil, unread, err
+	return err == nil, told, err
 }
 
-// fill copies name, labels (which selectors match) and spec of the source, and returns
-// what of the spec it left out.
-func (t *typedTarget[T, S]) fill(dst T, src *unstructured.Unstructured) ([]string, error) {
+// fill copies name, labels (which selectors match) and spec of the source.
+func (t *typedTarget[T, S]) fill(dst T, src *unstructured.Unstructured) (remarks, error) {
 	spec, _, err := unstructured.NestedMap(src.Object, "spec")
 	if err != nil {
-		return nil, fmt.Errorf("read spec: %w", err)
+		return remarks{}, fmt.Errorf("read spec: %w", err)
 	}
 	converted, unread, err := readSpec[S](spec, t.fields)
 	if err != nil {
-		return nil, err
+		return remarks{}, err
 	}
-	t.normalise(&converted)
+	told := remarks{unread: unread, todo: t.normalise(&converted)}
 	*t.spec(dst) = converted
 	labels := maps.Clone(src.GetLabels())
 	if labels == nil {
@@ -202,7 +207,7 @@ func (t *typedTarget[T, S]) fill(dst T, src *unstructured.Unstructured) ([]strin
 	dst.SetName(src.GetName())
 	dst.SetLabels(labels)
 	dst.SetAnnotations(map[string]string{v1alpha1.AnnotationSourceObject: src.GetNamespace() + "/" + src.GetName()})
-	return unread, nil
+	return told, nil
 }
 
 func (t *typedTarget[T, S]) remove(ctx context.Context, existing metav1.Object) error {
