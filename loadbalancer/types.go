@@ -82,6 +82,9 @@ type Record struct {
 	// BGPAdvertisements by name; BGP is what the Service says itself of its routes.
 	BGPAdvertisements []string
 	BGP               BGPOverrides
+	// BGPAddrs are the addresses that one of BGPAdvertisements is limited to, by its name,
+	// because its pools have no others; those that are not here tell all.
+	BGPAddrs map[string][]netip.Addr
 
 	// DataPlane asked for. A node whose kernel has no IPVS leaves it to kube-proxy all the same.
 	DataPlane DataPlane

@@ -183,11 +183,12 @@ func (m *bgpMemory) vipOf(p *planner, c loadbalancer.Claim) (out vip, wanted boo
 	for i := range m.records {
 		r := &m.records[i]
 		out.local = out.local || r.Policy == loadbalancer.Local
-		wanted = wanted || len(r.BGPAdvertisements) > 0
-		if !slices.ContainsFunc(r.BGPAdvertisements, func(name string) bool { _, ok := m.config.Advertisements[name]; return ok }) {
+		ads := bgpAdvertisements(r, c.Addr)
+		wanted = wanted || len(ads) > 0
+		if !slices.ContainsFunc(ads, func(name string) bool { _, ok := m.config.Advertisements[name]; return ok }) {
 			continue
 		}
-		m.wishes = append(m.wishes, bgpWish{uid: r.UID, service: r.Service, ads: r.BGPAdvertisements, says: r.BGP})
+		m.wishes = append(m.wishes, bgpWish{uid: r.UID, service: r.Service, ads: ads, says: r.BGP})
 		served = served || r.Policy == loadbalancer.Cluster || p.s.Endpoints[r.Service].Any
 	}
 	if !wanted {
@@ -214,6 +215,17 @@ func (m *bgpMemory) vipOf(p *planner, c loadbalancer.Claim) (out vip, wanted boo
 		out.bandwidth = bandwidth(p.s.Self, c.Addr, local)
 	}
 	return out, true
+}
+
+// bgpAdvertisements are those of a record that tell one of its addresses.
+func bgpAdvertisements(r *loadbalancer.Record, a netip.Addr) []string {
+	if len(r.BGPAddrs) == 0 {
+		return r.BGPAdvertisements
+	}
+	return slices.DeleteFunc(slices.Clone(r.BGPAdvertisements), func(name string) bool {
+		only, limited := r.BGPAddrs[name]
+		return limited && !slices.Contains(only, a)
+	})
 }
 
 // bandwidth is in endpoints on this node, the fewest of the Services that share the address.

@@ -130,6 +130,19 @@ func bgpScenarios() map[string]func(s *plan.Snapshot) {
 			s.BGP.Sessions[0].IPv4, s.BGP.Sessions[1].IPv6 = false, false
 		},
 		"dual-stack-aggregates": func(s *plan.Snapshot) { six(s); advertise(s, "bgp", aggregate) },
+		"pools-of-different-advertisements": func(s *plan.Snapshot) { // one for each family, with lengths for that alone
+			six(s)
+			advertise(s, "six", communities(6))
+			advertise(s, "bgp", aggregate)
+			record(*s, func(r *loadbalancer.Record) {
+				r.BGPAdvertisements = []string{"bgp", "six"}
+				r.BGPAddrs = map[string][]netip.Addr{"bgp": {addr("10.0.0.200")}, "six": {addr("fd00::200")}}
+			})
+		},
+		"pool-without-advertisement": func(s *plan.Snapshot) {
+			six(s)
+			record(*s, func(r *loadbalancer.Record) { r.BGPAddrs = map[string][]netip.Addr{"bgp": {addr("10.0.0.200")}} })
+		},
 		"faults-of-the-configuration": func(s *plan.Snapshot) {
 			s.BGP.Faults = []loadbalancer.BGPFault{{Peer: "far", Reason: reason.NoPassword.String(), Message: "no Secret"}}
 		},

@@ -252,7 +252,7 @@ func (p *planner) targets(claims []loadbalancer.Claim) targets {
 			if why != "" {
 				break
 			}
-			if len(r.BGPAdvertisements) > 0 {
+			if len(bgpAdvertisements(&r, c.Addr)) > 0 {
 				otherwise = reason.BGPOnly
 			}
 			if !slices.ContainsFunc(out.services, func(s loadbalancer.Record) bool { return s.UID == r.UID }) {
