@@ -176,7 +176,10 @@ func (w *wiring) makeMirror() (*mirror.Controller, error) {
 	return mirror.New(mirror.Options{
 		Mode: mirrorMode(w.p.config.MetalLB.Mirror), Namespace: w.p.config.MetalLB.Namespace, Dynamic: dyn, Kube: w.kube,
 		Pools: w.fl.Pools(), Advertisements: w.fl.L2Advertisements(),
-		PoolInformer: w.pools, AdvertisementInformer: w.ads, Recorder: w.events,
+		Peers: w.fl.BGPPeers(), BGPAdvertisements: w.fl.BGPAdvertisements(), Profiles: w.fl.BFDProfiles(), Communities: w.fl.Communities(),
+		PoolInformer: w.pools, AdvertisementInformer: w.ads,
+		PeerInformer: w.bgp.Peers, BGPAdvertisementInformer: w.bgp.Advertisements, ProfileInformer: w.bgp.Profiles,
+		CommunityInformer: w.bgp.Communities, Recorder: w.events,
 	})
 }
 

@@ -75,7 +75,7 @@ func testKnobsReachTheRecord(t *testing.T, k kind) {
 	plain := newService("plain", 1, nil)
 	l.mustGet(t, plain, "192.0.2.0")
 	got := specOf(t, api, "plain")
-	if got.Forwarding != v1alpha1.ForwardingIPVS || got.Scheduler != "mh" || !slices.Equal(got.SchedulerFlags, []string{"port"}) || got.TargetType != v1alpha1.TargetPod {
+	if got.BGP != nil || got.Forwarding != v1alpha1.ForwardingIPVS || got.Scheduler != "mh" || !slices.Equal(got.SchedulerFlags, []string{"port"}) || got.TargetType != v1alpha1.TargetPod {
 		t.Errorf("by default %+v", got)
 	}
 	hour := int32(3600)
@@ -83,6 +83,7 @@ func testKnobsReachTheRecord(t *testing.T, k kind) {
 		s.Annotations = map[string]string{
 			"fairlead.dev/scheduler": "sh", "fairlead.dev/target-type": "node-port",
 			corev1.AnnotationLoadBalancerSourceRangesKey: "192.0.2.0/24,10.0.0.1/8",
+			v1alpha1.AnnotationBGPLocalPref:              "200", v1alpha1.AnnotationBGPCommunities: "no-export,65000:1",
 		}
 		s.Spec.SessionAffinity = corev1.ServiceAffinityClientIP
 		s.Spec.SessionAffinityConfig = &corev1.SessionAffinityConfig{ClientIP: &corev1.ClientIPConfig{TimeoutSeconds: &hour}}
@@ -92,6 +93,10 @@ func testKnobsReachTheRecord(t *testing.T, k kind) {
 	if got.Scheduler != "sh" || len(got.SchedulerFlags) != 0 || got.TargetType != v1alpha1.TargetNodePort || got.SessionAffinitySeconds != hour ||
 		!slices.Equal(got.SourceRanges, []string{"10.0.0.0/8", "192.0.2.0/24"}) {
 		t.Errorf("with all knobs %+v", got)
+	}
+	pref := int64(200)
+	if diff := cmp.Diff(&v1alpha1.BGPOverrides{LocalPref: &pref, Communities: []string{"65000:1", "no-export"}}, got.BGP); diff != "" {
+		t.Errorf("what it says of its routes (-want +got):\n%s", diff)
 	}
 	// Local implies pods, and what cannot be understood changes nothing of what was.
 	full.Spec.ExternalTrafficPolicy = corev1.ServiceExternalTrafficPolicyLocal
