@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command demo re-enacts the tutorial: its layer-2 and ExternalIP parts on a lab cluster of
+// Command demo re-enacts the tutorial: its layer-2, ExternalIP and BGP parts on a lab cluster of
 // its own, which it starts and installs Fairlead in, then its IPVS part, on a kernel that
 // has ip_vs. It types each step as a person would and prints what was expected beside what
 // was observed. It owns the story and its expectations, nothing else: the commands come
@@ -16,6 +16,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -154,7 +155,7 @@ func (d *demo) play(ctx context.Context, reuse bool) error {
 		"mypc$ CMD stands for: bin/fairlead-lab exec --state-dir %[1]s mypc -- CMD\n"+
 		"kubectl fairlead is the plugin bin/kubectl-fairlead", d.lab.StateDir())
 	for _, chapter := range []func(context.Context){
-		d.cluster, d.configure, d.services, d.announcers, d.traffic, d.failover, d.planned, d.local, d.addresses, d.externalIPs, d.remove, d.uninstall,
+		d.cluster, d.configure, d.services, d.announcers, d.traffic, d.failover, d.planned, d.local, d.addresses, d.externalIPs, d.bgp, d.remove, d.uninstall,
 	} {
 		if ctx.Err() != nil {
 			return errors.Join(d.t.Summary(), ctx.Err())
@@ -186,6 +187,15 @@ func (d *demo) onHost(ctx context.Context, host string, limit int, argv ...strin
 	res, err := d.lab.Exec(ctx, host, argv...)
 	d.t.Output(res.Stdout+res.Stderr, limit)
 	return res, err
+}
+
+// scratch writes a file that hosts of the lab can read.
+func (d *demo) scratch(name, text string) (string, error) {
+	path := filepath.Join(d.lab.StateDir(), name)
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		return "", fmt.Errorf("write %s: %w", name, err)
+	}
+	return path, nil
 }
 
 // shellJoin quotes what a shell would split or expand.

@@ -85,6 +85,12 @@ func (l *Lab) moment(ctx context.Context, label, name string, args ...string) (t
 	return time.Time{}, fmt.Errorf("%s %s: no %q line in %q", name, strings.Join(args, " "), label, res.Stdout)
 }
 
+// AddRouter adds a machine that forwards packets between the lab's networks, and prints its
+// name and addresses.
+func (l *Lab) AddRouter(ctx context.Context, name string) (Result, error) {
+	return l.lab(ctx, nil, "add", "router", name)
+}
+
 // Burn starts busy loops on a node, in competition with its kubelet and its pods, and
 // returns at once. They end after length, or with the lab.
 func (l *Lab) Burn(ctx context.Context, node string, loops int, length time.Duration) error {

@@ -23,8 +23,8 @@ const ControllerLease = "fairlead-cloud-controller-manager"
 const (
 	ControllerProgram = "fairlead-cloud-controller-manager"
 	// BuildTags of all programs: gRPC's tracing, which gobgp brings, doubles their size.
-	BuildTags = "grpcnotrace"
-	AgentProgram      = "fairlead-node-agent"
+	BuildTags    = "grpcnotrace"
+	AgentProgram = "fairlead-node-agent"
 )
 
 // Leadership is who holds the lease of the cloud controller manager.

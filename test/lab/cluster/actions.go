@@ -76,10 +76,19 @@ func (l *Lab) Link(name string, up bool) error {
 
 // AddClient adds a client host and starts it.
 func (l *Lab) AddClient(ctx context.Context, name string) (*Host, error) {
+	return l.add(ctx, name, (*Plan).AddClient)
+}
+
+// AddRouter adds a router and starts it.
+func (l *Lab) AddRouter(ctx context.Context, name string) (*Host, error) {
+	return l.add(ctx, name, (*Plan).AddRouter)
+}
+
+func (l *Lab) add(ctx context.Context, name string, to func(*Plan, string) (*Host, error)) (*Host, error) {
 	if _, err := l.running(SwitchName); err != nil {
 		return nil, err
 	}
-	h, err := l.state.Plan.AddClient(name)
+	h, err := to(l.state.Plan, name)
 	if err != nil {
 		return nil, err
 	}

@@ -59,7 +59,7 @@ func (l *Lab) spec(h *Host) (*host.Spec, error) {
 		EtcHosts: l.state.Plan.EtcHosts(), Sysctls: sysctls(h.Kind, l.state.Plan.dual()),
 	}
 	switch h.Kind {
-	case KindClient:
+	case KindClient, KindRouter:
 	case KindSwitch:
 		// Frames that the bridge forwards must not meet packet filters.
 		for _, f := range []string{"bridge/bridge-nf-call-iptables", "bridge/bridge-nf-call-ip6tables", "bridge/bridge-nf-call-arptables"} {

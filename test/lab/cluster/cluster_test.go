@@ -130,6 +130,9 @@ func TestDualStackArguments(t *testing.T) {
 	if s := sysctls(KindNode, true); s["ipv6/conf/all/forwarding"] != "1" || s["ipv6/conf/default/accept_dad"] != "0" {
 		t.Errorf("a node's sysctls: %v", s)
 	}
+	if s := sysctls(KindRouter, true); s["ipv4/ip_forward"] != "1" || s["ipv4/fib_multipath_hash_policy"] != "1" || s["ipv4/conf/all/send_redirects"] != "0" {
+		t.Errorf("a router's sysctls: %v", s)
+	}
 	if s := sysctls(KindClient, true); s["ipv6/conf/all/forwarding"] != "0" || s["ipv4/ip_forward"] != "0" {
 		t.Errorf("a client's sysctls: %v", s)
 	}
@@ -144,6 +147,15 @@ func TestPlanHasNoAddressTwice(t *testing.T) {
 	for range 20 {
 		if _, err := p.AddClient("c" + string(rune('a'+len(p.Hosts)-MaxNodes))); err != nil {
 			t.Fatal(err)
+		}
+	}
+	for _, name := range []string{"r1", "r2"} {
+		r, err := p.AddRouter(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if want := map[string]string{"r1": "192.168.10.254", "r2": "192.168.10.253"}[name]; r.Second.String() != want {
+			t.Errorf("%s is %s, want %s", name, r.Second, want)
 		}
 	}
 	seen, names := map[netip.Addr]bool{}, map[string]bool{}

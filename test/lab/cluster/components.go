@@ -225,6 +225,14 @@ func sysctls(k Kind, dual bool) map[string]string {
 		"ipv4/conf/all/arp_announce":   "0",
 		"ipv4/conf/all/send_redirects": "1",
 	}
+	if k == KindRouter {
+		// Next hops are chosen by the ports too, and nobody is told of a shorter way.
+		s["ipv4/fib_multipath_hash_policy"] = "1"
+		s["ipv4/conf/all/send_redirects"], s["ipv4/conf/default/send_redirects"] = "0", "0"
+		if dual {
+			s["ipv6/fib_multipath_hash_policy"] = "1"
+		}
+	}
 	if dual {
 		s["ipv6/conf/all/disable_ipv6"], s["ipv6/conf/default/disable_ipv6"] = "0", "0"
 		s["ipv6/conf/all/forwarding"] = forward

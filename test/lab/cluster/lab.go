@@ -176,7 +176,7 @@ func (l *Lab) running(name string) (*host.Running, error) {
 	}
 	if l.state.Plan.Host(name) == nil {
 		return nil, fmt.Errorf("no host %s; there are %s", name, strings.Join([]string{
-			l.state.Plan.Names(KindNode), l.state.Plan.Names(KindClient), SwitchName,
+			l.state.Plan.Names(KindNode), l.state.Plan.Names(KindClient), l.state.Plan.Names(KindRouter), SwitchName,
 		}, ", "))
 	}
 	r := l.state.Running[name]

@@ -20,6 +20,9 @@ const (
 	KindSwitch Kind = "switch"
 	KindNode   Kind = "node"
 	KindClient Kind = "client"
+	// KindRouter forwards packets and has a place in the nodes' second network. Which
+	// routing protocols it speaks is up to whoever runs them there.
+	KindRouter Kind = "router"
 )
 
 // SwitchName is the host that carries the bridge, the gateway address and the
@@ -55,7 +58,7 @@ type Host struct {
 	Address netip.Addr `json:"address"`
 	// Address6 is the host's address in fd00:172:20::/64, unset in a lab without IPv6.
 	Address6 netip.Addr `json:"address6,omitzero"`
-	// Second is the node's address in 192.168.10.0/24, unset for clients.
+	// Second is the node's or router's address in 192.168.10.0/24, unset for clients.
 	Second netip.Addr `json:"second,omitzero"`
 	// Labels are the node's labels.
 	Labels map[string]string `json:"labels,omitempty"`
@@ -159,9 +162,21 @@ func nodeLabels(mynode, zone string) map[string]string {
 }
 
 // AddClient adds a client with the next free address from 172.20.0.6 on.
-func (p *Plan) AddClient(name string) (*Host, error) {
+func (p *Plan) AddClient(name string) (*Host, error) { return p.add(name, KindClient) }
+
+// AddRouter adds a router with the next free address, and in the second network the next
+// one below 192.168.10.255.
+func (p *Plan) AddRouter(name string) (*Host, error) {
+	h, err := p.add(name, KindRouter)
+	if err == nil {
+		h.Second = netip.AddrFrom4([4]byte{192, 168, 10, byte(255 - len(p.Of(KindRouter)))}) //nolint:gosec // at most 64 nodes begin at 101
+	}
+	return h, err
+}
+
+func (p *Plan) add(name string, kind Kind) (*Host, error) {
 	if !regexp.MustCompile(`^[a-z][a-z0-9-]{0,14}$`).MatchString(name) {
-		return nil, fmt.Errorf("client name %q: want a letter and then up to 14 letters, digits or dashes, all lower case", name)
+		return nil, fmt.Errorf("name %q: want a letter and then up to 14 letters, digits or dashes, all lower case", name)
 	}
 	if p.Host(name) != nil {
 		return nil, fmt.Errorf("host %s exists already", name)
@@ -169,7 +184,7 @@ func (p *Plan) AddClient(name string) (*Host, error) {
 	for last := 6; last < 250; last++ {
 		a := netip.AddrFrom4([4]byte{172, 20, 0, byte(last)})
 		if !p.used(a) {
-			h := Host{Name: name, Kind: KindClient, Address: a}
+			h := Host{Name: name, Kind: kind, Address: a}
 			if p.dual() {
 				h.Address6 = address6(a)
 			}
@@ -177,7 +192,7 @@ func (p *Plan) AddClient(name string) (*Host, error) {
 			return &p.Hosts[len(p.Hosts)-1], nil
 		}
 	}
-	return nil, fmt.Errorf("no address left for client %s", name)
+	return nil, fmt.Errorf("no address left for %s", name)
 }
 
 func (p *Plan) used(a netip.Addr) bool {

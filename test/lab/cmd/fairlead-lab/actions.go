@@ -9,7 +9,6 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
-	"slices"
 	"time"
 
 	"github.com/fairlead-lb/fairlead/test/lab/cluster"
@@ -142,18 +141,23 @@ func resume(ctx context.Context, c *call) error {
 }
 
 func add(ctx context.Context, c *call) error {
-	if slices.Contains(c.argv, "router") {
-		return usageError("add router comes with a later release")
-	}
 	return c.change(ctx, 2, func(lab *cluster.Lab, args []string) error {
-		if args[0] != "client" {
+		switch args[0] {
+		case "client":
+			h, err := lab.AddClient(ctx, args[1])
+			if err != nil {
+				return err
+			}
+			fmt.Println(h.Name, h.Address)
+		case "router":
+			h, err := lab.AddRouter(ctx, args[1])
+			if err != nil {
+				return err
+			}
+			fmt.Println(h.Name, h.Address, h.Second)
+		default:
 			return usageError("add: want client or router, not %q", args[0])
 		}
-		h, err := lab.AddClient(ctx, args[1])
-		if err != nil {
-			return err
-		}
-		fmt.Println(h.Name, h.Address)
 		return nil
 	})
 }

@@ -88,7 +88,7 @@ func commands() []command {
 		{name: "heal", help: "end all partitions", run: heal},
 		{name: "burn", args: "NODE --loops N --for D", help: "keep a node's CPU busy, beside its other processes; returns at once", run: burn},
 		{name: "limit", args: "NODE/agent 50m|none", help: "limit the CPU time of a node's agent until it is started again", run: limit},
-		{name: "add", args: "client|router NAME [--kind bird|frr]", help: "add a client (routers come with a later release)", run: add},
+		{name: "add", args: "client|router NAME", help: "add a client, or a router; prints its name and addresses", run: add},
 		{name: "load-image", args: "TAR", help: "add the images of a docker archive to the lab's registry", run: loadImage},
 		{name: "logs", args: "COMPONENT", help: "print a log: apiserver, etcd, controller-manager, scheduler, NODE/kubelet, NODE/containerd, NODE/kube-proxy, controller, node-agent", run: logs},
 		{name: "image", args: "--target T -t NAME [--source D] [--state-dir D | -o TAR]", help: "build an image with the Dockerfile's steps", run: buildImage},

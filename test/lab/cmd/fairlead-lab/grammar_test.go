@@ -40,7 +40,7 @@ func TestExitStatuses(t *testing.T) {
 		{[]string{"limit", "--state-dir", dir, "worker", "50m"}, exitUsage, "want NODE/agent"},
 		{[]string{"limit", "--state-dir", dir, "worker/agent", "much"}, exitUsage, "amount of CPU"},
 		{[]string{"limit", "--state-dir", dir, "worker/agent", "50m"}, exitFailure, "no lab is up"},
-		{[]string{"add", "--state-dir", dir, "router", "r1", "--kind", "frr"}, exitUsage, "comes with a later release"},
+		{[]string{"add", "--state-dir", dir, "router", "r1"}, exitFailure, "no lab is up"},
 		{[]string{"up", "--family", "ipv6"}, exitUsage, "comes with a later release"},
 		{[]string{"up", "--family", "ipx"}, exitUsage, "must be ipv4"},
 		{[]string{"up", "--nonsense"}, exitUsage, "not defined"},
