@@ -24,6 +24,9 @@ const (
 	greetTime = 30 * time.Second
 	// leaveTime is how long the end of a connection may take.
 	leaveTime = time.Second
+	// quiet is how long a server says nothing that has said all; quietMost bounds the wait.
+	quiet     = 20 * time.Millisecond
+	quietMost = time.Second
 	// leastSendHold is RFC 9687's: how long a peer may take nothing from us.
 	leastSendHold = 8 * time.Minute
 )
@@ -46,7 +49,13 @@ type line struct {
 	opened func(greeting) error
 	// reached is called with each state that follows OpenSent.
 	reached func(State)
+	// hangUp has the server let go of its connection. The server goes first, with all that it
+	// said taken: gobgp leaks a goroutine for a connection that breaks with something unsaid.
+	hangUp func()
+	// ended is closed by end.
+	ended chan struct{}
 
+	said   atomic.Uint64 // messages of the server
 	ending atomic.Bool
 	mu     sync.Mutex // held to write to outer; guards what follows
 	over   bool
@@ -62,11 +71,28 @@ func (l *line) run() cause {
 	var wg sync.WaitGroup
 	wg.Go(l.fromPeer)
 	wg.Go(l.fromServer)
+	<-l.ended
+	l.hearOut()
+	l.hangUp()
+	_ = l.inner.SetReadDeadline(time.Now().Add(leaveTime)) // likewise
 	wg.Wait()
 	_, _ = l.inner.Close(), l.outer.Close() // may be closed already
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.cause
+}
+
+// hearOut waits until the server has said what it had to say.
+func (l *line) hearOut() {
+	t := time.NewTicker(quiet)
+	defer t.Stop()
+	for range quietMost / quiet {
+		before := l.said.Load()
+		<-t.C
+		if l.said.Load() == before {
+			return
+		}
+	}
 }
 
 // end ends the connection, with a NOTIFICATION or, for nil, without a word. The first
@@ -89,7 +115,7 @@ func (l *line) end(n *notification, c cause) {
 		_ = half.CloseWrite() // likewise
 	}
 	_ = l.outer.SetReadDeadline(time.Now().Add(leaveTime))
-	_ = l.inner.Close() // ends fromServer
+	close(l.ended)
 }
 
 // toPeer writes what the server says.
@@ -97,7 +123,7 @@ func (l *line) toPeer(b []byte) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.over {
-		return net.ErrClosed
+		return errOver
 	}
 	wait := max(leastSendHold, 2*l.spec.Hold)
 	_ = l.outer.SetWriteDeadline(time.Now().Add(wait)) // a closed connection fails in Write
@@ -276,29 +302,33 @@ func (l *line) fromServer() {
 	for {
 		m, err := readMessage(r, buf)
 		if err != nil {
-			l.end(nil, cause{reason.NotEstablished, "the connection ended"})
+			l.end(nil, cause{reason.NotEstablished, "the BGP server ended it"})
 			return
 		}
+		l.said.Add(1)
 		switch m[18] {
 		case gobgp.BGP_MSG_NOTIFICATION:
 			n := notificationOf(m)
 			l.end(&n, cause{reasonOf(n, OpenSent), "we ended it: " + n.String()})
-			return
 		case gobgp.BGP_MSG_OPEN:
 			if l.spec.Hold == 0 {
 				m[22], m[23] = 0, 0
 			}
 		}
-		if err := l.toPeer(m); err != nil {
-			why := "the connection broke: " + err.Error()
-			if errors.Is(err, os.ErrDeadlineExceeded) {
-				why = "the peer takes nothing any more: " + notification{code: sendHold}.String()
-			}
-			l.end(nil, cause{reason.NotEstablished, why})
-			return
+		err = l.toPeer(m)
+		if err == nil || errors.Is(err, errOver) {
+			continue
 		}
+		why := "the connection broke: " + err.Error()
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			why = "the peer takes nothing any more: " + notification{code: sendHold}.String()
+		}
+		l.end(nil, cause{reason.NotEstablished, why})
 	}
 }
+
+// errOver says that the peer is not to hear more.
+var errOver = errors.New("the connection is over")
 
 // reasonOf a NOTIFICATION in one word.
 func reasonOf(n notification, at State) reason.Reason {

@@ -219,7 +219,8 @@ func (s *session) attempt(ctx context.Context) (time.Duration, cause) {
 		return 0, cause{reason.NotEstablished, err.Error()}
 	}
 	local, _ := netip.ParseAddrPort(outer.LocalAddr().String())
-	l := &line{spec: &s.spec, outer: outer, inner: inner, opened: s.opened, reached: s.reach}
+	l := &line{spec: &s.spec, outer: outer, inner: inner, opened: s.opened, reached: s.reach, ended: make(chan struct{})}
+	l.hangUp = func() { s.hangUp(context.WithoutCancel(ctx)) } // the neighbour must go all the same
 	s.mu.Lock()
 	s.line, s.greeting, s.state.Local, s.state.State = l, greeting{}, local.Addr(), OpenSent
 	last := s.last
@@ -229,10 +230,6 @@ func (s *session) attempt(ctx context.Context) (time.Duration, cause) {
 		l.end(last, cause{reason.NotEstablished, "the session is ended"})
 	}
 	c := l.run()
-	s.ribMu.Lock()
-	// The context may be over, but the neighbour must go.
-	s.rib.disconnect(context.WithoutCancel(ctx))
-	s.ribMu.Unlock()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.line = nil
@@ -240,6 +237,12 @@ func (s *session) attempt(ctx context.Context) (time.Duration, cause) {
 		return 0, c
 	}
 	return max(1, time.Since(s.state.Since)), c
+}
+
+func (s *session) hangUp(ctx context.Context) {
+	s.ribMu.Lock()
+	defer s.ribMu.Unlock()
+	s.rib.disconnect(ctx)
 }
 
 // target of the connection.

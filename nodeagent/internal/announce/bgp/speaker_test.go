@@ -5,8 +5,10 @@
 package bgp
 
 import (
+	"net"
 	"slices"
 	"testing"
+	"time"
 
 	gobgp "github.com/osrg/gobgp/v4/pkg/packet/bgp"
 	"go.uber.org/goleak"
@@ -14,7 +16,40 @@ import (
 	"github.com/fairlead-lb/fairlead/loadbalancer"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// The routers of these tests are gobgp's servers, which leak a goroutine when a connection
+// breaks with something unsaid. TestNothingIsLeft looks at ours alone.
+func TestMain(m *testing.M) {
+	goleak.VerifyTestMain(m, goleak.IgnoreTopFunction("github.com/eapache/channels.(*InfiniteChannel).infiniteBuffer"))
+}
+
+func TestNothingIsLeft(t *testing.T) {
+	before := goleak.IgnoreCurrent()
+	t.Cleanup(func() { goleak.VerifyNone(t, before) })
+	peers := []*stranger{newStranger(t, "127.0.0.2", decent), newStranger(t, "127.0.0.3", decent), newStranger(t, "127.0.0.4", func(net.Conn) {})}
+	s := begin(t, Options{})
+	var specs []loadbalancer.BGPSession
+	for i, p := range peers {
+		specs = append(specs, p.spec(string(rune('a'+i))))
+	}
+	for round := range 5 {
+		routes := many(100 * (round + 1))
+		for i := range specs {
+			specs[i].Hold = time.Duration(30+round) * time.Second // another session
+		}
+		s.Apply(planOf(routes, specs...), lab)
+		for _, name := range []string{"a", "b"} {
+			awaitState(t, s, name, Established)
+			eventually(t, "all are told", func() bool { return stateOf(s, name).Prefixes == len(routes) })
+		}
+	}
+	s.Apply(loadbalancer.BGPPlan{}, nil)
+	eventually(t, "no session is left", func() bool { return len(s.States()) == 0 })
+	s.Apply(planOf(many(10), specs...), lab)
+	awaitState(t, s, "a", Established)
+	if err := s.Stop(t.Context(), false); err != nil {
+		t.Error(err)
+	}
+}
 
 func TestRoutesAreToldChangedAndWithdrawn(t *testing.T) {
 	r := newRouter(t, "127.0.0.2", theirASN, ourASN, nil)
