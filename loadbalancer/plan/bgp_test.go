@@ -3,6 +3,7 @@
 package plan_test
 
 import (
+	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -44,7 +45,9 @@ func advertise(s *plan.Snapshot, name string, change func(a *loadbalancer.BGPAdv
 func aggregate(a *loadbalancer.BGPAdvertisement) { a.Bits4, a.Bits6 = 24, 64 }
 
 func localPref(value uint32) func(a *loadbalancer.BGPAdvertisement) {
-	return func(a *loadbalancer.BGPAdvertisement) { a.Attributes.LocalPref, a.Attributes.HasLocalPref = value, true }
+	return func(a *loadbalancer.BGPAdvertisement) {
+		a.Attributes.LocalPref, a.Attributes.HasLocalPref = value, true
+	}
 }
 
 func community(b uint32) loadbalancer.Community { return loadbalancer.Community{A: 64512, B: b} }
@@ -110,10 +113,16 @@ func bgpScenarios() map[string]func(s *plan.Snapshot) {
 			second(s, "ad")
 			merge(s)
 		},
-		"no-sessions":  func(s *plan.Snapshot) { s.BGP.Sessions = nil },
-		"not-selected": func(s *plan.Snapshot) { advertise(s, "bgp", func(a *loadbalancer.BGPAdvertisement) { a.Here = s.Self == "b" }) },
-		"other-peers":  func(s *plan.Snapshot) { advertise(s, "bgp", func(a *loadbalancer.BGPAdvertisement) { a.Peers = []string{"far"} }) },
-		"one-peer":     func(s *plan.Snapshot) { advertise(s, "bgp", func(a *loadbalancer.BGPAdvertisement) { a.Peers = []string{"tor", "far"} }) },
+		"no-sessions": func(s *plan.Snapshot) { s.BGP.Sessions = nil },
+		"not-selected": func(s *plan.Snapshot) {
+			advertise(s, "bgp", func(a *loadbalancer.BGPAdvertisement) { a.Here = s.Self == "b" })
+		},
+		"other-peers": func(s *plan.Snapshot) {
+			advertise(s, "bgp", func(a *loadbalancer.BGPAdvertisement) { a.Peers = []string{"far"} })
+		},
+		"one-peer": func(s *plan.Snapshot) {
+			advertise(s, "bgp", func(a *loadbalancer.BGPAdvertisement) { a.Peers = []string{"tor", "far"} })
+		},
 		"unknown-advertisement": func(s *plan.Snapshot) {
 			record(*s, func(r *loadbalancer.Record) { r.BGPAdvertisements = []string{"gone"} })
 		},
@@ -148,9 +157,7 @@ func bgpScenarios() map[string]func(s *plan.Snapshot) {
 		},
 	}
 	for _, more := range []map[string]func(s *plan.Snapshot){endpointScenarios(), aggregateScenarios(), sharingScenarios(), attributeScenarios(), drainScenarios()} {
-		for name, f := range more {
-			out[name] = f
-		}
+		maps.Copy(out, more)
 	}
 	return out
 }
