@@ -192,6 +192,11 @@ func (c *Controller) situationOf(r *v1alpha1.LoadBalancer, w *world, wanted wish
 		}
 		s.held = append(s.held, h)
 	}
+	for i := range s.held {
+		if len(wanted.bgp) > 0 && s.held[i].bound {
+			s.held[i].tellers = s.tellers(s.held[i])
+		}
+	}
 	if !s.owned() && !wanted.onlyBGP() {
 		var claims []*v1alpha1.IPClaim
 		for _, g := range c.groupsOf(r.Spec.Addresses) {

@@ -55,6 +55,8 @@ type holding struct {
 	owner *v1alpha1.Owner
 	// sharers are the other Services that have it, where BGP asks for them.
 	sharers []sharer
+	// tellers are who tells routers of it.
+	tellers telling
 	// conflicts are hosts outside the cluster that have it too.
 	conflicts []conflict
 }

@@ -68,30 +68,54 @@ func (c *Controller) sharersOf(addr netip.Addr, uid types.UID, w *world) []share
 	return out
 }
 
-// bgpVerdict says why a node may not tell routers of an address, "" when it may.
-func (s situation) bgpVerdict(n *node, h holding) reason.Reason {
-	why := n.bgpVerdict(s.wish.bgp)
-	for i := 0; i < len(h.sharers) && why == ""; i++ {
-		if ads := h.sharers[i].wish.bgp; len(ads) > 0 {
-			why = n.bgpVerdict(ads)
-		}
-	}
-	return why
+// question is an address with what decides on who tells routers of it.
+type question struct {
+	addr netip.Addr
+	// ads are the BGPAdvertisements of each Service that has it and any, the own first.
+	ads [][]*bgpAdvertisement
+	// local are the endpoints of those Services that only nodes with one announce.
+	local []loadbalancer.Endpoints
 }
 
-// servesLocally reports whether a node has what the policy Local of a Service, or of one
-// that shares the address, asks for.
-func (s situation) servesLocally(n *node, h holding) bool {
-	return (!s.local() || s.serving(*n)) && !slices.ContainsFunc(h.sharers, func(o sharer) bool {
-		_, serves := o.endpoints.Nodes[n.name]
-		return o.local && !serves
+func (s situation) ask(h holding) question {
+	q := question{addr: h.ip()}
+	if s.local() {
+		q.local = append(q.local, s.endpoints)
+	}
+	q.ads = append(q.ads, s.wish.bgpFor(q.addr))
+	for _, o := range h.sharers {
+		if ads := o.wish.bgpFor(q.addr); len(ads) > 0 {
+			q.ads = append(q.ads, ads)
+		}
+		if o.local {
+			q.local = append(q.local, o.endpoints)
+		}
+	}
+	return q
+}
+
+// verdict says why a node may not tell routers of the address, "" when it may.
+func (q *question) verdict(n *node) reason.Reason {
+	for _, ads := range q.ads {
+		if why := n.bgpVerdict(ads); why != "" {
+			return why
+		}
+	}
+	return ""
+}
+
+// serves reports whether a node has what the policy Local of any of the Services asks for.
+func (q *question) serves(n *node) bool {
+	return !slices.ContainsFunc(q.local, func(e loadbalancer.Endpoints) bool {
+		_, serves := e.Nodes[n.name]
+		return !serves
 	})
 }
 
-// tells reports whether a node is to tell a peer of an address.
-func (s situation) tells(n *node, peer string, h holding) bool {
-	return s.wish.tells(n, peer) && !slices.ContainsFunc(h.sharers, func(o sharer) bool {
-		return len(o.wish.bgp) > 0 && !o.wish.tells(n, peer)
+// tells reports whether a node is to tell a peer.
+func (q *question) tells(n *node, peer string) bool {
+	return !slices.ContainsFunc(q.ads, func(ads []*bgpAdvertisement) bool {
+		return !slices.ContainsFunc(ads, func(ad *bgpAdvertisement) bool { return ad.nodes[n.index] && ad.tells(peer) })
 	})
 }
 
@@ -99,18 +123,15 @@ func (s situation) tells(n *node, peer string, h holding) bool {
 // the session is up with a peer of an advertisement that selects them.
 func (s situation) tellers(h holding) telling {
 	var out telling
-	addr, err := netip.ParseAddr(h.addr)
-	if err != nil {
-		return out // the CRD lets none through
-	}
+	q := s.ask(h)
 	for i := range s.nodes {
 		n := &s.nodes[i]
-		if s.bgpVerdict(n, h) != "" || !s.servesLocally(n, h) {
+		if q.verdict(n) != "" || !q.serves(n) {
 			continue
 		}
 		tells := false
 		for _, e := range s.sessions.of(n.name) {
-			if !e.up || !e.carries(addr) || !s.tells(n, e.peer, h) {
+			if !e.up || !e.carries(q.addr) || !q.tells(n, e.peer) {
 				continue
 			}
 			tells = true
@@ -125,18 +146,10 @@ func (s situation) tellers(h holding) telling {
 	return out
 }
 
-// tells reports whether a node is to tell a peer.
-func (i wish) tells(n *node, peer string) bool {
-	return slices.ContainsFunc(i.bgp, func(ad *bgpAdvertisement) bool { return ad.nodes[n.index] && ad.tells(peer) })
-}
-
 // onlyBGP reports whether nothing is wanted on layer 2.
 func (i wish) onlyBGP() bool { return len(i.bgp) > 0 && len(i.ads) == 0 }
 
 func (s situation) local() bool { return s.policy == v1alpha1.TrafficPolicyLocal }
-
-// told reports whether routers are told of an address.
-func (s situation) told(h holding) bool { return len(s.tellers(h).nodes) > 0 }
 
 // assessWithBGP says whether addresses are announced that have BGPAdvertisements, and
 // perhaps L2Advertisements. One way is enough for an address.
@@ -147,7 +160,7 @@ func assessWithBGP(s situation) answer {
 		return bgp
 	}
 	l2 := assessLayer2(s)
-	missed := slices.ContainsFunc(s.held, func(h holding) bool { return h.owner == nil && !s.told(h) })
+	missed := slices.ContainsFunc(s.held, func(h holding) bool { return h.owner == nil && len(h.tellers.nodes) == 0 })
 	out := answer{ok: true, reason: reason.Announced}
 	switch {
 	case l2.ok && bgp.ok:
@@ -175,7 +188,10 @@ func assessBGP(s situation) answer {
 	var groups []telling
 	var members [][]string
 	for _, h := range s.held {
-		t := s.tellers(h)
+		if len(s.wish.bgpFor(h.ip())) == 0 && !s.wish.onlyBGP() {
+			continue // layer 2's
+		}
+		t := h.tellers
 		if len(t.nodes) == 0 {
 			missed = append(missed, h)
 			continue
@@ -223,7 +239,11 @@ func (t telling) parts() (by, to string) {
 // whyNotTold explains why nobody tells routers of addresses.
 func whyNotTold(s situation, missed []holding) answer {
 	ip, first := joinAddrs(missed), missed[0]
-	candidates, others := tallyBy(s.nodes, func(n *node) reason.Reason { return s.bgpVerdict(n, first) })
+	if len(s.wish.bgpFor(first.ip())) == 0 {
+		return s.wish.whyNoAdvertisement([]string{s.poolOf(first)})
+	}
+	q := s.ask(first)
+	candidates, others := tallyBy(s.nodes, q.verdict)
 	switch {
 	case len(candidates) == 0 && others.has(reason.WaitingForAgent):
 		return answer{false, reason.WaitingForAgent, fmt.Sprintf("no node agent is ready to announce %s (%s)", ip, others)}
@@ -232,18 +252,18 @@ func whyNotTold(s situation, missed []holding) answer {
 	case s.local() && !s.endpoints.Any:
 		return answer{false, reason.NoEndpoints, "no pod of the Service is ready, and with externalTrafficPolicy Local only nodes with one announce"}
 	}
-	candidates = slices.DeleteFunc(candidates, func(n node) bool { return !s.servesLocally(&n, first) })
+	candidates = slices.DeleteFunc(candidates, func(n node) bool { return !q.serves(&n) })
 	if len(candidates) == 0 {
 		return answer{false, reason.NoEligibleNode, fmt.Sprintf(
 			"no node that may announce %s runs a ready pod, as externalTrafficPolicy Local needs (%s)", ip, others)}
 	}
-	return answer{false, reason.NoSession, fmt.Sprintf("nobody hears of %s: ", ip) + whyNoSession(s, candidates, first)}
+	return answer{false, reason.NoSession, fmt.Sprintf("nobody hears of %s: ", ip) + whyNoSession(s, candidates, &q)}
 }
 
 // whyNoSession explains why no session takes the routes of nodes that may announce.
-func whyNoSession(s situation, candidates []node, missed holding) string {
+func whyNoSession(s situation, candidates []node, q *question) string {
 	peers := slices.DeleteFunc(slices.Clone(s.peers), func(p string) bool {
-		return !slices.ContainsFunc(s.wish.bgp, func(ad *bgpAdvertisement) bool { return ad.tells(p) })
+		return !slices.ContainsFunc(q.ads[0], func(ad *bgpAdvertisement) bool { return ad.tells(p) })
 	})
 	if len(s.peers) == 0 {
 		return "there is no BGPPeer; create one for each router that is to send traffic here"
@@ -256,7 +276,7 @@ func whyNoSession(s situation, candidates []node, missed holding) string {
 	for i := range candidates {
 		for _, e := range s.sessions.of(candidates[i].name) {
 			switch {
-			case !s.tells(&candidates[i], e.peer, missed):
+			case !q.tells(&candidates[i], e.peer):
 			case e.up:
 				up++
 			default:
@@ -269,7 +289,7 @@ func whyNoSession(s situation, candidates []node, missed holding) string {
 	switch {
 	case up > 0:
 		family := "IPv4"
-		if strings.Contains(missed.addr, ":") {
+		if q.addr.Is6() {
 			family = "IPv6"
 		}
 		return fmt.Sprintf("no established session carries %s; set dualStackAddressFamily in the BGPPeer (%s), or create one with an %s address", family, names, family)
@@ -286,6 +306,25 @@ func reasonOr(word string, otherwise reason.Reason) reason.Reason {
 		return otherwise
 	}
 	return reason.Reason(word)
+}
+
+// ip returns the address; the CRD lets nothing else through.
+func (h holding) ip() netip.Addr {
+	addr, err := netip.ParseAddr(h.addr)
+	if err != nil {
+		return netip.Addr{}
+	}
+	return addr
+}
+
+// poolOf returns the pool of an address.
+func (s situation) poolOf(h holding) string {
+	for _, a := range s.addresses {
+		if a.Address == h.addr {
+			return a.Pool
+		}
+	}
+	return ""
 }
 
 func joinAddrs(held []holding) string {
@@ -337,7 +376,7 @@ func eventBGP(s situation) string {
 	var addrs []string
 	var first telling
 	for _, h := range s.held {
-		if t := s.tellers(h); len(t.nodes) > 0 && (len(addrs) == 0 || t.equal(first)) {
+		if t := h.tellers; len(t.nodes) > 0 && (len(addrs) == 0 || t.equal(first)) {
 			addrs, first = append(addrs, h.addr), t
 		}
 	}

@@ -19,12 +19,12 @@ import (
 // noAdvertisement is what a name is that neither kind of advertisement has.
 const noAdvertisement = "no valid L2Advertisement or BGPAdvertisement"
 
-// wish is what one Service wants announced: each of its addresses under each of its
-// advertisements.
+// wish is what one Service wants announced: on layer 2 each of its addresses under each of
+// its advertisements, because they have one owner; by BGP each under those that select it.
 type wish struct {
 	addrs []netip.Addr
-	ads   []*advertisement    // of layer 2, by name
-	bgp   []*bgpAdvertisement // by name
+	ads   []*advertisement // by name
+	bgp   []bgpWish        // by name
 	// blind: there may be BGPAdvertisements that cannot be read.
 	blind bool
 	// asked are the advertisements that the Service, or the default of its pool, is
@@ -55,15 +55,43 @@ func wishOf(w *world, addrs []v1alpha1.LoadBalancerAddress, svc *corev1.Service)
 			}
 		}
 		for _, ad := range w.bgp {
-			if ad.SelectsPool(a.Pool, pool.labels) && ad.SelectsService(labels) && !slices.Contains(out.bgp, ad) {
-				out.bgp = append(out.bgp, ad)
+			if ad.SelectsPool(a.Pool, pool.labels) && ad.SelectsService(labels) {
+				out.addBGP(ad, addr)
 			}
 		}
 	}
 	slices.SortFunc(out.ads, func(a, b *advertisement) int { return cmp.Compare(a.Name, b.Name) })
-	slices.SortFunc(out.bgp, func(a, b *bgpAdvertisement) int { return cmp.Compare(a.name, b.name) })
+	slices.SortFunc(out.bgp, func(a, b bgpWish) int { return cmp.Compare(a.name, b.name) })
 	if len(out.addrs) > 0 {
 		out.limit(w, addrs[0].Pool, svc)
+	}
+	return out
+}
+
+// bgpWish are the addresses, ascending, that one BGPAdvertisement selects.
+type bgpWish struct {
+	*bgpAdvertisement
+
+	addrs []netip.Addr
+}
+
+func (i *wish) addBGP(ad *bgpAdvertisement, addr netip.Addr) {
+	at := slices.IndexFunc(i.bgp, func(w bgpWish) bool { return w.bgpAdvertisement == ad })
+	if at < 0 {
+		at = len(i.bgp)
+		i.bgp = append(i.bgp, bgpWish{bgpAdvertisement: ad})
+	}
+	i.bgp[at].addrs = append(i.bgp[at].addrs, addr)
+	slices.SortFunc(i.bgp[at].addrs, netip.Addr.Compare)
+}
+
+// bgpFor returns the BGPAdvertisements that select an address.
+func (i wish) bgpFor(addr netip.Addr) []*bgpAdvertisement {
+	var out []*bgpAdvertisement
+	for _, ad := range i.bgp {
+		if slices.Contains(ad.addrs, addr) {
+			out = append(out, ad.bgpAdvertisement)
+		}
 	}
 	return out
 }
@@ -83,7 +111,7 @@ func (i *wish) limit(w *world, pool string, svc *corev1.Service) {
 		return
 	}
 	i.ads = slices.DeleteFunc(i.ads, func(ad *advertisement) bool { return !slices.Contains(i.asked, ad.Name) })
-	i.bgp = slices.DeleteFunc(i.bgp, func(ad *bgpAdvertisement) bool { return !slices.Contains(i.asked, ad.name) })
+	i.bgp = slices.DeleteFunc(i.bgp, func(ad bgpWish) bool { return !slices.Contains(i.asked, ad.name) })
 	for _, name := range i.asked {
 		if !slices.ContainsFunc(w.ads, func(ad *advertisement) bool { return ad.Name == name }) &&
 			!slices.ContainsFunc(w.bgp, func(ad *bgpAdvertisement) bool { return ad.name == name }) {
