@@ -39,6 +39,7 @@ type kernelView interface {
 	Keep(list []kernel.Kept, lifetime time.Duration) error
 	Kept() ([]kernel.Kept, error)
 	Drop(list []kernel.Kept) error
+	Own() ([]kernel.Link, error)
 }
 
 // gossip is what the agent needs of the membership.
@@ -55,6 +56,7 @@ type objects interface {
 	Run(ctx context.Context) error
 	WaitSynced(ctx context.Context) bool
 	Objects(ctx context.Context) intake.Objects
+	BGP(ctx context.Context, interfaces []loadbalancer.Interface) loadbalancer.BGPConfig
 	Claim(name string) (*v1alpha1.IPClaim, bool)
 	NodeUID(name loadbalancer.NodeName) types.UID
 }
@@ -72,6 +74,9 @@ type deps struct {
 	auth       *metrics.Authorizer
 	registry   *prometheus.Registry
 	plane      planeDeps
+	// speaker tells BGP peers, bfd is what it watches them with.
+	speaker speaker
+	bfd     detector
 }
 
 // Agent is one node's agent.
@@ -96,6 +101,8 @@ type Agent struct {
 	health                  health
 	forward                 *forwarder
 	meter                   *meter
+	speaker                 speaker
+	teller                  *teller
 }
 
 func newAgent(o Options, version string, d deps) (*Agent, error) {
@@ -129,6 +136,11 @@ func newAgent(o Options, version string, d deps) (*Agent, error) {
 	a.forward = newForwarder(o.DataPlane, d.plane, m, func() { mark(a.dirty) })
 	a.meter = &meter{node: o.NodeName, forward: a.forward, announced: func() int { return int(a.health.announced.Load()) }}
 	if err := metrics.NewTraffic(d.registry, a.meter.Read, o.BackendMetrics); err != nil {
+		return nil, fmt.Errorf("register metrics: %w", err)
+	}
+	a.speaker = d.speaker
+	a.teller = &teller{node: o.NodeName, speaker: d.speaker, bfd: d.bfd}
+	if err := metrics.NewBGP(d.registry, a.teller.Read, o.MetalLBMetricNames); err != nil {
 		return nil, fmt.Errorf("register metrics: %w", err)
 	}
 	a.report = status.NewReport(o.NodeName, d.agents, func() types.UID { return a.objects.NodeUID(a.name()) }, func() { mark(a.dirty) })
@@ -166,6 +178,8 @@ func (a *Agent) Run(ctx context.Context) error {
 	g.Go(func() error { return a.owners.Run(work) })
 	g.Go(func() error { return a.report.Run(work) })
 	g.Go(func() error { return a.forward.Run(work) })
+	g.Go(func() error { return a.speaker.Run(work) })
+	g.Go(func() error { return a.d.bfd.Run(work) })
 	g.Go(func() error { return a.watchLinks(work) })
 	g.Go(func() error { return a.serveMetrics(work) })
 	g.Go(func() error {

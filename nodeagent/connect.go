@@ -20,6 +20,8 @@ import (
 
 	"github.com/fairlead-lb/fairlead/loadbalancer"
 	"github.com/fairlead-lb/fairlead/loadbalancer/client"
+	"github.com/fairlead-lb/fairlead/nodeagent/internal/announce/bfd"
+	"github.com/fairlead-lb/fairlead/nodeagent/internal/announce/bgp"
 	"github.com/fairlead-lb/fairlead/nodeagent/internal/announce/l2"
 	"github.com/fairlead-lb/fairlead/nodeagent/internal/intake"
 	"github.com/fairlead-lb/fairlead/nodeagent/internal/kernel"
@@ -55,6 +57,8 @@ func New(o Options, version string, reg *prometheus.Registry) (*Agent, error) {
 	d.openARP = func(l kernel.Link) (l2.Conn, error) { return k.OpenARP(l) }
 	d.openNDP = func(l kernel.Link) (l2.Conn, error) { return k.OpenNDP(l) }
 	d.plane = connectPlane(k)
+	detector := bfd.New(bfd.Options{})
+	d.bfd, d.speaker = detector, bgp.New(bgp.Options{Detector: detector})
 	d.newGossip = func(c member.Config, notify func()) gossip { return member.New(c, notify) }
 	return newAgent(o, version, d)
 }

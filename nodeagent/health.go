@@ -16,6 +16,7 @@ import (
 
 	"github.com/fairlead-lb/fairlead/loadbalancer"
 	"github.com/fairlead-lb/fairlead/loadbalancer/plan"
+	"github.com/fairlead-lb/fairlead/loadbalancer/told"
 	"github.com/fairlead-lb/fairlead/loadbalancer/traffic"
 	"github.com/fairlead-lb/fairlead/nodeagent/internal/status"
 )
@@ -64,8 +65,8 @@ func (h *health) healthy(now time.Time) string {
 	return ""
 }
 
-// handler serves what the loop tells, and m.
-func (h *health) handler(m http.Handler) http.Handler {
+// handler serves what the loop tells, what the node forwards and what it tells by BGP.
+func (h *health) handler(forwards, tells http.Handler) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
 		answer(w, h.healthy(time.Now()))
@@ -87,7 +88,8 @@ func (h *health) handler(m http.Handler) http.Handler {
 			_, _ = w.Write([]byte(d.String()))
 		}
 	})
-	mux.Handle("GET "+traffic.Path, m)
+	mux.Handle("GET "+traffic.Path, forwards)
+	mux.Handle("GET "+told.Path, tells)
 	return mux
 }
 
@@ -102,7 +104,7 @@ func answer(w http.ResponseWriter, fault string) {
 }
 
 func (a *Agent) serveHealth(ctx context.Context) error {
-	srv := &http.Server{Handler: a.health.handler(a.meter), ReadHeaderTimeout: 5 * time.Second, WriteTimeout: 10 * time.Second}
+	srv := &http.Server{Handler: a.health.handler(a.meter, a.teller), ReadHeaderTimeout: 5 * time.Second, WriteTimeout: 10 * time.Second}
 	ln, err := (&net.ListenConfig{}).Listen(ctx, "tcp", a.o.HealthAddress)
 	if err != nil {
 		return fmt.Errorf("listen for health checks: %w", err)

@@ -51,7 +51,7 @@ func TestHealthEndpoints(t *testing.T) {
 			}
 			h.state.Store(tt.state)
 			w := httptest.NewRecorder()
-			h.handler(http.NotFoundHandler()).ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), http.MethodGet, tt.path, http.NoBody))
+			h.handler(http.NotFoundHandler(), http.NotFoundHandler()).ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), http.MethodGet, tt.path, http.NoBody))
 			if w.Code != tt.status || !strings.Contains(w.Body.String(), tt.body) {
 				t.Errorf("%d %q, want %d with %q", w.Code, w.Body, tt.status, tt.body)
 			}

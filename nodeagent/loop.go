@@ -61,6 +61,9 @@ type loop struct {
 	revisions revisions
 	gate      gate
 	memory    plan.Memory
+	// own are all of the node's addresses by link, also of links that cannot announce.
+	own []kernel.Link
+	bgp telling
 
 	leaving bool
 	moved   bool
@@ -129,6 +132,8 @@ func (l *loop) wait(ctx context.Context, ticker *time.Ticker) {
 			return
 		case <-l.a.dirty:
 			return
+		case <-l.a.speaker.Changed():
+			mark(l.a.calm)
 		case <-l.a.linksDirty:
 			l.lastLinks = time.Time{}
 			return
@@ -157,6 +162,9 @@ func (l *loop) beat(now time.Time) bool {
 	if len(l.kept) > 0 && now.Sub(l.lastPlan) >= takeBackEvery || l.gate.due(now) {
 		return true
 	}
+	if l.bgp.gate.due(now) || l.bgp.drain.due(now, l.a.o.BGPDrain) || l.bgp.board.overdue(now) {
+		return true
+	}
 	return l.awaitOver(now) || l.living.due(now) || l.held.overdue(now) || now.Sub(l.lastPlan) >= resync
 }
 
@@ -178,6 +186,7 @@ func (l *loop) round(ctx context.Context, now time.Time) {
 	l.forward(ctx, objs, state)
 	l.macs.learn(s.Members, s.Nodes)
 	l.decide(ctx, now, state)
+	l.tellPeers(ctx, now, state)
 	l.split(ctx, now, view)
 	l.apply()
 	l.watch(view, state)
@@ -218,6 +227,12 @@ func (l *loop) refreshLinks(ctx context.Context, now time.Time) {
 		return
 	}
 	l.routes = routes
+	own, err := l.a.d.kernel.Own()
+	if err != nil {
+		klog.FromContext(ctx).Error(err, "Cannot list the node's own addresses, keeping the old ones")
+		return
+	}
+	l.own = own
 	kept, err := l.a.d.kernel.Kept()
 	if err != nil {
 		klog.FromContext(ctx).Error(err, "Cannot list the addresses that an earlier run left")
@@ -253,6 +268,7 @@ func (l *loop) snapshot(ctx context.Context, now time.Time, objs intake.Objects,
 	s := plan.Snapshot{
 		Self: l.a.name(), Claims: objs.Claims, Records: objs.Records, Advertisements: objs.Advertisements,
 		Nodes: objs.Nodes, Endpoints: objs.Endpoints, Hold: now.Before(l.holdUntil), Awaited: l.await(now, objs, view),
+		BGP: l.a.objects.BGP(ctx, ownInterfaces(l.own)), Drain: l.bgp.drain.look(now, objs.Nodes[l.a.name()], l.leaving, l.a.o.BGPDrain),
 		Members: l.members(ctx, now, view), InCluster: l.a.o.ClusterCIDRs, Forwards: l.a.forward.State().forwards,
 	}
 	if view.Settled {
@@ -360,6 +376,7 @@ func (l *loop) stop(work context.Context, ticker *time.Ticker) {
 		logger.Info("Restarting", "addresses", len(l.held), "cause", cause, "grace", facts.grace)
 		err := l.restart(work, facts.daemonSetErr == nil)
 		if err == nil {
+			l.endSessions(work, true)
 			return
 		}
 		cause = causeNoAddresses
@@ -372,16 +389,19 @@ func (l *loop) stop(work context.Context, ticker *time.Ticker) {
 	l.leave(work, ticker)
 }
 
-// leave lets peers take over while this node still answers, withdraws, and takes its
-// name off what nobody took over. Nothing answers afterwards, not even the kernel.
+// leave lets peers take over while this node still answers, and routers choose other
+// nodes, withdraws, and takes its name off what nobody took over. Nothing answers
+// afterwards, not even the kernel.
 func (l *loop) leave(ctx context.Context, ticker *time.Ticker) {
 	l.leaving = true
 	names := claimNames(l.held.addrs())
+	told := l.bgp.told()
 	l.round(ctx, time.Now())
-	for len(l.held) > 0 && ctx.Err() == nil {
+	for (len(l.held) > 0 || l.bgp.told() && !l.bgp.drain.over) && ctx.Err() == nil {
 		l.wait(ctx, ticker)
 		l.round(ctx, time.Now())
 	}
+	l.stopTelling(ctx, ticker, told)
 	l.drop(ctx, l.kept)
 	l.stopForwarding(ctx)
 	l.restoreKernel(ctx)

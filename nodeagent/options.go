@@ -40,6 +40,9 @@ const (
 	maxRestartGrace = 90 * time.Second
 )
 
+// maxBGPDrain is what a Pod's terminationGracePeriodSeconds can reasonably be told to allow.
+const maxBGPDrain = 10 * time.Minute
+
 // minAnnounceInterval leaves room for ten thousand addresses under the bound on frames.
 const minAnnounceInterval = 10 * time.Second
 
@@ -82,6 +85,11 @@ type Options struct {
 	SysctlRoot string
 	// BackendMetrics has a series for each real server of each virtual server.
 	BackendMetrics bool
+	// BGPDrain is how long routes ask for the least preference before they go, where the node
+	// leaves for good.
+	BGPDrain time.Duration
+	// MetalLBMetricNames has metrics of BGP by MetalLB's names too.
+	MetalLBMetricNames bool
 }
 
 // Defaults returns the options as shipped. getenv reads the environment: NODE_NAME,
@@ -106,6 +114,7 @@ func Defaults(getenv func(string) string) Options {
 		ExcludeInterfaces: defaultExclude,
 		DataPlane:         dataPlaneAuto,
 		SysctlRoot:        "/proc/sys",
+		BGPDrain:          5 * time.Second,
 	}
 }
 
@@ -131,6 +140,9 @@ func (o *Options) AddFlags(fs *pflag.FlagSet) {
 	fs.Var(prefixes{&o.ClusterCIDRs}, "cluster-cidrs", "sources that count as within the cluster, beside the nodes' pod ranges; separated by commas")
 	fs.StringVar(&o.SysctlRoot, "sysctl-root", o.SysctlRoot, "where the host's /proc/sys can be written")
 	fs.BoolVar(&o.BackendMetrics, "backend-metrics", o.BackendMetrics, "serve metrics for each backend too, not only for each port of an address")
+	fs.DurationVar(&o.BGPDrain, "bgp-drain", o.BGPDrain,
+		"how long BGP routes ask for the least preference before they are withdrawn, where the node leaves; 0 withdraws at once")
+	fs.BoolVar(&o.MetalLBMetricNames, "metallb-metric-names", o.MetalLBMetricNames, "serve the metrics of BGP and BFD by MetalLB's names too")
 }
 
 // Validate reports every fault of the options at once.
@@ -179,6 +191,9 @@ func (o *Options) Validate() error {
 	case dataPlaneAuto, dataPlaneIPVS, dataPlaneKubeProxy:
 	default:
 		errs = append(errs, fmt.Errorf("--data-plane: %q is none of %s, %s and %s", o.DataPlane, dataPlaneAuto, dataPlaneIPVS, dataPlaneKubeProxy))
+	}
+	if o.BGPDrain < 0 || o.BGPDrain > maxBGPDrain {
+		errs = append(errs, fmt.Errorf("--bgp-drain: %s is not between 0 and %s", o.BGPDrain, maxBGPDrain))
 	}
 	if o.SysctlRoot == "" {
 		errs = append(errs, errors.New("--sysctl-root: must not be empty"))

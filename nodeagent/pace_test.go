@@ -43,7 +43,7 @@ func TestWaitRests(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
-				a := &Agent{dirty: make(chan struct{}, 1), linksDirty: make(chan struct{}, 1), calm: make(chan struct{}, 1)}
+				a := &Agent{dirty: make(chan struct{}, 1), linksDirty: make(chan struct{}, 1), calm: make(chan struct{}, 1), speaker: newSimSpeaker(&simRouter{})}
 				begin := time.Now()
 				l := &loop{a: a, pace: pace{until: begin.Add(30 * time.Millisecond)}}
 				ticker := time.NewTicker(time.Hour)

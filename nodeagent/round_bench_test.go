@@ -38,9 +38,13 @@ func (s *still) NodeUID(loadbalancer.NodeName) types.UID       { return "" }
 func (s *still) View() member.View                             { return s.view }
 func (s *still) Publish(member.State)                          {}
 func (s *still) SetPeers(map[loadbalancer.NodeName]netip.Addr) {}
-func (s *still) Ask()                                          {}
-func (s *still) Watch(context.Context, func()) error           { return nil }
-func (s *still) DefaultRoutes() (kernel.DefaultRoutes, error)  { return kernel.DefaultRoutes{}, nil }
+func (s *still) BGP(context.Context, []loadbalancer.Interface) loadbalancer.BGPConfig {
+	return loadbalancer.BGPConfig{}
+}
+func (s *still) Own() ([]kernel.Link, error)                  { return nil, nil }
+func (s *still) Ask()                                         {}
+func (s *still) Watch(context.Context, func()) error          { return nil }
+func (s *still) DefaultRoutes() (kernel.DefaultRoutes, error) { return kernel.DefaultRoutes{}, nil }
 
 func (s *still) Claim(name string) (c *v1alpha1.IPClaim, b bool) { c, b = s.claims[name]; return c, b }
 
@@ -60,6 +64,7 @@ func BenchmarkRound(b *testing.B) {
 				openARP:    func(kernel.Link) (l2.Conn, error) { return nil, errMoved },
 				openNDP:    func(kernel.Link) (l2.Conn, error) { return nil, errMoved },
 				newObjects: func(func()) (objects, error) { return s, nil },
+				speaker:    newSimSpeaker(&simRouter{}), bfd: noBFD{},
 			})
 			if err != nil {
 				b.Fatal(err)

@@ -57,6 +57,7 @@ type sim struct {
 	dataPlane string                                      // set before nodes start: --data-plane
 	backends  []loadbalancer.Backend                      // of all Services, for the data plane
 	revision  int                                         // of the record that was changed last
+	bgp       loadbalancer.BGPConfig                      // of every node
 }
 
 const detection = 700 * time.Millisecond
@@ -137,7 +138,8 @@ func (s *sim) start(name loadbalancer.NodeName) {
 		o.DataPlane = s.dataPlane
 	}
 	a, err := newAgent(o, "v0", deps{
-		plane:  n.planeDeps(),
+		plane:   n.planeDeps(),
+		speaker: newSimSpeaker(&n.router), bfd: noBFD{},
 		kernel: n, cluster: n, claims: s.claims, agents: s.agents, registry: prometheus.NewRegistry(),
 		openARP:    func(kernel.Link) (l2.Conn, error) { return n.open(false) },
 		openNDP:    func(kernel.Link) (l2.Conn, error) { return n.open(true) },
@@ -165,7 +167,7 @@ func (n *simNode) run() {
 	work, kill := context.WithCancel(context.WithoutCancel(ctx))
 	n.cancel, n.kill = cancel, kill
 	var wg sync.WaitGroup
-	for _, f := range []func(context.Context) error{n.agent.arp.Run, n.agent.ndp.Run, n.agent.probes.Run, n.agent.pulse.Run, n.agent.owners.Run, n.agent.report.Run, n.agent.forward.Run} {
+	for _, f := range []func(context.Context) error{n.agent.arp.Run, n.agent.ndp.Run, n.agent.probes.Run, n.agent.pulse.Run, n.agent.owners.Run, n.agent.report.Run, n.agent.forward.Run, n.agent.speaker.Run} {
 		wg.Go(func() {
 			if err := f(work); err != nil {
 				n.s.t.Errorf("%s: %v", n.name, err)

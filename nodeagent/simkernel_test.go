@@ -23,6 +23,7 @@ type simKernel struct {
 	simSettings
 	simPlane
 
+	router  simRouter // what the peers know of this node
 	keeping sync.Mutex
 	until   map[kernel.Kept]time.Time // guarded by keeping
 	deny    error                     // guarded by keeping: adding addresses fails

@@ -32,6 +32,7 @@ func (l *loop) tell(objs intake.Objects, state plan.NodeState, view member.View,
 	s := l.agentStatus(announced, members, view.KeyIDs)
 	s.Conflicts = l.tellConflicts(time.Now())
 	s.DataPlane = l.dataPlane(time.Now())
+	s.BGP = l.bgpStatus(time.Now())
 	l.a.report.Set(s, h)
 }
 

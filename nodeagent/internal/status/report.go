@@ -57,8 +57,10 @@ type Report struct {
 	// that the API server has.
 	settings, recorded []v1alpha1.KernelSetting // guarded by mu
 	loaded             bool                     // guarded by mu
-	// former is what an earlier run told of the data plane, which it left in the kernel.
-	former v1alpha1.DataPlaneStatus // guarded by mu
+	// former is what an earlier run told of the data plane, which it left in the kernel, and
+	// formerBGP of the sessions, whose routes the peers may have kept.
+	former    v1alpha1.DataPlaneStatus    // guarded by mu
+	formerBGP []v1alpha1.BGPSessionStatus // guarded by mu
 	// unknown are the fields that the API server was found not to know.
 	unknown map[string]struct{} // guarded by mu
 }
@@ -72,7 +74,8 @@ func NewReport(node string, agents NodeAgents, nodeUID func() types.UID, notify 
 
 // Set says what the object should hold; conditions in s are ignored in favour of h, and
 // kernel settings in favour of those of [Report.SetKernelSettings]. While s does not say who
-// forwards, what an earlier run told stays. It does not block.
+// forwards, what an earlier run told stays, and so it does of BGP while that is nil. It does
+// not block.
 func (r *Report) Set(s v1alpha1.NodeAgentStatus, h Health) {
 	s.Conditions, s.KernelSettings = nil, nil
 	r.mu.Lock()
@@ -154,7 +157,7 @@ func (r *Report) load(ctx context.Context) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.settings, r.recorded, r.loaded = obj.Status.KernelSettings, obj.Status.KernelSettings, true
-	r.former = obj.Status.DataPlane
+	r.former, r.formerBGP = obj.Status.DataPlane, obj.Status.BGP
 	return nil
 }
 
@@ -217,6 +220,11 @@ func (r *Report) write(ctx context.Context, written *v1alpha1.NodeAgentStatus) (
 		r.former.DeepCopyInto(&s.DataPlane)
 	} else {
 		r.former = v1alpha1.DataPlaneStatus{}
+	}
+	if s.BGP == nil {
+		s.BGP = slices.Clone(r.formerBGP)
+	} else {
+		r.formerBGP = nil
 	}
 	r.mu.Unlock()
 	if written != nil {
