@@ -41,7 +41,7 @@ type vip struct {
 	local bool
 	// bandwidth is that of the route, 0 for none.
 	bandwidth uint32
-	// wishes of its Services that want it told, ascending by Service.
+	// wishes of its Services that want it told.
 	wishes []bgpWish
 
 	tellings []*telling
@@ -194,9 +194,6 @@ func (m *bgpMemory) vipOf(p *planner, c loadbalancer.Claim) (out vip, wanted boo
 	if !wanted {
 		return out, false
 	}
-	slices.SortFunc(m.wishes, func(a, b bgpWish) int {
-		return cmp.Or(compareServices(a.service, b.service), cmp.Compare(a.uid, b.uid))
-	})
 	out.wishes = m.wishes
 	local, _ := p.localServices(m.records)
 	out.why = p.unannounceable(c)

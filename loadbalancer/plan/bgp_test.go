@@ -297,6 +297,14 @@ func attributeScenarios() map[string]func(s *plan.Snapshot) {
 			merge(s)
 			says(s, "u2", loadbalancer.BGPOverrides{LocalPref: 1, HasLocalPref: true, MED: 7, HasMED: true})
 		},
+		"services-of-two-advertisements-contradict": func(s *plan.Snapshot) { // d/svc comes first though its advertisement does not
+			gold(s)
+			advertise(s, "bgp", allow)
+			advertise(s, "all", allow)
+			another(s, "all")
+			merge(s)
+			says(s, "u2", loadbalancer.BGPOverrides{MED: 8, HasMED: true})
+		},
 		"advertisements-contradict": func(s *plan.Snapshot) {
 			advertise(s, "bgp", localPref(100))
 			advertise(s, "bgp", communities(2))
