@@ -124,12 +124,17 @@ func (c *Controller) recordChanged(before, after *v1alpha1.LoadBalancer) {
 		!equality.Semantic.DeepEqual(before.Spec.Advertisements, after.Spec.Advertisements) {
 		c.markGroupOf(after)
 		c.markSharers(after, 0)
+		c.markContradictions(before, after)
+	} else if before.Spec.ExternalTrafficPolicy != after.Spec.ExternalTrafficPolicy {
+		c.markSharers(after, 0)
+		c.markContradictions(before, after)
 	}
 }
 
 // forget drops what was remembered about a record.
 func (c *Controller) forget(gone *v1alpha1.LoadBalancer) {
 	key := loadbalancer.ServiceKey{Namespace: gone.Namespace, Name: gone.Name}
+	c.markContradictions(gone, nil)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	delete(c.firstSeen, gone.UID)

@@ -13,7 +13,6 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/resourceversion"
 
-	"github.com/fairlead-lb/fairlead/loadbalancer"
 	"github.com/fairlead-lb/fairlead/loadbalancer/api/v1alpha1"
 	"github.com/fairlead-lb/fairlead/loadbalancer/convert"
 	"github.com/fairlead-lb/fairlead/loadbalancer/reason"
@@ -123,7 +122,7 @@ func (c *Controller) assessPeer(peer *v1alpha1.BGPPeer, to []session, counts v1a
 	case counts.Nodes == 0:
 		return answer{false, reason.WaitingForAgent, "no node agent has begun a session yet: agents are starting or of an earlier release, or no node has the source address"}
 	case counts.Nodes == counts.Established:
-		return answer{true, reason.Valid, fmt.Sprintf("established on %s", share(counts))}
+		return answer{true, reason.Valid, fmt.Sprintf("established on %s", share(counts)) + c.remarks(to)}
 	}
 	var causes []reason.Reason
 	var said []string
@@ -154,6 +153,20 @@ func share(counts v1alpha1.BGPPeerStatus) string {
 		noun = "node"
 	}
 	return fmt.Sprintf("%d of %d %s", counts.Established, counts.Nodes, noun)
+}
+
+// remarks tell what of the configuration is left out of sessions that are up, once each.
+func (c *Controller) remarks(to []session) string {
+	var said []string
+	for _, e := range to {
+		if e.up && e.why != "" && !slices.ContainsFunc(said, func(s string) bool { return strings.Contains(s, e.why) }) {
+			said = append(said, fmt.Sprintf("node %s: %s%s", e.node, e.why, c.wordsOf(e)))
+		}
+	}
+	if len(said) == 0 {
+		return ""
+	}
+	return "; " + abbreviate(said)
 }
 
 // wordsOf returns what an agent says of a session that is not up.
@@ -196,65 +209,4 @@ func (c *Controller) selectsAny(peer *v1alpha1.BGPPeer) bool {
 	return err == nil && slices.ContainsFunc(c.worlds.get().nodes, func(n node) bool {
 		return n.barred == "" && selectors.SelectsNode(n.labels)
 	})
-}
-
-// syncBGPAdvertisement corrects a BGPAdvertisement's Ready condition.
-func (c *Controller) syncBGPAdvertisement(ctx context.Context, name string) error {
-	in := &c.opts.Informers.BGP
-	ad := lookup[v1alpha1.BGPAdvertisement](in.Advertisements, name)
-	if ad == nil || ad.DeletionTimestamp != nil {
-		return nil
-	}
-	aliases, faults := convert.Aliases(list[v1alpha1.Community](in.Communities))
-	a := assessBGPAdvertisement(ad, surroundings{
-		aliases: aliases, faults: faults,
-		pool: func(name string) bool { return lookup[v1alpha1.IPAddressPool](c.opts.Informers.Pools, name) != nil },
-		peer: func(name string) bool { return lookup[v1alpha1.BGPPeer](in.Peers, name) != nil },
-	})
-	ready, changed := readyCondition(ad.Status.Conditions, a, ad.Generation)
-	if !changed {
-		return nil
-	}
-	doc := document("BGPAdvertisement", ad, "status", map[string]any{"conditions": []metav1.Condition{ready}})
-	if err := apply(ctx, c.opts.BGPAdvertisements, doc, "status"); err != nil {
-		return fmt.Errorf("apply status of BGPAdvertisement %s: %w", name, err)
-	}
-	return nil
-}
-
-// surroundings are what a BGPAdvertisement's validity depends on beside itself.
-type surroundings struct {
-	aliases    map[string]loadbalancer.Community
-	faults     []loadbalancer.BGPFault
-	pool, peer func(name string) bool
-}
-
-// assessBGPAdvertisement says whether a BGPAdvertisement is in use as written.
-func assessBGPAdvertisement(ad *v1alpha1.BGPAdvertisement, w surroundings) answer {
-	if _, faults := convert.BGPAdvertisement(ad, w.aliases, nil); len(faults) > 0 {
-		said := make([]string, 0, len(faults))
-		for _, f := range faults {
-			said = append(said, strings.ReplaceAll(f.Message, "\n", "; "))
-		}
-		for _, f := range w.faults { // an alias that is not understood may be the one
-			if reason.Reason(faults[0].Reason) == reason.UnknownCommunity {
-				said = append(said, f.Message)
-			}
-		}
-		return answer{false, reason.Reason(faults[0].Reason), "not used: " + strings.Join(said, "; ")}
-	}
-	if unknown := missing(ad.Spec.IPAddressPools, w.pool); unknown != "" {
-		return answer{false, reason.UnknownPool, fmt.Sprintf("no IPAddressPool is named %s; whatever else it selects is announced", unknown)}
-	}
-	if unknown := missing(ad.Spec.Peers, w.peer); unknown != "" {
-		return answer{false, reason.UnknownPeer, fmt.Sprintf("no BGPPeer is named %s; the other peers are told, if it names any", unknown)}
-	}
-	return answer{true, reason.Valid, "in use"}
-}
-
-// missing joins the names that do not exist, ascending.
-func missing(names []string, exists func(string) bool) string {
-	unknown := slices.DeleteFunc(slices.Clone(names), exists)
-	slices.Sort(unknown)
-	return strings.Join(unknown, ", ")
 }

@@ -48,6 +48,9 @@ func TestPeerStatus(t *testing.T) {
 		b.up(t, "tor-a", "worker2", "worker3")
 		wait(t, 10*time.Second)
 		b.wantPeer(t, 3, 3, reason.Valid, "established on 3 of 3 nodes")
+		b.session(t, "tor-a", v1alpha1.BGPEstablished, reason.FieldNotSupported, workerNodes()...)
+		wait(t, gossipDelay)
+		b.wantPeer(t, 3, 3, reason.Valid, "established on 3 of 3 nodes; node worker: FieldNotSupported (the router said FieldNotSupported)")
 		b.nodes.Put(t, testNode("worker3", func(n *corev1.Node) { n.Status.Conditions[0].Status = corev1.ConditionUnknown }))
 		wait(t, time.Minute)
 		b.wantPeer(t, 2, 2, reason.Valid, "established on 2 of 2 nodes")
@@ -135,6 +138,65 @@ func TestBGPAdvertisementReady(t *testing.T) {
 				b.drain()
 				wait(t, time.Hour)
 				b.wantNoWrite(t)
+			})
+		})
+	}
+}
+
+// Of two advertisements that say different things of one route the later one is told so, as
+// long as a Service has both.
+func TestContradiction(t *testing.T) {
+	med := func(n int64) *int64 { return &n }
+	short := int32(24)
+	for _, tc := range []struct {
+		name          string
+		first, second v1alpha1.BGPAdvertisementSpec
+		local         bool
+		want          string
+	}{
+		{"one thing", v1alpha1.BGPAdvertisementSpec{LocalPref: 200}, v1alpha1.BGPAdvertisementSpec{LocalPref: 200}, false, ""},
+		{"localPref", v1alpha1.BGPAdvertisementSpec{LocalPref: 200}, v1alpha1.BGPAdvertisementSpec{LocalPref: 50}, false, "says localPref 50 where BGPAdvertisement a says 200"},
+		{"one says nothing", v1alpha1.BGPAdvertisementSpec{LocalPref: 200}, v1alpha1.BGPAdvertisementSpec{Communities: []string{"no-export"}}, false, ""},
+		{"med", v1alpha1.BGPAdvertisementSpec{MED: med(0)}, v1alpha1.BGPAdvertisementSpec{MED: med(1)}, false, "says med 1 "},
+		{"prepend", v1alpha1.BGPAdvertisementSpec{ASPathPrepend: 1}, v1alpha1.BGPAdvertisementSpec{ASPathPrepend: 2}, false, "says asPathPrepend 2 "},
+		{
+			"other peers", v1alpha1.BGPAdvertisementSpec{LocalPref: 200, Peers: []string{"tor-a"}},
+			v1alpha1.BGPAdvertisementSpec{LocalPref: 50, Peers: []string{"tor-b"}}, false, "",
+		},
+		{
+			"other nodes", v1alpha1.BGPAdvertisementSpec{LocalPref: 200, NodeSelectors: selector("kubernetes.io/hostname", "worker")},
+			v1alpha1.BGPAdvertisementSpec{LocalPref: 50, NodeSelectors: selector("kubernetes.io/hostname", "worker2")}, false, "",
+		},
+		{"other length", v1alpha1.BGPAdvertisementSpec{LocalPref: 200, AggregationLength: &short}, v1alpha1.BGPAdvertisementSpec{LocalPref: 50}, false, ""},
+		{"other length, Local", v1alpha1.BGPAdvertisementSpec{LocalPref: 200, AggregationLength: &short}, v1alpha1.BGPAdvertisementSpec{LocalPref: 50}, true, ""},
+		{
+			"both aggregate, Local", v1alpha1.BGPAdvertisementSpec{LocalPref: 200, AggregationLength: &short},
+			v1alpha1.BGPAdvertisementSpec{LocalPref: 50, AggregationLength: &short}, true, "for one to default/svc1; BGPAdvertisement a counts",
+		},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := startBGP(t)
+				b.peers.Put(t, peer("tor-b", v1alpha1.BGPPeerSpec{}))
+				b.bgpAds.Put(t, bgpAd("a", tc.first))
+				b.bgpAds.Put(t, bgpAd("my-bgp", tc.second))
+				wait(t, time.Second)
+				b.wantBGPAd(t, reason.Valid, "in use")
+				b.allocate(t, 1)
+				if tc.local {
+					r, _ := b.records.Find("default/svc1")
+					r.Spec.ExternalTrafficPolicy = v1alpha1.TrafficPolicyLocal
+					b.records.Put(t, r)
+				}
+				wait(t, time.Second)
+				why := reason.Valid
+				if tc.want != "" {
+					why = reason.ConflictingAdvertisements
+				}
+				b.wantBGPAd(t, why, tc.want)
+				b.records.Remove("default/svc1")
+				wait(t, time.Second)
+				b.wantBGPAd(t, reason.Valid, "in use")
 			})
 		})
 	}

@@ -39,6 +39,8 @@ type bgpAdvertisement struct {
 	nodes []bool
 	// peers by name; none means all.
 	peers []string
+	// says is what its routes say.
+	says loadbalancer.BGPAdvertisement
 }
 
 // tells reports whether a peer is told.
@@ -53,10 +55,11 @@ func (w *world) addBGP(in *BGP) {
 	aliases, _ := convert.Aliases(list[v1alpha1.Community](in.Communities))
 	for _, ad := range list[v1alpha1.BGPAdvertisement](in.Advertisements) {
 		selectors, err := convert.BGPSelectors(ad)
-		if _, faults := convert.BGPAdvertisement(ad, aliases, nil); err != nil || len(faults) > 0 {
+		says, faults := convert.BGPAdvertisement(ad, aliases, nil)
+		if err != nil || len(faults) > 0 {
 			continue
 		}
-		out := &bgpAdvertisement{Selectors: selectors, name: ad.Name, nodes: make([]bool, len(w.nodes)), peers: ad.Spec.Peers}
+		out := &bgpAdvertisement{Selectors: selectors, name: ad.Name, nodes: make([]bool, len(w.nodes)), peers: ad.Spec.Peers, says: says}
 		for i := range w.nodes {
 			out.nodes[i] = selectors.SelectsNode(w.nodes[i].labels)
 		}
