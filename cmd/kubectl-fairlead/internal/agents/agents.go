@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package agents asks node agents what their nodes forward, each through a port-forward to
-// its pod, because agents tell that on their node's loopback address only. It needs the
-// right to forward ports to pods of the namespace fairlead-system, and reads nothing else.
-// The command `top` calls it.
+// Package agents asks node agents what their nodes forward and what they tell by BGP, each
+// through a port-forward to its pod, because agents tell that on their node's loopback
+// address only. It needs the right to forward ports to pods of the namespace
+// fairlead-system, and reads nothing else. The commands `top` and `bgp routes` call it.
 package agents
 
 import (
@@ -14,6 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/url"
 	"slices"
@@ -28,8 +29,6 @@ import (
 	"k8s.io/client-go/tools/portforward"
 	"k8s.io/client-go/transport/spdy"
 	"k8s.io/streaming/pkg/httpstream"
-
-	"github.com/fairlead-lb/fairlead/loadbalancer/traffic"
 )
 
 const (
@@ -52,24 +51,27 @@ type Gap struct {
 }
 
 // Ask is how one agent is asked.
-type Ask func(ctx context.Context, pod *corev1.Pod) (traffic.Report, error)
+type Ask[T any] func(ctx context.Context, pod *corev1.Pod) (T, error)
 
-// Reports asks all agents and returns what they tell, and who did not answer, both by node.
-// An error means that the agents are not known.
-func Reports(ctx context.Context, kube kubernetes.Interface, ask Ask) ([]traffic.Report, []Gap, error) {
+// Reports asks all agents, or that of one node, and returns what they tell, and who did not
+// answer, both by node. An error means that the agents are not known.
+func Reports[T any](ctx context.Context, kube kubernetes.Interface, node string, ask Ask[T]) ([]T, []Gap, error) {
 	pods, err := kube.CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{LabelSelector: selector})
 	if err != nil {
 		return nil, nil, fmt.Errorf("list the node agents' pods: %w", err)
 	}
 	var (
-		mu      sync.Mutex
-		reports []traffic.Report
-		gaps    []Gap
-		wg      sync.WaitGroup
-		slots   = make(chan struct{}, atOnce)
+		mu    sync.Mutex
+		told  = make(map[string]T)
+		gaps  []Gap
+		wg    sync.WaitGroup
+		slots = make(chan struct{}, atOnce)
 	)
 	for i := range pods.Items {
 		pod := &pods.Items[i]
+		if node != "" && pod.Spec.NodeName != node {
+			continue
+		}
 		wg.Go(func() {
 			slots <- struct{}{}
 			defer func() { <-slots }()
@@ -80,39 +82,42 @@ func Reports(ctx context.Context, kube kubernetes.Interface, ask Ask) ([]traffic
 				gaps = append(gaps, Gap{Node: pod.Spec.NodeName, Cause: err.Error()})
 				return
 			}
-			reports = append(reports, r)
+			told[pod.Spec.NodeName] = r
 		})
 	}
 	wg.Wait()
-	slices.SortFunc(reports, func(a, b traffic.Report) int { return cmp.Compare(a.Node, b.Node) })
+	var reports []T
+	for _, n := range slices.Sorted(maps.Keys(told)) {
+		reports = append(reports, told[n])
+	}
 	slices.SortFunc(gaps, func(a, b Gap) int { return cmp.Compare(a.Node, b.Node) })
 	return reports, gaps, nil
 }
 
 var errNotRunning = errors.New("its agent does not run")
 
-func one(ctx context.Context, pod *corev1.Pod, ask Ask) (traffic.Report, error) {
+func one[T any](ctx context.Context, pod *corev1.Pod, ask Ask[T]) (none T, err error) {
 	if pod.Status.Phase != corev1.PodRunning {
-		return traffic.Report{}, errNotRunning
+		return none, errNotRunning
 	}
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	return ask(ctx, pod)
 }
 
-// PortForward asks through port-forwards.
-func PortForward(cfg *rest.Config, kube kubernetes.Interface) Ask {
-	return func(ctx context.Context, pod *corev1.Pod) (traffic.Report, error) {
+// PortForward asks for a path through port-forwards.
+func PortForward[T any](cfg *rest.Config, kube kubernetes.Interface, path string) Ask[T] {
+	return func(ctx context.Context, pod *corev1.Pod) (none T, err error) {
 		dialer, err := dialerFor(cfg, kube.CoreV1().RESTClient().Post().
 			Resource("pods").Namespace(pod.Namespace).Name(pod.Name).SubResource("portforward").URL())
 		if err != nil {
-			return traffic.Report{}, err
+			return none, err
 		}
 		stop, ready := make(chan struct{}), make(chan struct{})
 		var said bytes.Buffer
 		forward, err := portforward.NewOnAddressesForStreaming(dialer, []string{"127.0.0.1"}, []string{fmt.Sprintf("0:%d", port)}, stop, ready, io.Discard, &said)
 		if err != nil {
-			return traffic.Report{}, fmt.Errorf("forward a port: %w", err)
+			return none, fmt.Errorf("forward a port: %w", err)
 		}
 		done := make(chan error, 1)
 		go func() { done <- forward.ForwardPorts() }()
@@ -123,16 +128,16 @@ func PortForward(cfg *rest.Config, kube kubernetes.Interface) Ask {
 		select {
 		case err := <-done:
 			done <- nil
-			return traffic.Report{}, fmt.Errorf("forward a port: %w", cmp.Or(err, io.ErrUnexpectedEOF))
+			return none, fmt.Errorf("forward a port: %w", cmp.Or(err, io.ErrUnexpectedEOF))
 		case <-ctx.Done():
-			return traffic.Report{}, fmt.Errorf("forward a port: %w", ctx.Err())
+			return none, fmt.Errorf("forward a port: %w", ctx.Err())
 		case <-ready:
 		}
 		local, err := forward.GetPorts()
 		if err != nil || len(local) == 0 {
-			return traffic.Report{}, fmt.Errorf("forward a port: %w", cmp.Or(err, io.ErrUnexpectedEOF))
+			return none, fmt.Errorf("forward a port: %w", cmp.Or(err, io.ErrUnexpectedEOF))
 		}
-		r, err := Get(ctx, fmt.Sprintf("http://127.0.0.1:%d", local[0].Local))
+		r, err := Get[T](ctx, fmt.Sprintf("http://127.0.0.1:%d", local[0].Local), path)
 		if text := strings.TrimSpace(said.String()); err != nil && text != "" {
 			err = fmt.Errorf("%w (%s)", err, text)
 		}
@@ -156,30 +161,30 @@ func dialerFor(cfg *rest.Config, to *url.URL) (httpstream.Dialer, error) {
 	}), nil
 }
 
-// Get reads the report of the agent at a base URL.
-func Get(ctx context.Context, base string) (traffic.Report, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, base+traffic.Path, http.NoBody)
+// Get reads the report that the agent at a base URL serves at a path.
+func Get[T any](ctx context.Context, base, path string) (r T, err error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, base+path, http.NoBody)
 	if err != nil {
-		return traffic.Report{}, fmt.Errorf("ask the agent: %w", err)
+		return r, fmt.Errorf("ask the agent: %w", err)
 	}
 	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
 	resp, err := client.Do(req)
 	if err != nil {
-		return traffic.Report{}, fmt.Errorf("ask the agent: %w", err)
+		return r, fmt.Errorf("ask the agent: %w", err)
 	}
 	defer func() { _ = resp.Body.Close() }() // only read
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxReport))
 	switch {
 	case err != nil:
-		return traffic.Report{}, fmt.Errorf("read what the agent tells: %w", err)
+		return r, fmt.Errorf("read what the agent tells: %w", err)
 	case resp.StatusCode == http.StatusNotFound:
-		return traffic.Report{}, errOld
+		return r, errOld
 	case resp.StatusCode != http.StatusOK:
-		return traffic.Report{}, fmt.Errorf("the agent answers %s: %s", resp.Status, strings.TrimSpace(string(body[:min(len(body), 200)])))
+		return r, fmt.Errorf("the agent answers %s: %s", resp.Status, strings.TrimSpace(string(body[:min(len(body), 200)])))
 	}
-	var r traffic.Report
 	if err := json.Unmarshal(body, &r); err != nil {
-		return traffic.Report{}, fmt.Errorf("read what the agent tells: %w", err)
+		var none T
+		return none, fmt.Errorf("read what the agent tells: %w", err)
 	}
 	return r, nil
 }

@@ -35,7 +35,7 @@ func TestReports(t *testing.T) {
 		pod("n2", "node-agent", corev1.PodRunning), pod("n1", "node-agent", corev1.PodRunning), pod("n3", "node-agent", corev1.PodPending),
 		pod("n4", "node-agent", corev1.PodRunning), pod("n1", "controller", corev1.PodRunning),
 	)
-	reports, gaps, err := agents.Reports(t.Context(), kube, func(_ context.Context, p *corev1.Pod) (traffic.Report, error) {
+	reports, gaps, err := agents.Reports(t.Context(), kube, "", func(_ context.Context, p *corev1.Pod) (traffic.Report, error) {
 		if p.Spec.NodeName == "n4" {
 			return traffic.Report{}, errors.New("no route to host")
 		}
@@ -74,7 +74,7 @@ func TestGet(t *testing.T) {
 				_, _ = w.Write([]byte(c.body))
 			}))
 			defer srv.Close()
-			r, err := agents.Get(t.Context(), srv.URL)
+			r, err := agents.Get[traffic.Report](t.Context(), srv.URL, traffic.Path)
 			if c.want == "" && (err != nil || r.Node != "n1" || len(r.Servers) != 1) {
 				t.Errorf("%+v, %v", r, err)
 			}

@@ -52,6 +52,7 @@ func kinds() map[string]string {
 	return map[string]string{
 		f + "ipaddresspools": "IPAddressPool", f + "l2advertisements": "L2Advertisement", f + "ipclaims": "IPClaim",
 		f + "loadbalancers": "LoadBalancer", f + "nodeagents": "NodeAgent", f + "externalippolicies": "ExternalIPPolicy",
+		f + "bgppeers": "BGPPeer", f + "bgpadvertisements": "BGPAdvertisement",
 		"v1/services": "Service", "v1/namespaces": "Namespace", "v1/nodes": "Node", "v1/configmaps": "ConfigMap",
 		"networking.k8s.io/v1/servicecidrs": "ServiceCIDR", "discovery.k8s.io/v1/endpointslices": "EndpointSlice",
 	}

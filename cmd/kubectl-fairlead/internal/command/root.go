@@ -71,7 +71,7 @@ func (a *app) root() *cobra.Command {
 	flags := root.PersistentFlags()
 	flags.StringVar(&a.loader.ExplicitPath, clientcmd.RecommendedConfigPathFlag, "", "path to the kubeconfig file")
 	clientcmd.BindOverrideFlags(&a.overrides, flags, clientcmd.RecommendedConfigOverrideFlags(""))
-	root.AddCommand(a.explain(), a.top(), a.claims(), a.migrate())
+	root.AddCommand(a.explain(), a.top(), a.bgp(), a.claims(), a.migrate())
 	return root
 }
 

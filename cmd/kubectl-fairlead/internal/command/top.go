@@ -11,6 +11,7 @@ import (
 
 	"github.com/fairlead-lb/fairlead/cmd/kubectl-fairlead/internal/agents"
 	"github.com/fairlead-lb/fairlead/cmd/kubectl-fairlead/internal/top"
+	"github.com/fairlead-lb/fairlead/loadbalancer/traffic"
 )
 
 func (a *app) top() *cobra.Command {
@@ -49,20 +50,25 @@ func (a *app) topBy(what string, aliases []string, short string, by func(top.Inp
 	return cmd
 }
 
-// traffic asks the agents. Only a namespace that is named on the command line counts: what
-// nodes do is no matter of one namespace.
-func (a *app) traffic(ctx context.Context) (top.Input, error) {
+// askAgents asks the agents, or that of one node, for what they serve at a path.
+func askAgents[T any](ctx context.Context, a *app, node, path string) ([]T, []agents.Gap, error) {
 	cfg, err := a.config().ClientConfig()
 	if err != nil {
-		return top.Input{}, fmt.Errorf("read kubeconfig: %w", err)
+		return nil, nil, fmt.Errorf("read kubeconfig: %w", err)
 	}
 	cfg.QPS = -1
 	cfg.UserAgent = "kubectl-fairlead/" + a.env.Version
 	kube, err := kubernetes.NewForConfig(cfg)
 	if err != nil {
-		return top.Input{}, fmt.Errorf("make Kubernetes client: %w", err)
+		return nil, nil, fmt.Errorf("make Kubernetes client: %w", err)
 	}
-	reports, gaps, err := agents.Reports(ctx, kube, agents.PortForward(cfg, kube))
+	return agents.Reports(ctx, kube, node, agents.PortForward[T](cfg, kube, path))
+}
+
+// traffic asks the agents. Only a namespace that is named on the command line counts: what
+// nodes do is no matter of one namespace.
+func (a *app) traffic(ctx context.Context) (top.Input, error) {
+	reports, gaps, err := askAgents[traffic.Report](ctx, a, "", traffic.Path)
 	if err != nil {
 		return top.Input{}, err
 	}
