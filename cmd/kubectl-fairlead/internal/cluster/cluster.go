@@ -12,6 +12,7 @@ import (
 	"net/netip"
 
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -20,6 +21,7 @@ import (
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/yaml"
 
+	"github.com/fairlead-lb/fairlead/loadbalancer"
 	"github.com/fairlead-lb/fairlead/loadbalancer/api/v1alpha1"
 	"github.com/fairlead-lb/fairlead/loadbalancer/client"
 	"github.com/fairlead-lb/fairlead/loadbalancer/convert"
@@ -65,7 +67,14 @@ type State struct {
 	Nodes          []corev1.Node
 	Pools          []v1alpha1.IPAddressPool
 	Advertisements []v1alpha1.L2Advertisement
-	Claims         []v1alpha1.IPClaim
+	// BGPAdvertisements and BGPPeers; BGPPeersKnown: they could be read.
+	BGPAdvertisements []v1alpha1.BGPAdvertisement
+	BGPPeers          []v1alpha1.BGPPeer
+	BGPPeersKnown     bool
+	// Endpoints are of the one Service that [ReadEndpoints] was asked for, nil when they are
+	// not known.
+	Endpoints *loadbalancer.Endpoints
+	Claims    []v1alpha1.IPClaim
 	// Records and Agents are nil when they could not be read.
 	Records []v1alpha1.LoadBalancer
 	Agents  []v1alpha1.NodeAgent
@@ -134,6 +143,15 @@ func (s *State) readFairlead(ctx context.Context, c *Clients) {
 	if s.gap(err, "L2Advertisements", "it is not known who announces what") {
 		s.Advertisements = ads.Items
 	}
+	// An earlier version of Fairlead does not have these kinds.
+	tells, err := c.Fairlead.BGPAdvertisements().List(ctx, all)
+	if !apierrors.IsNotFound(err) && s.gap(err, "BGPAdvertisements", "it is not known who tells what by BGP") {
+		s.BGPAdvertisements = tells.Items
+	}
+	peers, err := c.Fairlead.BGPPeers().List(ctx, all)
+	if !apierrors.IsNotFound(err) && s.gap(err, "BGPPeers", "it is not known which of them exist") {
+		s.BGPPeers, s.BGPPeersKnown = peers.Items, true
+	}
 	agents, err := c.Fairlead.NodeAgents().List(ctx, all)
 	if s.gap(err, "NodeAgents", "it is not known which nodes are ready, and their own addresses count as free") {
 		s.Agents = append([]v1alpha1.NodeAgent{}, agents.Items...)
@@ -173,6 +191,22 @@ func (s *State) readCluster(ctx context.Context, c *Clients) {
 			}
 		}
 	}
+}
+
+// ReadEndpoints reads where the targets of one Service are.
+func ReadEndpoints(ctx context.Context, c *Clients, s *State, namespace, name string) {
+	list, err := c.Kube.DiscoveryV1().EndpointSlices(namespace).List(ctx, metav1.ListOptions{LabelSelector: discoveryv1.LabelServiceName + "=" + name})
+	if !s.gap(err, "the Service's EndpointSlices", "it is not known which nodes have targets of it") {
+		return
+	}
+	var slices []*discoveryv1.EndpointSlice
+	for i := range list.Items {
+		if list.Items[i].Labels[discoveryv1.LabelServiceName] == name {
+			slices = append(slices, &list.Items[i])
+		}
+	}
+	out := convert.EndpointsOf(slices)
+	s.Endpoints = &out
 }
 
 // readConfig reads what the controller was told; the defaults when there is nothing.

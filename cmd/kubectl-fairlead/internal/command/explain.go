@@ -6,11 +6,13 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"github.com/spf13/cobra"
 
 	"github.com/fairlead-lb/fairlead/cmd/kubectl-fairlead/internal/cluster"
 	"github.com/fairlead-lb/fairlead/cmd/kubectl-fairlead/internal/explain"
+	"github.com/fairlead-lb/fairlead/loadbalancer/api/v1alpha1"
 )
 
 func (a *app) explain() *cobra.Command {
@@ -45,9 +47,16 @@ func (a *app) explainService() *cobra.Command {
 			if err != nil {
 				return fmt.Errorf("read kubeconfig: %w", err)
 			}
-			s, err := a.state(cmd.Context())
+			c, err := a.connect()
 			if err != nil {
 				return err
+			}
+			s, err := cluster.Read(cmd.Context(), c)
+			if err != nil {
+				return err
+			}
+			if local(s, namespace, args[0]) {
+				cluster.ReadEndpoints(cmd.Context(), c, s, namespace, args[0])
 			}
 			report, ok := explain.Service(s, namespace, args[0])
 			if !ok {
@@ -58,6 +67,15 @@ func (a *app) explainService() *cobra.Command {
 	}
 	output = outputFlag(cmd)
 	return cmd
+}
+
+// local says whether it matters on which nodes a Service has its targets: where BGP tells
+// its addresses from there only.
+func local(s *cluster.State, namespace, name string) bool {
+	return slices.ContainsFunc(s.Records, func(r v1alpha1.LoadBalancer) bool {
+		return r.Namespace == namespace && r.Name == name && r.Spec.ExternalTrafficPolicy == v1alpha1.TrafficPolicyLocal &&
+			slices.ContainsFunc(r.Spec.Advertisements, func(a v1alpha1.AdvertisementReference) bool { return a.Kind == v1alpha1.KindBGPAdvertisement })
+	})
 }
 
 func (a *app) explainAddress() *cobra.Command {

@@ -178,6 +178,12 @@ func (r *PoolReport) addAdvertisements(s *cluster.State, p *v1alpha1.IPAddressPo
 			r.Advertisements = append(r.Advertisements, "L2Advertisement "+ad.Name)
 		}
 	}
+	for i := range s.BGPAdvertisements {
+		ad, err := convert.BGPSelectors(&s.BGPAdvertisements[i])
+		if err == nil && ad.SelectsPool(p.Name, p.Labels) {
+			r.Advertisements = append(r.Advertisements, "BGPAdvertisement "+s.BGPAdvertisements[i].Name)
+		}
+	}
 	slices.SortFunc(r.Advertisements, cmp.Compare[string])
 	if len(r.Advertisements) == 0 {
 		r.Notes = append(r.Notes, "no advertisement selects it: nobody announces its addresses")

@@ -28,6 +28,8 @@ type ServiceReport struct {
 	Addresses []Address `json:"addresses,omitempty"`
 	// Forwarding is who forwards to it, nil without a record.
 	Forwarding *Forwarding `json:"forwarding,omitempty"`
+	// BGP is who tells its addresses by BGP, nil where nobody is to.
+	BGP *BGP `json:"bgp,omitempty"`
 	// Absent says why there is no address, or not every one that was asked for.
 	Absent *Absence `json:"absent,omitempty"`
 	// Conditions of its record.
@@ -112,6 +114,7 @@ func Service(s *cluster.State, namespace, name string) (ServiceReport, bool) {
 		if len(record.Spec.Addresses)+len(record.Spec.NodeAddresses) > 0 {
 			r.Forwarding = b.forwarding(svc, record)
 		}
+		r.BGP = b.bgp(record)
 	}
 	if r.NotServed == "" {
 		r.Absent = b.absence(svc)
@@ -179,6 +182,8 @@ func (b *book) holding(c *v1alpha1.IPClaim) Holding {
 	slices.Sort(h.Services)
 	if o := c.Status.Owner; o != nil {
 		h.Owner = fmt.Sprintf("%s (epoch %d, since %s)", o.Node, o.Epoch, stamp(&o.Since))
+	} else if b.toldByBGP(c) {
+		h.Owner = "every node that may, by BGP"
 	}
 	for _, n := range c.Spec.Successors {
 		h.Successors = append(h.Successors, b.nodeWords(n))

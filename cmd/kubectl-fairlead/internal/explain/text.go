@@ -112,6 +112,9 @@ func (r ServiceReport) Text() string {
 		if r.Forwarding != nil {
 			p.forwarding(r.Forwarding)
 		}
+		if r.BGP != nil {
+			p.bgp(r.BGP)
+		}
 		if r.Absent != nil {
 			p.absence(r)
 		}
