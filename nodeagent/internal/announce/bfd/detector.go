@@ -224,11 +224,11 @@ func (d *Detector) tick(s *session, now time.Time) {
 
 // follow does what a session asks for.
 func (d *Detector) follow(s *session, now time.Time, out output) {
-	fault, refused := s.fault, s.refused
+	fault, objection := s.fault, s.objection
 	if out.send {
 		s.send(now, &out.packet)
 	}
-	if out.changed || s.fault != fault || s.refused != refused {
+	if out.changed || s.fault != fault || s.objection != objection {
 		d.tell()
 	}
 }

@@ -4,6 +4,7 @@ package bfd
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
 	"time"
 
@@ -49,10 +50,12 @@ type session struct {
 	opened time.Time // when sender was, or could not be, opened
 
 	counters State // what state does not compute
-	// fault is what keeps packets from being sent; refused that the peer's kernel says that
-	// nobody listens there.
-	fault   string
-	refused bool
+	// fault is what keeps packets from being sent.
+	fault string
+	// objection is what is wrong with a peer that is not heard, as far as that is known.
+	objection string
+	// told is the address that the peer speaks to: it knows this side by it.
+	told netip.Addr
 }
 
 func newSession(t target, local uint32, random func() float64, now time.Time) *session {
@@ -73,24 +76,41 @@ func (s *session) owns(a *arrival) bool {
 
 // take looks at a packet of the peer's address; answer is what is to be sent.
 func (s *session) take(now time.Time, a *arrival) output {
-	if a.ttl < s.minTTL {
-		s.counters.Dropped[TTL]++
-		return output{}
-	}
 	h, cause, ok := parse(a.payload)
 	if ok && h.YourDiscriminator != 0 && h.YourDiscriminator != s.m.local {
 		cause, ok = Discriminator, false
 	}
+	if a.ttl < s.minTTL { // before all else
+		cause, ok = TTL, false
+	}
 	if !ok {
-		s.counters.Dropped[cause]++
+		s.drop(cause, a)
 		return output{}
 	}
 	s.counters.In++
-	s.refused = false
+	s.objection = ""
+	if !a.to.IsMulticast() {
+		s.told = a.to
+	}
 	before, detection := s.m.state, s.m.detection()
 	out := s.m.receive(now, &h)
 	s.note(now, before, detection)
 	return out
+}
+
+// drop counts a packet. While nothing better is heard, its fault is worth telling.
+func (s *session) drop(cause Cause, a *arrival) {
+	s.counters.Dropped[cause]++
+	if s.m.remote != 0 {
+		return
+	}
+	switch cause {
+	case TTL:
+		s.objection = fmt.Sprintf("the peer's packets come with TTL %d, %d is the least that is taken", a.ttl, s.minTTL)
+	case Authenticated:
+		s.objection = "the peer asks for authentication, which is not served"
+	case Malformed, Stranger, Discriminator, causes: // of an older session, or of anybody
+	}
 }
 
 // tick does what is due.
@@ -130,7 +150,9 @@ func (s *session) send(now time.Time, h *wire.BFDHeader) {
 	if err == nil {
 		var refused bool
 		refused, err = s.sender.send(b)
-		s.refused = s.refused || refused && s.m.remote == 0
+		if refused && s.m.remote == 0 {
+			s.objection = fmt.Sprintf("nothing listens on the peer's UDP port %d", s.kind().port())
+		}
 	}
 	switch {
 	case err == nil:
@@ -150,10 +172,17 @@ func (s *session) send(now time.Time, h *wire.BFDHeader) {
 // errWaiting says that a socket could not be opened a moment ago.
 var errWaiting = errors.New("waiting to open a socket")
 
-// open makes sure of a socket.
+// open makes sure of a socket with the right source address. Once a session is Up, it is.
 func (s *session) open(now time.Time) error {
-	stale := s.m.remote == 0 && now.Sub(s.opened) >= fresh
-	if s.sender != nil && !stale {
+	source := s.source
+	if !source.IsValid() {
+		source = s.told
+	}
+	if s.sender != nil && (s.m.state == wire.StateUp || now.Sub(s.opened) < againSender) {
+		return nil
+	}
+	wrong := source.IsValid() && s.sender != nil && s.sender.local != source.WithZone("").WithZone("")
+	if s.sender != nil && !wrong && now.Sub(s.opened) < fresh {
 		return nil
 	}
 	if s.sender == nil && now.Sub(s.opened) < againSender {
@@ -161,8 +190,9 @@ func (s *session) open(now time.Time) error {
 	}
 	s.close()
 	s.opened = now
-	sender, port, err := openSender(s.peer, s.source, s.kind().port(), s.port)
+	sender, port, err := openSender(s.peer, source, s.kind().port(), s.port)
 	if err != nil {
+		s.told = netip.Addr{} // the next attempt may choose freely
 		return err
 	}
 	s.sender, s.port = sender, port

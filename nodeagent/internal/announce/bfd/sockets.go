@@ -136,6 +136,8 @@ type sender struct {
 	raw  syscall.RawConn
 	// ifindex of a link-local peer, else 0.
 	ifindex int
+	// local address, without zone.
+	local netip.Addr
 }
 
 // openSender makes one with source port, if that is free, else with any of the range.
@@ -175,6 +177,9 @@ func openSender(peer, source netip.Addr, to int, port uint16) (*sender, uint16, 
 			return nil, port, fmt.Errorf("no way to the peer: %w", err)
 		}
 		s.conn = conn
+		if addr, ok := conn.LocalAddr().(*net.UDPAddr); ok {
+			s.local = addr.AddrPort().Addr().Unmap().WithZone("")
+		}
 		return s, port, s.set(network == "udp6")
 	}
 	return nil, 0, errors.New("no source port is free")

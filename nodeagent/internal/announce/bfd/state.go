@@ -92,8 +92,8 @@ func (s *session) state() State {
 	switch {
 	case out.Fault != "":
 		out.Why = out.Fault
-	case s.refused:
-		out.Why = fmt.Sprintf("nothing listens on the peer's UDP port %d", s.kind().port())
+	case s.objection != "":
+		out.Why = s.objection
 	}
 	return out
 }
