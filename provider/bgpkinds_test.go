@@ -47,7 +47,9 @@ func TestKindsOfBGP(t *testing.T) {
 				case r.URL.Query().Get("sendInitialEvents") == "true":
 					// An older server lists instead.
 				case r.URL.Query().Get("watch") != "":
-					w.(http.Flusher).Flush() //nolint:forcetypeassert // httptest's is one
+					if err := http.NewResponseController(w).Flush(); err != nil {
+						return
+					}
 					<-r.Context().Done()
 				default:
 					kind := map[string]string{"bgppeers": "BGPPeer", "bgpadvertisements": "BGPAdvertisement", "bfdprofiles": "BFDProfile", "communities": "Community"}

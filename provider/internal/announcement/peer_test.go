@@ -102,7 +102,8 @@ func TestBGPAdvertisementReady(t *testing.T) {
 		{v1alpha1.BGPAdvertisementSpec{Peers: []string{"tor-a"}, Communities: []string{"65000:1", "no-export"}}, reason.Valid, "in use", nil},
 		{v1alpha1.BGPAdvertisementSpec{NodeSelectors: bad}, reason.InvalidSelector, `not used: nodeSelectors[0]: "Near"`, nil},
 		{
-			v1alpha1.BGPAdvertisementSpec{IPAddressPools: []string{"b", "my-ippool", "a"}}, reason.UnknownPool, "no IPAddressPool is named a, b;",
+			v1alpha1.BGPAdvertisementSpec{IPAddressPools: []string{"b", "my-ippool", "a"}},
+			reason.UnknownPool, "no IPAddressPool is named a, b;",
 			func(t *testing.T, b *bed) {
 				t.Helper()
 				b.pools.Put(t, &v1alpha1.IPAddressPool{ObjectMeta: metav1.ObjectMeta{Name: "a"}})
@@ -110,11 +111,13 @@ func TestBGPAdvertisementReady(t *testing.T) {
 			},
 		},
 		{
-			v1alpha1.BGPAdvertisementSpec{Peers: []string{"tor-b"}}, reason.UnknownPeer, "no BGPPeer is named tor-b",
+			v1alpha1.BGPAdvertisementSpec{Peers: []string{"tor-b"}},
+			reason.UnknownPeer, "no BGPPeer is named tor-b",
 			func(t *testing.T, b *bed) { t.Helper(); b.peers.Put(t, peer("tor-b", v1alpha1.BGPPeerSpec{})) },
 		},
 		{
-			v1alpha1.BGPAdvertisementSpec{Communities: []string{"gold"}}, reason.UnknownCommunity, `not used: "gold" is no community`,
+			v1alpha1.BGPAdvertisementSpec{Communities: []string{"gold"}},
+			reason.UnknownCommunity, `not used: "gold" is no community`,
 			func(t *testing.T, b *bed) {
 				t.Helper()
 				b.communities.Put(t, &v1alpha1.Community{
@@ -160,18 +163,24 @@ func TestContradiction(t *testing.T) {
 		{"med", v1alpha1.BGPAdvertisementSpec{MED: med(0)}, v1alpha1.BGPAdvertisementSpec{MED: med(1)}, false, "says med 1 "},
 		{"prepend", v1alpha1.BGPAdvertisementSpec{ASPathPrepend: 1}, v1alpha1.BGPAdvertisementSpec{ASPathPrepend: 2}, false, "says asPathPrepend 2 "},
 		{
-			"other peers", v1alpha1.BGPAdvertisementSpec{LocalPref: 200, Peers: []string{"tor-a"}},
-			v1alpha1.BGPAdvertisementSpec{LocalPref: 50, Peers: []string{"tor-b"}}, false, "",
+			"other peers",
+			v1alpha1.BGPAdvertisementSpec{LocalPref: 200, Peers: []string{"tor-a"}},
+			v1alpha1.BGPAdvertisementSpec{LocalPref: 50, Peers: []string{"tor-b"}},
+			false, "",
 		},
 		{
-			"other nodes", v1alpha1.BGPAdvertisementSpec{LocalPref: 200, NodeSelectors: selector("kubernetes.io/hostname", "worker")},
-			v1alpha1.BGPAdvertisementSpec{LocalPref: 50, NodeSelectors: selector("kubernetes.io/hostname", "worker2")}, false, "",
+			"other nodes",
+			v1alpha1.BGPAdvertisementSpec{LocalPref: 200, NodeSelectors: selector("kubernetes.io/hostname", "worker")},
+			v1alpha1.BGPAdvertisementSpec{LocalPref: 50, NodeSelectors: selector("kubernetes.io/hostname", "worker2")},
+			false, "",
 		},
 		{"other length", v1alpha1.BGPAdvertisementSpec{LocalPref: 200, AggregationLength: &short}, v1alpha1.BGPAdvertisementSpec{LocalPref: 50}, false, ""},
 		{"other length, Local", v1alpha1.BGPAdvertisementSpec{LocalPref: 200, AggregationLength: &short}, v1alpha1.BGPAdvertisementSpec{LocalPref: 50}, true, ""},
 		{
-			"both aggregate, Local", v1alpha1.BGPAdvertisementSpec{LocalPref: 200, AggregationLength: &short},
-			v1alpha1.BGPAdvertisementSpec{LocalPref: 50, AggregationLength: &short}, true, "for one to default/svc1; BGPAdvertisement a counts",
+			"both aggregate, Local",
+			v1alpha1.BGPAdvertisementSpec{LocalPref: 200, AggregationLength: &short},
+			v1alpha1.BGPAdvertisementSpec{LocalPref: 50, AggregationLength: &short},
+			true, "for one to default/svc1; BGPAdvertisement a counts",
 		},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
