@@ -147,3 +147,5 @@ func (f *fakeDetector) watches(key string) bool {
 	_, ok := f.watched[key]
 	return ok
 }
+
+func fmtPort(p uint16) string { return fmt.Sprint(p) }

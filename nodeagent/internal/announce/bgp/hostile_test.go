@@ -1,0 +1,207 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build !kernel
+
+package bgp
+
+import (
+	"encoding/binary"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	gobgp "github.com/osrg/gobgp/v4/pkg/packet/bgp"
+
+	"github.com/fairlead-lb/fairlead/loadbalancer"
+	"github.com/fairlead-lb/fairlead/loadbalancer/reason"
+)
+
+// message of any type and body, with a header that is right.
+func message(kind uint8, body []byte) []byte {
+	b := append(keepalive(), body...)
+	binary.BigEndian.PutUint16(b[16:], uint16(len(b)))
+	b[18] = kind
+	return b
+}
+
+func TestWhatAHostilePeerSaysIsNamedAndHarmsNobody(t *testing.T) {
+	good := openOf(theirASN, 90, "192.0.2.254")
+	tests := []struct {
+		name   string
+		say    [][]byte
+		want   notification
+		reason reason.Reason
+		words  string
+	}{
+		{"no BGP", [][]byte{[]byte("HTTP/1.1 400 Bad Request\r\n\r\n")}, notification{code: 1, subcode: 1}, reason.NotEstablished, "not BGP"},
+		{"length below the header", [][]byte{func() []byte { b := keepalive(); b[17] = 5; return b }()}, notification{code: 1, subcode: 2}, reason.NotEstablished, "Bad Message Length"},
+		{"unknown type", [][]byte{message(77, nil)}, notification{code: 1, subcode: 3}, reason.NotEstablished, "unknown type 77"},
+		{"no OPEN first", [][]byte{keepalive()}, notification{code: 5, subcode: 1}, reason.NotEstablished, "Unexpected Message in OpenSent"},
+		{"version 5", [][]byte{func() []byte { b := append([]byte(nil), good...); b[19] = 5; return b }()}, notification{code: 2, subcode: 1}, reason.NotEstablished, "Unsupported Version"},
+		{"wrong AS", [][]byte{openOf(64999, 90, "192.0.2.254")}, notification{code: 2, subcode: 2}, reason.WrongASN, "AS 64999, and should be in 64512"},
+		{"our router id in our AS", [][]byte{openOf(ourASN, 90, "192.0.2.1")}, notification{code: 2, subcode: 3}, reason.NotEstablished, "Bad BGP Identifier"},
+		{"hold time 1", [][]byte{openOf(theirASN, 1, "192.0.2.254")}, notification{code: 2, subcode: 6}, reason.NotEstablished, "Unacceptable Hold Time"},
+		{"broken capabilities", [][]byte{message(1, append(append([]byte(nil), good[19:28]...), 4, 2, 200, 1, 4))}, notification{}, reason.NotEstablished, "OPEN"},
+		{"UPDATE instead of KEEPALIVE", [][]byte{good, message(2, make([]byte, 4))}, notification{code: 5, subcode: 2}, reason.NotEstablished, "Unexpected Message in OpenConfirm"},
+		{"second OPEN", [][]byte{good, keepalive(), good}, notification{code: 5, subcode: 3}, reason.NotEstablished, "second OPEN"},
+	}
+	decentPeer := newStranger(t, "127.0.0.3", decent)
+	s := begin(t, Options{})
+	ok := decentPeer.spec("decent")
+	for i, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			heard := make(chan *notification, 100)
+			p := newStranger(t, "127.0.0.2", func(c net.Conn) {
+				for _, b := range tt.say {
+					_, _ = c.Write(b)
+				}
+				heard <- lastWords(c)
+			})
+			name := fmt.Sprint("hostile", i)
+			s.Apply(planOf(many(10), ok, p.spec(name)), lab)
+			var n *notification
+			select {
+			case n = <-heard:
+			case <-time.After(patience):
+				t.Fatal("the peer is not told anything")
+			}
+			if n == nil || tt.want.code != 0 && (n.code != tt.want.code || n.subcode != tt.want.subcode) {
+				t.Errorf("told %v, want %v", n, tt.want)
+			}
+			eventually(t, "the fault is named", func() bool {
+				st := stateOf(s, name)
+				return st.Reason == tt.reason && strings.Contains(st.Message, tt.words)
+			})
+			s.Apply(planOf(many(10), ok), lab)
+		})
+	}
+	st := awaitState(t, s, "decent", Established)
+	if st.Flaps != 0 {
+		t.Errorf("the other session fell %d times", st.Flaps)
+	}
+}
+
+func TestNotificationsOfThePeerAreSaidInWords(t *testing.T) {
+	tests := []struct {
+		name  string
+		greet bool
+		n     notification
+		want  reason.Reason
+		words string
+	}{
+		{"before the session is up", false, notification{2, 2, nil}, reason.WrongASN, "OPEN Message Error/Bad Peer AS (2/2)"},
+		{"shutdown with a message", true, notification{6, 2, append([]byte{5}, "bye\x07!"...)}, reason.NotEstablished, `Cease/Administrative Shutdown (6/2): "bye !"`},
+		{"hold timer", true, notification{4, 0, nil}, reason.NotEstablished, "Hold Timer Expired (4/0)"},
+		{"unknown", true, notification{99, 9, nil}, reason.NotEstablished, "Unknown Error (99/9)"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			p := newStranger(t, "127.0.0.2", func(c net.Conn) {
+				if tt.greet && !greet(c) {
+					return
+				}
+				_, _ = c.Write(tt.n.bytes())
+				_ = lastWords(c)
+			})
+			s := begin(t, Options{})
+			s.Apply(planOf(nil, p.spec("p")), lab)
+			eventually(t, tt.words, func() bool {
+				st := stateOf(s, "p")
+				return st.Reason == tt.want && strings.Contains(st.Message, "the peer ended it: "+tt.words)
+			})
+		})
+	}
+}
+
+// Whatever a peer tells once it is up is not our concern: the session stays.
+func TestRoutesOfAPeerTakeNoMemoryAndDoNoHarm(t *testing.T) {
+	said := make(chan struct{})
+	p := newStranger(t, "127.0.0.2", func(c net.Conn) {
+		if !greet(c) {
+			return
+		}
+		random := rand.New(rand.NewPCG(1, 2))
+		for i := range 100_000 {
+			next, _ := gobgp.NewPathAttributeNextHop(netip.MustParseAddr("127.0.0.2"))
+			nlri, _ := gobgp.NewIPAddrPrefix(netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}), 32))
+			attrs := []gobgp.PathAttributeInterface{
+				gobgp.NewPathAttributeOrigin(0), next,
+				gobgp.NewPathAttributeAsPath([]gobgp.AsPathParamInterface{gobgp.NewAs4PathParam(2, []uint32{theirASN})}),
+			}
+			b, err := gobgp.NewBGPUpdateMessage(nil, attrs, []gobgp.PathNLRI{{NLRI: nlri}}).Serialize()
+			if err != nil {
+				break
+			}
+			if i%100 == 0 { // and one that makes no sense
+				junk := make([]byte, 4+random.IntN(4000))
+				for j := range junk {
+					junk[j] = byte(random.Uint32())
+				}
+				b = append(b, message(2, junk)...)
+				b = append(b, message(5, junk[:4+random.IntN(len(junk)-3)])...)
+			}
+			if _, err := c.Write(b); err != nil {
+				break
+			}
+		}
+		close(said)
+		_ = lastWords(c)
+	})
+	s := begin(t, Options{})
+	var before, after runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	s.Apply(planOf(many(10), p.spec("p")), lab)
+	select {
+	case <-said:
+	case <-time.After(2 * patience):
+		t.Fatal("the peer cannot say its routes")
+	}
+	st := awaitState(t, s, "p", Established)
+	runtime.GC()
+	runtime.ReadMemStats(&after)
+	if grown := int64(after.HeapAlloc) - int64(before.HeapAlloc); grown > 8<<20 {
+		t.Errorf("the heap has grown by %d octets", grown)
+	}
+	if st.Flaps != 0 || st.Prefixes != 10 {
+		t.Errorf("state %+v", st)
+	}
+}
+
+func TestDynamicASN(t *testing.T) {
+	tests := []struct {
+		dynamic loadbalancer.DynamicASN
+		asn     uint16
+		want    State
+	}{
+		{loadbalancer.InternalASN, ourASN, Established},
+		{loadbalancer.InternalASN, theirASN, Active},
+		{loadbalancer.ExternalASN, theirASN, Established},
+		{loadbalancer.ExternalASN, ourASN, Active},
+	}
+	for _, tt := range tests {
+		t.Run(fmt.Sprint(tt.dynamic, tt.asn), func(t *testing.T) {
+			p := newStranger(t, "127.0.0.2", func(c net.Conn) {
+				_, _ = c.Write(openOf(tt.asn, 90, "192.0.2.254"))
+				_, _ = c.Write(keepalive())
+				_ = lastWords(c)
+			})
+			spec := p.spec("p")
+			spec.PeerASN, spec.Dynamic = 0, tt.dynamic
+			s := begin(t, Options{})
+			s.Apply(planOf(many(3), spec), lab)
+			if tt.want == Established {
+				if st := awaitState(t, s, "p", Established); st.ASN != uint32(tt.asn) {
+					t.Errorf("AS %d", st.ASN)
+				}
+				return
+			}
+			eventually(t, "the AS number is refused", func() bool { return stateOf(s, "p").Reason == reason.WrongASN })
+		})
+	}
+}
