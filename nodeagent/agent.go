@@ -56,6 +56,7 @@ type objects interface {
 	Run(ctx context.Context) error
 	WaitSynced(ctx context.Context) bool
 	Objects(ctx context.Context) intake.Objects
+	HasBGP() bool
 	BGP(ctx context.Context, interfaces []loadbalancer.Interface) loadbalancer.BGPConfig
 	Claim(name string) (*v1alpha1.IPClaim, bool)
 	NodeUID(name loadbalancer.NodeName) types.UID

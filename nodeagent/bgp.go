@@ -184,6 +184,19 @@ func (t *telling) told() bool {
 	return false
 }
 
+// configured is what this node is told to do by BGP.
+func (l *loop) configured(ctx context.Context) loadbalancer.BGPConfig {
+	if !l.ownKnown && l.a.objects.HasBGP() {
+		own, err := l.a.d.kernel.Own()
+		if err != nil {
+			klog.FromContext(ctx).Error(err, "Cannot list the node's own addresses, keeping the old ones")
+		} else {
+			l.own, l.ownKnown = own, true
+		}
+	}
+	return l.a.objects.BGP(ctx, ownInterfaces(l.own))
+}
+
 // ownInterfaces are the node's addresses as what sessions are made of wants them.
 func ownInterfaces(own []kernel.Link) []loadbalancer.Interface {
 	out := make([]loadbalancer.Interface, 0, len(own))

@@ -61,9 +61,11 @@ type loop struct {
 	revisions revisions
 	gate      gate
 	memory    plan.Memory
-	// own are all of the node's addresses by link, also of links that cannot announce.
-	own []kernel.Link
-	bgp telling
+	// own are all of the node's addresses by link, also of links that cannot announce, where
+	// anybody needs them; ownKnown says that they are as of the last look at the links.
+	own      []kernel.Link
+	ownKnown bool
+	bgp      telling
 
 	leaving bool
 	moved   bool
@@ -227,12 +229,7 @@ func (l *loop) refreshLinks(ctx context.Context, now time.Time) {
 		return
 	}
 	l.routes = routes
-	own, err := l.a.d.kernel.Own()
-	if err != nil {
-		klog.FromContext(ctx).Error(err, "Cannot list the node's own addresses, keeping the old ones")
-		return
-	}
-	l.own = own
+	l.ownKnown = false
 	kept, err := l.a.d.kernel.Kept()
 	if err != nil {
 		klog.FromContext(ctx).Error(err, "Cannot list the addresses that an earlier run left")
@@ -268,7 +265,7 @@ func (l *loop) snapshot(ctx context.Context, now time.Time, objs intake.Objects,
 	s := plan.Snapshot{
 		Self: l.a.name(), Claims: objs.Claims, Records: objs.Records, Advertisements: objs.Advertisements,
 		Nodes: objs.Nodes, Endpoints: objs.Endpoints, Hold: now.Before(l.holdUntil), Awaited: l.await(now, objs, view),
-		BGP: l.a.objects.BGP(ctx, ownInterfaces(l.own)), Drain: l.bgp.drain.look(now, objs.Nodes[l.a.name()], l.leaving, l.a.o.BGPDrain),
+		BGP: l.configured(ctx), Drain: l.bgp.drain.look(now, objs.Nodes[l.a.name()], l.leaving, l.a.o.BGPDrain),
 		Members: l.members(ctx, now, view), InCluster: l.a.o.ClusterCIDRs, Forwards: l.a.forward.State().forwards,
 	}
 	if view.Settled {

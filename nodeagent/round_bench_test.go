@@ -41,6 +41,7 @@ func (s *still) SetPeers(map[loadbalancer.NodeName]netip.Addr) {}
 func (s *still) BGP(context.Context, []loadbalancer.Interface) loadbalancer.BGPConfig {
 	return loadbalancer.BGPConfig{}
 }
+func (s *still) HasBGP() bool                                 { return false }
 func (s *still) Own() ([]kernel.Link, error)                  { return nil, nil }
 func (s *still) Ask()                                         {}
 func (s *still) Watch(context.Context, func()) error          { return nil }

@@ -328,6 +328,8 @@ func (n *simNode) BGP(context.Context, []loadbalancer.Interface) loadbalancer.BG
 	return n.s.bgp
 }
 
+func (n *simNode) HasBGP() bool { return len(n.BGP(n.s.t.Context(), nil).Sessions) > 0 }
+
 func (n *simNode) Own() ([]kernel.Link, error) { return n.Links() }
 
 // mark is what the API says of a node from now on.

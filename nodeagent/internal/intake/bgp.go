@@ -111,6 +111,9 @@ func (i *Intake) named(obj any) bool {
 	return false
 }
 
+// HasBGP says whether there is any BGPPeer: without one, BGP does nothing.
+func (i *Intake) HasBGP() bool { return len(i.bgp.peers.GetStore().ListKeys()) > 0 }
+
 // BGP is what this node is told to do by BGP, where these are its interfaces. It is shared
 // with later answers, as far as nothing changed, and must not be changed.
 func (i *Intake) BGP(_ context.Context, interfaces []loadbalancer.Interface) loadbalancer.BGPConfig {

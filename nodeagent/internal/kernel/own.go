@@ -16,7 +16,7 @@ import (
 // Own returns the node's own addresses by link, also of links that cannot announce: those
 // that are down, dummies, and the loopback link, on which nodes that speak BGP often have
 // one. Left out are link-local and loopback addresses, those that are not usable yet
-// (tentative), and what is ours. On each link the addresses that the kernel itself prefers
+// (tentative), and what is ours or, on kube-ipvs0, kube-proxy's. On each link the addresses that the kernel itself prefers
 // as a source come first, then they ascend. Links without any are left out; the others
 // ascend by name, and nothing but name, index and prefixes is set.
 func (k *Kernel) Own() ([]Link, error) {
@@ -38,7 +38,7 @@ func (k *Kernel) Own() ([]Link, error) {
 	for _, l := range links {
 		a := l.Attrs()
 		list := byLink[a.Index]
-		if a.Name == VIPLinkName || len(list) == 0 {
+		if a.Name == VIPLinkName || a.Name == kubeProxyLink || len(list) == 0 {
 			continue
 		}
 		slices.SortFunc(list, func(a, b ranked) int { return cmp.Or(a.rank-b.rank, comparePrefixes(a.Prefix, b.Prefix)) })
