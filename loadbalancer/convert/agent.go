@@ -71,17 +71,43 @@ func Record(in *v1alpha1.LoadBalancer) (loadbalancer.Record, error) {
 		out.Addrs = append(out.Addrs, addr)
 	}
 	for _, ad := range in.Spec.Advertisements {
-		if ad.Kind == v1alpha1.KindBGPAdvertisement {
-			out.BGPAdvertisements = append(out.BGPAdvertisements, ad.Name)
+		if ad.Kind != v1alpha1.KindBGPAdvertisement {
+			out.Advertisements = append(out.Advertisements, ad.Name)
 			continue
 		}
-		out.Advertisements = append(out.Advertisements, ad.Name)
+		out.BGPAdvertisements = append(out.BGPAdvertisements, ad.Name)
+		if err := limit(&out, ad); err != nil {
+			errs = append(errs, fmt.Errorf("load balancer %s: %w", out.Service, err))
+		}
 	}
 	out.BGP = overrides(in.Spec.BGP)
 	if err := forward(&out, in); err != nil {
 		errs = append(errs, fmt.Errorf("load balancer %s: %w", out.Service, err))
 	}
 	return out, errors.Join(errs...)
+}
+
+// limit reads to which addresses a BGPAdvertisement is limited. One that cannot be read
+// is told by nobody.
+func limit(out *loadbalancer.Record, ad v1alpha1.AdvertisementReference) error {
+	if len(ad.Addresses) == 0 {
+		return nil
+	}
+	addrs := make([]netip.Addr, 0, len(ad.Addresses))
+	var errs []error
+	for _, text := range ad.Addresses {
+		addr, err := netip.ParseAddr(text)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("%s %s: %w", ad.Kind, ad.Name, err))
+			continue
+		}
+		addrs = append(addrs, addr)
+	}
+	if out.BGPAddrs == nil {
+		out.BGPAddrs = make(map[string][]netip.Addr)
+	}
+	out.BGPAddrs[ad.Name] = addrs
+	return errors.Join(errs...)
 }
 
 // Node converts a Node. Addresses that are names are left out.

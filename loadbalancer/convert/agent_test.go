@@ -4,6 +4,7 @@ package convert_test
 
 import (
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
@@ -101,6 +102,24 @@ func TestRecord(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, got, values()); diff != "" {
 		t.Errorf("Record (-want +got):\n%s", diff)
+	}
+}
+
+// A BGPAdvertisement tells the addresses that its reference lists, else all.
+func TestRecordLimitsBGPAdvertisements(t *testing.T) {
+	t.Parallel()
+	got, err := convert.Record(&v1alpha1.LoadBalancer{Spec: v1alpha1.LoadBalancerSpec{Advertisements: []v1alpha1.AdvertisementReference{
+		{Kind: "BGPAdvertisement", Name: "all"},
+		{Kind: "BGPAdvertisement", Name: "one", Addresses: []string{"192.0.2.1"}},
+		{Kind: "BGPAdvertisement", Name: "bad", Addresses: []string{"nonsense"}},
+		{Kind: "L2Advertisement", Name: "ad", Addresses: []string{"192.0.2.1"}},
+	}}})
+	if err == nil || !strings.Contains(err.Error(), "BGPAdvertisement bad") {
+		t.Errorf("error %v, want one that names the bad reference", err)
+	}
+	want := map[string][]netip.Addr{"one": {netip.MustParseAddr("192.0.2.1")}, "bad": {}}
+	if diff := cmp.Diff(want, got.BGPAddrs, values()); diff != "" || !slices.Equal(got.BGPAdvertisements, []string{"all", "one", "bad"}) {
+		t.Errorf("%v limited (-want +got):\n%s", got.BGPAdvertisements, diff)
 	}
 }
 

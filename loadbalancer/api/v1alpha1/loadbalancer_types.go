@@ -221,6 +221,13 @@ type AdvertisementReference struct {
 	Kind string `json:"kind"`
 	// +kubebuilder:validation:MaxLength=253
 	Name string `json:"name"`
+	// Addresses that it announces, ascending; absent: all of the record's. On layer 2 it is
+	// always all, because they have one owner.
+	// +kubebuilder:validation:MaxItems=32
+	// +kubebuilder:validation:items:MaxLength=45
+	// +optional
+	// +listType=atomic
+	Addresses []string `json:"addresses,omitempty"`
 }
 
 // LoadBalancerStatus is written by the controller.

@@ -342,6 +342,50 @@ func TestAdvertisementsByNameOfEitherKind(t *testing.T) {
 	}
 }
 
+// An address of each of two pools is told as its own pool's advertisements want.
+func TestAddressesOfTwoPoolsByBGP(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := startBGP(t)
+		b.peers.Put(t, peer("tor-b", v1alpha1.BGPPeerSpec{PeerAddress: "10.0.0.2"}))
+		b.bgpAds.Put(t, bgpAd("my-bgp", v1alpha1.BGPAdvertisementSpec{IPAddressPools: []string{"my-ippool"}, Peers: []string{"tor-a"}}))
+		b.bgpAds.Put(t, bgpAd("other", v1alpha1.BGPAdvertisementSpec{IPAddressPools: []string{"b"}, Peers: []string{"tor-b"}}))
+		b.bgpAds.Put(t, bgpAd("whole", v1alpha1.BGPAdvertisementSpec{NodeSelectors: selector("rack", "z")}))
+		for _, p := range []string{"tor-a", "tor-b"} {
+			b.up(t, p, "worker")
+		}
+		b.allocate(t, 1)
+		second := v1alpha1.LoadBalancerAddress{Address: "172.20.255.7", Pool: "b", Claim: "172.20.255.7"}
+		first, _ := b.claims.Find(address(1).Claim)
+		first.Name, first.UID, first.Spec.Address = second.Claim, "", second.Address
+		b.claims.Put(t, first)
+		r, _ := b.records.Find("default/svc1")
+		r.Spec.Addresses = append(r.Spec.Addresses, second)
+		b.records.Put(t, r)
+		wait(t, 2*wordsDelay)
+		want := []v1alpha1.AdvertisementReference{
+			{Kind: "BGPAdvertisement", Name: "my-bgp", Addresses: []string{"172.20.255.1"}},
+			{Kind: "BGPAdvertisement", Name: "other", Addresses: []string{"172.20.255.7"}},
+			{Kind: "BGPAdvertisement", Name: "whole"},
+		}
+		if diff := cmp.Diff(want, b.references(t)); diff != "" {
+			t.Errorf("references (-want +got):\n%s", diff)
+		}
+		b.wantAnnounced(t, true, reason.Announced,
+			"172.20.255.1 is announced by node worker to peer tor-a, 172.20.255.7 is announced by node worker to peer tor-b (BGP)")
+		b.bgpAds.Remove("whole")
+		b.bgpAds.Remove("other")
+		wait(t, 2*wordsDelay)
+		b.wantAnnounced(t, false, reason.NoAdvertisement, `selects pool "b" and this Service: create or correct one; 172.20.255.1 is announced by`)
+		b.ads.Put(t, &v1alpha1.L2Advertisement{ObjectMeta: metav1.ObjectMeta{Name: "my-l2"}})
+		b.own(t, 1, "worker", 1)
+		first, _ = b.claims.Find(second.Claim)
+		first.Status.Owner = &v1alpha1.Owner{Node: "worker", Epoch: 1}
+		b.claims.Put(t, first)
+		wait(t, 2*wordsDelay)
+		b.wantAnnounced(t, true, reason.Announced, "172.20.255.1, 172.20.255.7 are announced by node worker (layer 2); 172.20.255.1 is announced by node worker to peer tor-a (BGP)")
+	})
+}
+
 // A session that is back within seconds is nobody's news; one that stays away is, once;
 // one that comes and goes all the time is told of ever more seldom.
 func TestFlappingSessionIsToldCalmly(t *testing.T) {

@@ -136,7 +136,13 @@ func (i wish) references(now []v1alpha1.AdvertisementReference) []v1alpha1.Adver
 		refs = append(refs, v1alpha1.AdvertisementReference{Kind: v1alpha1.KindL2Advertisement, Name: ad.Name})
 	}
 	for _, ad := range i.bgp {
-		refs = append(refs, v1alpha1.AdvertisementReference{Kind: v1alpha1.KindBGPAdvertisement, Name: ad.name})
+		ref := v1alpha1.AdvertisementReference{Kind: v1alpha1.KindBGPAdvertisement, Name: ad.name}
+		if len(ad.addrs) < len(i.addrs) {
+			for _, addr := range ad.addrs {
+				ref.Addresses = append(ref.Addresses, addr.String())
+			}
+		}
+		refs = append(refs, ref)
 	}
 	for _, r := range now {
 		if i.blind && r.Kind == v1alpha1.KindBGPAdvertisement {
