@@ -42,7 +42,7 @@ func newStranger(t *testing.T, addr string, talk func(net.Conn)) *stranger {
 	s := &stranger{t: t, l: l, addr: at.Addr(), port: at.Port(), talk: talk}
 	s.wg.Go(s.serve)
 	t.Cleanup(func() {
-		_ = l.Close()
+		_ = s.l.Close()
 		s.wg.Wait()
 	})
 	return s
