@@ -198,6 +198,7 @@ func (d *Detector) round(ctx context.Context, now time.Time) time.Duration {
 	d.leaving = slices.DeleteFunc(d.leaving, func(s *session) bool {
 		if s.m.ended {
 			s.close()
+			d.poke() // its listener may be needed no more
 		}
 		return s.m.ended
 	})

@@ -77,8 +77,8 @@ func (s *session) owns(a *arrival) bool {
 // take looks at a packet of the peer's address; answer is what is to be sent.
 func (s *session) take(now time.Time, a *arrival) output {
 	h, cause, ok := parse(a.payload)
-	if ok && h.YourDiscriminator != 0 && h.YourDiscriminator != s.m.local {
-		cause, ok = Discriminator, false
+	if ok && (h.YourDiscriminator != 0 && h.YourDiscriminator != s.m.local || h.MyDiscriminator == s.m.local) {
+		cause, ok = Discriminator, false // or an own packet that came back
 	}
 	if a.ttl < s.minTTL { // before all else
 		cause, ok = TTL, false
