@@ -170,6 +170,7 @@ func (c *Controller) situationOf(r *v1alpha1.LoadBalancer, w *world, wanted wish
 		endpoints:  c.endpointsOf(key.String()),
 		now:        time.Now(),
 		sessions:   c.sessions.get(),
+		vain:       vainOverrides(r.Spec.BGP, wanted.bgp, w.aliases),
 		peers:      w.peers,
 		onNodes:    r.Spec.NodeAddresses,
 		forwarding: c.forwardingOf(r),

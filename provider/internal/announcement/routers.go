@@ -52,10 +52,10 @@ func (a *bgpAdvertisement) tells(peer string) bool {
 // own condition says so.
 func (w *world) addBGP(in *BGP) {
 	w.blind = in.Absent()
-	aliases, _ := convert.Aliases(list[v1alpha1.Community](in.Communities))
+	w.aliases, _ = convert.Aliases(list[v1alpha1.Community](in.Communities))
 	for _, ad := range list[v1alpha1.BGPAdvertisement](in.Advertisements) {
 		selectors, err := convert.BGPSelectors(ad)
-		says, faults := convert.BGPAdvertisement(ad, aliases, nil)
+		says, faults := convert.BGPAdvertisement(ad, w.aliases, nil)
 		if err != nil || len(faults) > 0 {
 			continue
 		}

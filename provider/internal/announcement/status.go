@@ -36,8 +36,10 @@ type situation struct {
 	held  []holding
 	nodes []node
 	// sessions of BGP, and the names of all BGPPeers; needed with BGPAdvertisements.
-	sessions   *sessions
-	peers      []string
+	sessions *sessions
+	peers    []string
+	// vain is what the Service says of its routes without effect, in words.
+	vain       string
 	endpoints  loadbalancer.Endpoints
 	previous   []metav1.Condition
 	generation int64

@@ -206,7 +206,7 @@ func assessBGP(s situation) answer {
 		said = append(said, t.words(members[i]))
 	}
 	if len(missed) == 0 {
-		return answer{true, reason.Announced, strings.Join(said, ", ") + " " + byBGP}
+		return answer{true, reason.Announced, strings.Join(said, ", ") + " " + byBGP + s.vain}
 	}
 	out := whyNotTold(s, missed)
 	if len(said) > 0 {

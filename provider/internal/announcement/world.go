@@ -30,6 +30,8 @@ type world struct {
 	ads   []*advertisement // by name
 	pools map[string]poolFacts
 	bgp   []*bgpAdvertisement // by name
+	// aliases of communities.
+	aliases map[string]loadbalancer.Community
 	// peers are the names of the BGPPeers, ascending.
 	peers []string
 	// blind: the kinds of BGP cannot be read.
