@@ -106,10 +106,12 @@ func (r *realRouter) birdc(words ...string) string {
 func (r *realRouter) frr(conf string) {
 	r.t.Helper()
 	file := r.write("frr.conf", "frr defaults datacenter\n"+conf)
+	r.Run("chown", "-R", "frr:frr", r.dir) // the daemons are that user
+	r.Run("chmod", "755", filepath.Dir(r.dir))
 	zserv := filepath.Join(r.dir, "zserv.api")
 	for _, daemon := range []string{"zebra", "bgpd"} {
 		pid := filepath.Join(r.dir, daemon+".pid")
-		r.Run("/usr/lib/frr/"+daemon, "-d", "-f", file, "-i", pid, "-z", zserv, "--vty_socket", r.dir, "-A", "127.0.0.1", "-P", "0", "-u", "root", "-g", "root")
+		r.Run("/usr/lib/frr/"+daemon, "-d", "-f", file, "-i", pid, "-z", zserv, "--vty_socket", r.dir, "-A", "127.0.0.1", "-P", "0")
 		r.stopAtEnd(pid)
 	}
 }
