@@ -58,6 +58,8 @@ type sim struct {
 	backends  []loadbalancer.Backend                      // of all Services, for the data plane
 	revision  int                                         // of the record that was changed last
 	bgp       loadbalancer.BGPConfig                      // of every node
+	connect   func() (speaker, detector)                  // set before nodes start: a real one
+	drain     time.Duration                               // set before nodes start: --bgp-drain
 }
 
 const detection = 700 * time.Millisecond
@@ -89,14 +91,7 @@ type simNode struct {
 func simulate(t *testing.T, names []loadbalancer.NodeName, script func(s *sim)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		s := &sim{
-			t: t, claims: statustest.NewClaims(), agents: statustest.NewNodeAgents(),
-			records: map[loadbalancer.ServiceUID]loadbalancer.Record{},
-			nodes:   map[loadbalancer.NodeName]*simNode{}, cut: map[loadbalancer.NodeName]bool{}, kept: map[loadbalancer.NodeName]*simKernel{},
-			serving: map[loadbalancer.NodeName]struct{}{}, marks: map[loadbalancer.NodeName]loadbalancer.Node{}, unready: map[loadbalancer.NodeName]bool{}, foreign: map[netip.Addr]kernel.MAC{},
-			apart: map[loadbalancer.NodeName]int{}, deafTo: map[loadbalancer.NodeName]int{}, lostBy: map[loadbalancer.NodeName]int{},
-		}
-		s.claims.OnChange(s.markAll)
+		s := newSim(t)
 		for _, n := range names {
 			s.start(n)
 		}
@@ -106,6 +101,19 @@ func simulate(t *testing.T, names []loadbalancer.NodeName, script func(s *sim)) 
 			n.stop()
 		}
 	})
+}
+
+func newSim(t *testing.T) *sim {
+	t.Helper()
+	s := &sim{
+		t: t, claims: statustest.NewClaims(), agents: statustest.NewNodeAgents(),
+		records: map[loadbalancer.ServiceUID]loadbalancer.Record{},
+		nodes:   map[loadbalancer.NodeName]*simNode{}, cut: map[loadbalancer.NodeName]bool{}, kept: map[loadbalancer.NodeName]*simKernel{},
+		serving: map[loadbalancer.NodeName]struct{}{}, marks: map[loadbalancer.NodeName]loadbalancer.Node{}, unready: map[loadbalancer.NodeName]bool{}, foreign: map[netip.Addr]kernel.MAC{},
+		apart: map[loadbalancer.NodeName]int{}, deafTo: map[loadbalancer.NodeName]int{}, lostBy: map[loadbalancer.NodeName]int{},
+	}
+	s.claims.OnChange(s.markAll)
+	return s
 }
 
 // wait lets time pass and everything settle.
@@ -137,9 +145,16 @@ func (s *sim) start(name loadbalancer.NodeName) {
 	if s.dataPlane != "" {
 		o.DataPlane = s.dataPlane
 	}
+	if s.drain > 0 {
+		o.BGPDrain = s.drain
+	}
+	tells, watches := speaker(newSimSpeaker(&n.router)), detector(noBFD{})
+	if s.connect != nil {
+		tells, watches = s.connect()
+	}
 	a, err := newAgent(o, "v0", deps{
 		plane:   n.planeDeps(),
-		speaker: newSimSpeaker(&n.router), bfd: noBFD{},
+		speaker: tells, bfd: watches,
 		kernel: n, cluster: n, claims: s.claims, agents: s.agents, registry: prometheus.NewRegistry(),
 		openARP:    func(kernel.Link) (l2.Conn, error) { return n.open(false) },
 		openNDP:    func(kernel.Link) (l2.Conn, error) { return n.open(true) },
@@ -167,7 +182,7 @@ func (n *simNode) run() {
 	work, kill := context.WithCancel(context.WithoutCancel(ctx))
 	n.cancel, n.kill = cancel, kill
 	var wg sync.WaitGroup
-	for _, f := range []func(context.Context) error{n.agent.arp.Run, n.agent.ndp.Run, n.agent.probes.Run, n.agent.pulse.Run, n.agent.owners.Run, n.agent.report.Run, n.agent.forward.Run, n.agent.speaker.Run} {
+	for _, f := range []func(context.Context) error{n.agent.arp.Run, n.agent.ndp.Run, n.agent.probes.Run, n.agent.pulse.Run, n.agent.owners.Run, n.agent.report.Run, n.agent.forward.Run, n.agent.speaker.Run, n.agent.d.bfd.Run} {
 		wg.Go(func() {
 			if err := f(work); err != nil {
 				n.s.t.Errorf("%s: %v", n.name, err)
