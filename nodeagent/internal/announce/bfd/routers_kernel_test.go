@@ -28,6 +28,8 @@ type router struct {
 	n    int
 	dir  string
 	kind daemon
+	// second has the router know 10.9.n.2 instead of 10.9.n.1.
+	second bool
 }
 
 // daemon is how one of the two is run.
@@ -96,6 +98,9 @@ func (r *router) mend() {
 func (r *router) write(name, text string) string {
 	r.t.Helper()
 	path := filepath.Join(r.dir, name)
+	if r.second {
+		text = strings.ReplaceAll(text, "10.9.NUM.1", "10.9.NUM.2")
+	}
 	if err := os.WriteFile(path, []byte(strings.NewReplacer("LINK", fmt.Sprintf("r%d", r.n), "NUM", strconv.Itoa(r.n)).Replace(text)), 0o644); err != nil {
 		r.t.Fatal(err)
 	}
