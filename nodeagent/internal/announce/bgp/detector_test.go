@@ -31,7 +31,7 @@ func TestBFDEndsASessionHardAndItComesBack(t *testing.T) {
 	for i := range uint64(20) {
 		eventually(t, "it is up", func() bool { st := stateOf(s, "p"); return st.State == Established && st.BFD == "Up" && st.Flaps == i })
 		d.set("Down", i+1)
-		if n := <-words; n == nil || n.code != codeCease || n.subcode != subBFDDown {
+		if n := heard(t, words); n == nil || n.code != codeCease || n.subcode != subBFDDown {
 			t.Fatalf("told %v", n)
 		}
 		eventually(t, "it says so", func() bool { st := stateOf(s, "p"); return st.Flaps == i+1 })
@@ -121,7 +121,7 @@ func TestEndsOfSessions(t *testing.T) {
 			s.Apply(planOf(many(5), spec), lab)
 			awaitState(t, s, "p", Established)
 			tt.end(t, s, spec)
-			n := <-words
+			n := heard(t, words)
 			if (n == nil) != (tt.want == nil) || n != nil && (n.code != tt.want.code || n.subcode != tt.want.subcode) {
 				t.Errorf("told %v, want %v", n, tt.want)
 			}

@@ -52,8 +52,8 @@ type line struct {
 	// hangUp has the server let go of its connection. The server goes first, with all that it
 	// said taken: gobgp leaks a goroutine for a connection that breaks with something unsaid.
 	hangUp func()
-	// ended is closed by end.
-	ended chan struct{}
+	// ended is closed by end, answered when the peer has our first KEEPALIVE.
+	ended, answered chan struct{}
 
 	said   atomic.Uint64 // messages of the server
 	ending atomic.Bool
@@ -216,6 +216,11 @@ func (l *line) establish(p *progress, m []byte) error {
 	if err := l.toServer(m); err != nil {
 		return err
 	}
+	select {
+	case <-l.answered: // else only the peer's half were up
+	case <-l.ended:
+		return errOver
+	}
 	l.reached(Established)
 	if !l.spec.GracefulRestart {
 		return nil
@@ -281,7 +286,7 @@ func (l *line) blame(err error, at State) {
 	}
 	why := "the connection broke: " + err.Error()
 	switch {
-	case errors.Is(err, errDone), errors.Is(err, errServer):
+	case errors.Is(err, errDone), errors.Is(err, errServer), errors.Is(err, errOver):
 		why = "the connection ended"
 	case errors.Is(err, io.EOF):
 		why = "the peer closed the connection"
@@ -299,6 +304,7 @@ func (l *line) blame(err error, at State) {
 func (l *line) fromServer() {
 	buf := make([]byte, maxMessage)
 	r := bufio.NewReaderSize(l.inner, 64<<10)
+	answered := false
 	for {
 		m, err := readMessage(r, buf)
 		if err != nil {
@@ -316,6 +322,10 @@ func (l *line) fromServer() {
 			}
 		}
 		err = l.toPeer(m)
+		if err == nil && m[18] == gobgp.BGP_MSG_KEEPALIVE && !answered {
+			answered = true
+			close(l.answered)
+		}
 		if err == nil || errors.Is(err, errOver) {
 			continue
 		}

@@ -219,7 +219,7 @@ func (s *session) attempt(ctx context.Context) (time.Duration, cause) {
 		return 0, cause{reason.NotEstablished, err.Error()}
 	}
 	local, _ := netip.ParseAddrPort(outer.LocalAddr().String())
-	l := &line{spec: &s.spec, outer: outer, inner: inner, opened: s.opened, reached: s.reach, ended: make(chan struct{})}
+	l := &line{spec: &s.spec, outer: outer, inner: inner, opened: s.opened, reached: s.reach, ended: make(chan struct{}), answered: make(chan struct{})}
 	l.hangUp = func() { s.hangUp(context.WithoutCancel(ctx)) } // the neighbour must go all the same
 	s.mu.Lock()
 	s.line, s.greeting, s.state.Local, s.state.State = l, greeting{}, local.Addr(), OpenSent

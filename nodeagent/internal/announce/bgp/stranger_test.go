@@ -133,3 +133,15 @@ func lastWords(c net.Conn) *notification {
 		}
 	}
 }
+
+// heard is what a stranger has heard last.
+func heard(t *testing.T, words <-chan *notification) *notification {
+	t.Helper()
+	select {
+	case n := <-words:
+		return n
+	case <-time.After(patience):
+		t.Fatal("the peer's connection does not end")
+		return nil
+	}
+}
