@@ -95,12 +95,11 @@ func newLater(ctx context.Context) *later {
 	l := &later{make(chan watch.Event), stop}
 	go func() {
 		defer close(l.events)
-		t := time.NewTimer(askAgain)
-		defer t.Stop()
-		select {
-		case <-ctx.Done():
+		rest, cancel := context.WithTimeout(ctx, askAgain)
+		defer cancel()
+		<-rest.Done()
+		if ctx.Err() != nil {
 			return
-		case <-t.C:
 		}
 		select {
 		case <-ctx.Done():

@@ -4,6 +4,7 @@ package kernel
 
 import (
 	"net"
+	"net/netip"
 	"testing"
 
 	"github.com/vishvananda/netlink"
@@ -29,11 +30,8 @@ func TestRankOfOwnAddresses(t *testing.T) {
 		"IPv6 loopback":    {"::1/128", 0, -1},
 		"one on a lo link": {"198.51.100.1/32", 0, 0},
 	} {
-		ip, ipnet, err := net.ParseCIDR(tt.cidr)
-		if err != nil {
-			t.Fatal(err)
-		}
-		ipnet.IP = ip
+		p := netip.MustParsePrefix(tt.cidr)
+		ipnet := &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
 		got, ok := rank(&netlink.Addr{IPNet: ipnet, Flags: tt.flags})
 		if ok != (tt.rank >= 0) || ok && (got.rank != tt.rank || got.String() != tt.cidr) {
 			t.Errorf("%s: %+v %t, want rank %d", name, got, ok, tt.rank)
