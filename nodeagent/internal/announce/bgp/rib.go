@@ -60,6 +60,7 @@ func newRIB(ctx context.Context, spec *loadbalancer.BGPSession) (*rib, error) {
 		err = s.StartBgp(ctx, &api.StartBgpRequest{Global: &api.Global{
 			Asn: ownASN(spec), RouterId: spec.RouterID.String(),
 			ListenPort: int32(port), ListenAddresses: []string{loopback().String()}, //nolint:gosec // a port
+			Families: []uint32{0, 1}, // IPv4 and IPv6 unicast in gobgp's own numbers; all of them would take 10 MB
 		}})
 		if err == nil {
 			return &rib{spec: spec, server: s, port: port, told: make(map[netip.Prefix]told)}, nil
