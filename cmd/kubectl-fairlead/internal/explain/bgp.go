@@ -28,6 +28,8 @@ type BGP struct {
 type bgpAd struct {
 	selectors convert.Selectors
 	peers     []string
+	// addresses of the record that it is for; none: all.
+	addresses []string
 }
 
 // bgp describes who tells a record's addresses, nil where BGP has nothing to do with it.
@@ -44,6 +46,7 @@ func (b *book) bgp(r *v1alpha1.LoadBalancer) *BGP {
 		ad, faults := b.bgpAd(ref.Name)
 		out.Faults = append(out.Faults, faults...)
 		if ad != nil {
+			ad.addresses = ref.Addresses
 			ads = append(ads, *ad)
 		}
 	}
@@ -55,17 +58,48 @@ func (b *book) bgp(r *v1alpha1.LoadBalancer) *BGP {
 		names = append(names, b.state.Nodes[i].Name)
 	}
 	slices.Sort(names)
-	bySays := make(map[string][]string)
+	for _, part := range parts(r, ads) {
+		out.Nodes = append(out.Nodes, b.tellers(names, r, part)...)
+	}
+	return out
+}
+
+// part is some of a record's addresses that the same advertisements are for.
+type part struct {
+	// of names the addresses, "" for all of the record's.
+	of  string
+	ads []bgpAd
+}
+
+// parts are those of a record, in the order of its addresses.
+func parts(r *v1alpha1.LoadBalancer, ads []bgpAd) []part {
+	if !slices.ContainsFunc(ads, func(a bgpAd) bool { return len(a.addresses) > 0 }) {
+		return []part{{ads: ads}}
+	}
+	var out []part
+	for _, a := range r.Spec.Addresses {
+		some := slices.DeleteFunc(slices.Clone(ads), func(ad bgpAd) bool { return len(ad.addresses) > 0 && !slices.Contains(ad.addresses, a.Address) })
+		if len(some) > 0 {
+			out = append(out, part{a.Address + " to ", some})
+		}
+	}
+	return out
+}
+
+// tellers are the nodes, those that tell the same in one line.
+func (b *book) tellers(names []string, r *v1alpha1.LoadBalancer, p part) []string {
+	nodes := make(map[string][]string)
 	var order []string
 	for _, n := range names {
-		says := b.tellsWords(n, r, ads)
-		if bySays[says] == nil {
+		says := b.tellsWords(n, r, p.ads)
+		if nodes[says] == nil {
 			order = append(order, says)
 		}
-		bySays[says] = append(bySays[says], n)
+		nodes[says] = append(nodes[says], n)
 	}
+	out := make([]string, 0, len(order))
 	for _, says := range order {
-		out.Nodes = append(out.Nodes, says+": "+strings.Join(bySays[says], ", "))
+		out = append(out, p.of+says+": "+strings.Join(nodes[says], ", "))
 	}
 	return out
 }
@@ -87,7 +121,7 @@ func (b *book) bgpAd(name string) (*bgpAd, []string) {
 			faults = append(faults, fmt.Sprintf("BGPAdvertisement %s names BGPPeer %s, which does not exist (%s)", name, p, reason.UnknownPeer))
 		}
 	}
-	return &bgpAd{selectors, in.Spec.Peers}, faults
+	return &bgpAd{selectors: selectors, peers: in.Spec.Peers}, faults
 }
 
 // tellsWords says which peers a node tells a record's addresses, or why none.
@@ -159,7 +193,9 @@ func (b *book) toldByBGP(c *v1alpha1.IPClaim) bool {
 	for i := range b.state.Records {
 		r := &b.state.Records[i]
 		names := slices.ContainsFunc(c.Spec.Services, func(s v1alpha1.ServiceReference) bool { return s.UID == r.Spec.ServiceUID })
-		if names && slices.ContainsFunc(r.Spec.Advertisements, func(a v1alpha1.AdvertisementReference) bool { return a.Kind == v1alpha1.KindBGPAdvertisement }) {
+		if names && slices.ContainsFunc(r.Spec.Advertisements, func(a v1alpha1.AdvertisementReference) bool {
+			return a.Kind == v1alpha1.KindBGPAdvertisement && (len(a.Addresses) == 0 || slices.Contains(a.Addresses, c.Spec.Address))
+		}) {
 			return true
 		}
 	}

@@ -104,6 +104,9 @@ func Service(s *cluster.State, namespace, name string) (ServiceReport, bool) {
 		out := Address{Address: a.String(), Rule: string(rule), Why: ruleWords(rule, c), Holding: b.holding(c)}
 		if record != nil {
 			for _, ad := range record.Spec.Advertisements {
+				if len(ad.Addresses) > 0 && !slices.Contains(ad.Addresses, out.Address) {
+					continue
+				}
 				out.Advertisements = append(out.Advertisements, ad.Kind+" "+ad.Name)
 			}
 		}
