@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"k8s.io/klog/v2"
@@ -25,8 +26,8 @@ const (
 	quick = 10 * time.Second
 )
 
-// totals outlive the sessions of a peer.
-type totals struct{ flaps, updates uint64 }
+// totals outlive the sessions of a peer: one may end while the next is there already.
+type totals struct{ flaps, updates atomic.Uint64 }
 
 // session is one session, from New to end. Its connections come and go.
 type session struct {
@@ -52,7 +53,7 @@ type session struct {
 	wait     time.Duration // guarded by mu: between attempts
 	strict   bool          // guarded by mu
 	state    SessionState  // guarded by mu
-	totals   *totals       // guarded by mu: no other session of the peer runs
+	totals   *totals
 	want     []loadbalancer.BGPRoute
 	at       NextHops
 	line     *line
@@ -69,7 +70,7 @@ func (s *session) snapshot() SessionState {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	st := s.state
-	st.Flaps, st.Updates, st.BFD = s.totals.flaps, s.totals.updates, s.bfd
+	st.Flaps, st.Updates, st.BFD = s.totals.flaps.Load(), s.totals.updates.Load(), s.bfd
 	if st.State != Established {
 		st.Prefixes, st.LeftOut = 0, 0
 		return st
@@ -289,7 +290,7 @@ func (s *session) sync() {
 	s.mu.Lock()
 	s.told = carried
 	if up {
-		s.totals.updates += uint64(changed) //nolint:gosec // a count
+		s.totals.updates.Add(uint64(changed)) //nolint:gosec // a count
 	}
 	if err != nil {
 		s.state.Message = err.Error()
@@ -342,7 +343,7 @@ func (s *session) reach(st State) {
 	s.state.State = st
 	if st == Established {
 		s.state.Since, s.state.Reason = time.Now(), ""
-		s.totals.updates += uint64(len(s.told))
+		s.totals.updates.Add(uint64(len(s.told)))
 	}
 	s.mu.Unlock()
 	s.changed()
@@ -353,7 +354,7 @@ func (s *session) fell(ctx context.Context, c cause) {
 	s.mu.Lock()
 	was := s.state.State == Established
 	if was {
-		s.totals.flaps++
+		s.totals.flaps.Add(1)
 		s.state.Since = time.Now()
 		s.state.State = Idle
 	} else {
