@@ -426,65 +426,6 @@ func (n *simNode) Publish(st member.State) {
 
 func (n *simNode) SetPeers(map[loadbalancer.NodeName]netip.Addr) {}
 
-// The node as the agent's kernel.
-
-func (n *simNode) Links() ([]kernel.Link, error) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return n.links, nil
-}
-
-func (n *simNode) DefaultRoutes() (kernel.DefaultRoutes, error) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return kernel.DefaultRoutes{Gateways: n.gateways}, nil
-}
-
-func (n *simNode) Watch(ctx context.Context, _ func()) error { <-ctx.Done(); return nil }
-
-// readdress gives the node another address, of which the API server tells.
-func (n *simNode) readdress(a netip.Addr) {
-	n.mu.Lock()
-	n.ip = a
-	n.mu.Unlock()
-	n.s.markAll()
-}
-
-// plug gives the node another link.
-func (n *simNode) plug(p netip.Prefix) {
-	n.mu.Lock()
-	n.links = append(slices.Clone(n.links), kernel.Link{Name: "eth1", Index: 3, MAC: kernel.MAC{2, 0, 0, 0, 1, n.name[0]}, Prefixes: []netip.Prefix{p}})
-	n.mu.Unlock()
-	mark(n.agent.linksDirty)
-}
-
-// noIPv6 disables IPv6 on the node's links.
-func (n *simNode) noIPv6() {
-	n.mu.Lock()
-	n.links = slices.Clone(n.links)
-	for i := range n.links {
-		n.links[i].IPv6, n.links[i].Prefixes = false, n.links[i].Prefixes[:1]
-	}
-	n.mu.Unlock()
-	mark(n.agent.linksDirty)
-}
-
-// unplug takes the node's links away and returns them.
-func (n *simNode) unplug() []kernel.Link {
-	n.mu.Lock()
-	links := n.links
-	n.mu.Unlock()
-	n.replug(nil)
-	return links
-}
-
-func (n *simNode) replug(links []kernel.Link) {
-	n.mu.Lock()
-	n.links = links
-	n.mu.Unlock()
-	mark(n.agent.linksDirty)
-}
-
 func (n *simNode) open(six bool) (l2.Conn, error) {
 	if n.name == n.s.deaf {
 		return nil, errors.New("operation not permitted")
