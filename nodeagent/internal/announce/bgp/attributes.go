@@ -3,6 +3,7 @@
 package bgp
 
 import (
+	"encoding/binary"
 	"fmt"
 	"net/netip"
 
@@ -128,7 +129,7 @@ func communities(attrs []gobgp.PathAttributeInterface, s *loadbalancer.BGPSessio
 		if as > maxASN2 {
 			as = gobgp.AS_TRANS
 		}
-		extended = append(extended, gobgp.NewLinkBandwidthExtended(uint16(as), float32(r.LinkBandwidth)*perEndpoint)) //nolint:gosec // bounded above
+		extended = append(extended, gobgp.NewLinkBandwidthExtended(uint16(as), float32(r.LinkBandwidth)*perEndpoint))
 	}
 	if len(standard) > 0 {
 		attrs = append(attrs, gobgp.NewPathAttributeCommunities(standard))
@@ -150,7 +151,9 @@ func extendedOf(c loadbalancer.Community) (gobgp.ExtendedCommunityInterface, err
 	}
 	switch {
 	case c.Address:
-		a := netip.AddrFrom4([4]byte{byte(c.A >> 24), byte(c.A >> 16), byte(c.A >> 8), byte(c.A)})
+		var b [4]byte
+		binary.BigEndian.PutUint32(b[:], c.A)
+		a := netip.AddrFrom4(b)
 		e, err := gobgp.NewIPv4AddressSpecificExtended(sub, a, uint16(c.B), true) //nolint:gosec // 16 bits by its definition
 		if err != nil {
 			return nil, fmt.Errorf("community of %s: %w", a, err)
@@ -159,6 +162,6 @@ func extendedOf(c loadbalancer.Community) (gobgp.ExtendedCommunityInterface, err
 	case c.A > maxASN2:
 		return gobgp.NewFourOctetAsSpecificExtended(sub, c.A, uint16(c.B), true), nil //nolint:gosec // 16 bits by its definition
 	default:
-		return gobgp.NewTwoOctetAsSpecificExtended(sub, uint16(c.A), c.B, true), nil //nolint:gosec // checked above
+		return gobgp.NewTwoOctetAsSpecificExtended(sub, uint16(c.A), c.B, true), nil
 	}
 }

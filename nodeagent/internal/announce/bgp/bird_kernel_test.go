@@ -45,7 +45,8 @@ func TestBIRDSeesWhatIsTold(t *testing.T) {
 		not    []string
 	}{
 		{
-			"external", birdLB("neighbor 10.99.0.1 as 64513; direct; " + birdChannels), nil,
+			"external",
+			birdLB("neighbor 10.99.0.1 as 64513; direct; " + birdChannels), nil,
 			[]string{
 				"BGP.as_path: 64513 64513 64513", "BGP.med: 42", "BGP.community: (64512,5)", "BGP.large_community: (70000, 1, 2)",
 				"BGP.ext_community: (rt, 64512, 77) (rt, 70000, 78) (ro, 10.0.0.1, 79)",
@@ -93,7 +94,7 @@ func TestBIRDSeesWhatIsTold(t *testing.T) {
 			r := newRealRouter(t, "bird", "birdc")
 			r.bird(tt.bird)
 			s := begin(t, Options{})
-			s.Apply(planOf(full(), real(tt.change)), ours)
+			s.Apply(planOf(full(), realSpec(tt.change)), ours)
 			awaitState(t, s, "r", Established)
 			var got string
 			eventually(t, "BIRD has both routes", func() bool {
@@ -122,12 +123,12 @@ func TestBIRDAndPasswords(t *testing.T) {
 	r.bird(birdLB(`neighbor 10.99.0.1 as 64513; direct; password "right"; ` + birdChannels))
 	s := begin(t, Options{})
 	with := func(password string) loadbalancer.BGPSession {
-		return real(func(s *loadbalancer.BGPSession) { s.Password = password })
+		return realSpec(func(s *loadbalancer.BGPSession) { s.Password = password })
 	}
 	s.Apply(planOf(full(), with("wrong")), ours)
 	eventually(t, "the wrong one is refused", func() bool {
 		st := stateOf(s, "r")
-		return st.State == Active && strings.Contains(st.Message, "timeout")
+		return st.State == Active && strings.Contains(st.Message, "is the password the peer's?")
 	})
 	s.Apply(planOf(full(), with("right")), ours)
 	awaitState(t, s, "r", Established)
@@ -142,7 +143,7 @@ func TestBIRDThatExpectsAnother(t *testing.T) {
 	r := newRealRouter(t, "bird", "birdc")
 	r.bird(birdLB("neighbor 10.99.0.1 as 65000; direct; " + birdChannels))
 	s := begin(t, Options{})
-	s.Apply(planOf(full(), real(nil)), ours)
+	s.Apply(planOf(full(), realSpec(nil)), ours)
 	eventually(t, "BIRD's NOTIFICATION is said in words", func() bool {
 		st := stateOf(s, "r")
 		return st.Reason == reason.WrongASN && strings.Contains(st.Message, "the peer ended it: OPEN Message Error/Bad Peer AS (2/2)")
@@ -160,7 +161,7 @@ func TestBIRDThatExpectsAnother(t *testing.T) {
 func TestBIRDKeepsRoutesOverARestart(t *testing.T) {
 	r := newRealRouter(t, "bird", "birdc")
 	r.bird(birdLB("neighbor 10.99.0.1 as 64513; direct; graceful restart on; " + birdChannels))
-	spec := real(func(s *loadbalancer.BGPSession) { s.GracefulRestart = true })
+	spec := realSpec(func(s *loadbalancer.BGPSession) { s.GracefulRestart = true })
 	routes := append(full(), many(300)...)
 	restartKeeps(t, r, spec, routes)
 }
@@ -198,4 +199,27 @@ func restartKeeps(t *testing.T, r *realRouter, spec loadbalancer.BGPSession, rou
 	stop(false)
 	eventually(t, "no route is left", func() bool { return count() == 0 })
 	t.Logf("all routes were gone %s after the stop", time.Since(before))
+}
+
+func TestBIRDAgreesOnTimersAndASilentPeerIsLeft(t *testing.T) {
+	r := newRealRouter(t, "bird", "birdc")
+	r.bird(birdLB("neighbor 10.99.0.1 as 64513; direct; " + birdChannels))
+	s := begin(t, Options{})
+	s.Apply(planOf(full(), realSpec(func(s *loadbalancer.BGPSession) { s.Hold, s.Keepalive = 3*time.Second, time.Second })), ours)
+	awaitState(t, s, "r", Established)
+	eventually(t, "BIRD has our hold time", func() bool {
+		got := r.birdc("show", "protocols", "all", "lb")
+		return strings.Contains(got, "Hold timer:") && strings.Contains(got, "/3\n") && strings.Contains(got, "Neighbor ID:      10.99.0.1")
+	})
+	r.Run("ip", "link", "set", "r0", "down")
+	eventually(t, "the hold timer expires", func() bool {
+		st := stateOf(s, "r")
+		return st.Flaps == 1 && strings.Contains(st.Message, "Hold Timer Expired (4/0)") || st.State != Established && st.Flaps == 1
+	})
+	r.Run("ip", "link", "set", "r0", "up")
+	awaitState(t, s, "r", Established)
+	s.Apply(planOf(full(), realSpec(func(s *loadbalancer.BGPSession) { s.Hold, s.Keepalive = 0, 0 })), ours)
+	eventually(t, "BIRD does without timers", func() bool {
+		return stateOf(s, "r").State == Established && strings.Contains(r.birdc("show", "protocols", "all", "lb"), "Hold timer:       off")
+	})
 }

@@ -50,7 +50,7 @@ func TestFRRSeesWhatIsTold(t *testing.T) {
 	r := newRealRouter(t, "vtysh")
 	r.frr(frrLB(64513, "", "10.99.0.1"))
 	s := begin(t, Options{})
-	s.Apply(planOf(full(), real(nil)), ours)
+	s.Apply(planOf(full(), realSpec(nil)), ours)
 	awaitState(t, s, "r", Established)
 	for _, q := range []struct{ family, prefix, hop string }{
 		{"ipv4", "198.51.100.1/32", "10.99.0.1"}, {"ipv6", "2001:db8:1::1/128", "2001:db8:99::1"},
@@ -96,7 +96,7 @@ func TestFRRWeighsByLinkBandwidth(t *testing.T) {
 			var plan loadbalancer.BGPPlan
 			plan.Routes = make(map[string][]loadbalancer.BGPRoute)
 			for i, source := range []string{"10.99.0.1", "10.99.0.2"} {
-				spec := real(func(s *loadbalancer.BGPSession) {
+				spec := realSpec(func(s *loadbalancer.BGPSession) {
 					s.MyASN = uint32(tt.remote)
 					s.Peer, s.Source, s.RouterID = source, netip.MustParseAddr(source), netip.MustParseAddr(source)
 				})
@@ -112,7 +112,7 @@ func TestFRRWeighsByLinkBandwidth(t *testing.T) {
 			eventually(t, "the kernel has both with weights 3 to 1", func() bool {
 				got = r.Run("ip", "route", "show", "198.51.100.1")
 				var a, b int
-				for _, line := range strings.Split(got, "\n") {
+				for line := range strings.SplitSeq(got, "\n") {
 					f := strings.Fields(line)
 					for i := range f {
 						if f[i] == "weight" && strings.Contains(line, "10.99.0.1 ") {
@@ -132,7 +132,7 @@ func TestFRRWeighsByLinkBandwidth(t *testing.T) {
 func TestFRRKeepsRoutesOverARestart(t *testing.T) {
 	r := newRealRouter(t, "vtysh")
 	r.frr(frrLB(64513, " bgp graceful-restart\n", "10.99.0.1"))
-	spec := real(func(s *loadbalancer.BGPSession) { s.GracefulRestart = true })
+	spec := realSpec(func(s *loadbalancer.BGPSession) { s.GracefulRestart = true })
 	restartKeeps(t, r, spec, append(full(), many(300)...))
 }
 
@@ -140,7 +140,7 @@ func TestFRRWithPasswordAndHopCount(t *testing.T) {
 	r := newRealRouter(t, "vtysh")
 	r.frr(frrLB(64513, " neighbor 10.99.0.1 password s3cret\n neighbor 10.99.0.1 ttl-security hops 1\n", "10.99.0.1"))
 	s := begin(t, Options{})
-	s.Apply(planOf(full(), real(func(s *loadbalancer.BGPSession) { s.Password, s.TTLSecurity = "s3cret", 1 })), ours)
+	s.Apply(planOf(full(), realSpec(func(s *loadbalancer.BGPSession) { s.Password, s.TTLSecurity = "s3cret", 1 })), ours)
 	awaitState(t, s, "r", Established)
 	var got struct {
 		RouterID string `json:"routerId"`

@@ -125,8 +125,8 @@ func (r *realRouter) vtysh(command string, into any) {
 	}
 }
 
-// real is our side of a session with the router.
-func real(change func(*loadbalancer.BGPSession)) loadbalancer.BGPSession {
+// realSpec is our side of a session with the router.
+func realSpec(change func(*loadbalancer.BGPSession)) loadbalancer.BGPSession {
 	s := loadbalancer.BGPSession{
 		Peer: "r", MyASN: 64513, PeerASN: 64512, Addr: netip.MustParseAddr("10.99.0.254"), Port: 179,
 		Hold: 90 * time.Second, Keepalive: 30 * time.Second, Connect: time.Second, IdleHold: time.Second,

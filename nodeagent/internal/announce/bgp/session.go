@@ -4,8 +4,10 @@ package bgp
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
+	"net"
 	"net/netip"
 	"slices"
 	"sync"
@@ -26,6 +28,22 @@ const (
 	quick = 10 * time.Second
 )
 
+// synced is what the server was last given. Plans are not written to, so that the same
+// slice is the same routes.
+type synced struct {
+	hops     hops
+	greeting greeting
+	first    *loadbalancer.BGPRoute
+	count    int
+}
+
+func first(routes []loadbalancer.BGPRoute) *loadbalancer.BGPRoute {
+	if len(routes) == 0 {
+		return nil
+	}
+	return &routes[0]
+}
+
 // totals outlive the sessions of a peer: one may end while the next is there already.
 type totals struct{ flaps, updates atomic.Uint64 }
 
@@ -45,8 +63,9 @@ type session struct {
 	kick  chan struct{} // routes, next hops or BFD have changed
 	retry chan struct{} // a wait between attempts may end
 
-	ribMu sync.Mutex // held to change rib; taken before mu
-	rib   *rib       // guarded by ribMu
+	ribMu  sync.Mutex // held to change rib; taken before mu
+	rib    *rib       // guarded by ribMu
+	synced synced     // guarded by ribMu
 
 	mu       sync.Mutex
 	idle     time.Duration // guarded by mu
@@ -210,7 +229,7 @@ func (s *session) attempt(ctx context.Context) (time.Duration, cause) {
 	cancel()
 	if err != nil {
 		s.reach(Active)
-		return 0, cause{reason.NotEstablished, err.Error()}
+		return 0, cause{reason.NotEstablished, s.noAnswer(err)}
 	}
 	s.ribMu.Lock()
 	inner, err := s.rib.connect(ctx)
@@ -238,6 +257,21 @@ func (s *session) attempt(ctx context.Context) (time.Duration, cause) {
 		return 0, c
 	}
 	return max(1, time.Since(s.state.Since)), c
+}
+
+// noAnswer says why there is no connection. A peer that checks passwords or TTLs is silent
+// to who has the wrong one.
+func (s *session) noAnswer(err error) string {
+	if timeout, ok := errors.AsType[net.Error](err); !ok || !timeout.Timeout() {
+		return err.Error()
+	}
+	switch {
+	case s.spec.Password != "":
+		return err.Error() + " (no answer: is the password the peer's?)"
+	case s.spec.TTLSecurity > 0:
+		return err.Error() + " (no answer: is the peer within the hops, and does it check them too?)"
+	}
+	return err.Error()
 }
 
 func (s *session) hangUp(ctx context.Context) {
@@ -280,7 +314,15 @@ func (s *session) sync() {
 	if g.asn == 0 {
 		return // No peer yet: its OPEN decides next hops.
 	}
-	changed, err := s.rib.set(want, hopsOf(local, g, at))
+	now := synced{hopsOf(local, g, at), g, first(want), len(want)}
+	if now == s.synced {
+		return // as most plans are
+	}
+	s.synced = now
+	changed, err := s.rib.set(want, now.hops)
+	if err != nil {
+		s.synced = synced{} // and once more with the next plan
+	}
 	carried := make(map[netip.Prefix]loadbalancer.BGPRoute, len(s.rib.told))
 	for p, t := range s.rib.told {
 		if p.Addr().Is4() && g.v4 || p.Addr().Is6() && g.v6 {

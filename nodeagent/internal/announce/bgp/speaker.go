@@ -88,7 +88,7 @@ func (s *Speaker) Run(ctx context.Context) error {
 		case <-s.applied:
 			if late == nil && !s.isComplete() {
 				t := time.NewTimer(s.options.RestartWait)
-				defer t.Stop() //nolint:revive // once: late is nil only before the first plan and after the end of the wait
+				defer t.Stop()
 				late = t.C
 			}
 			s.reconcile(work)

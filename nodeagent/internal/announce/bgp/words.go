@@ -46,7 +46,7 @@ func shutdown(subcode uint8, message string) *notification {
 	if len(message) > maxShutdown {
 		message = message[:maxShutdown]
 	}
-	return &notification{code: codeCease, subcode: subcode, data: append([]byte{byte(len(message))}, message...)}
+	return &notification{code: codeCease, subcode: subcode, data: append([]byte{byte(len(message))}, message...)} //nolint:gosec // cut above
 }
 
 // String says what it means, with the numbers for who searches for them.
