@@ -141,7 +141,7 @@ func newAgent(o Options, version string, d deps) (*Agent, error) {
 	}
 	a.speaker = d.speaker
 	a.teller = &teller{node: o.NodeName, speaker: d.speaker, bfd: d.bfd}
-	if err := metrics.NewBGP(d.registry, a.teller.Read, o.MetalLBMetricNames); err != nil {
+	if err := metrics.NewBGP(d.registry, a.teller.Read, a.teller.Strangers, o.MetalLBMetricNames); err != nil {
 		return nil, fmt.Errorf("register metrics: %w", err)
 	}
 	a.report = status.NewReport(o.NodeName, d.agents, func() types.UID { return a.objects.NodeUID(a.name()) }, func() { mark(a.dirty) })

@@ -24,6 +24,7 @@ import (
 type detector interface {
 	Run(ctx context.Context) error
 	States() map[string]bfd.State
+	Strangers() bfd.Drops
 }
 
 // teller tells of BGP to those who ask the agent: metrics and the debug port.
@@ -57,10 +58,17 @@ func (t *teller) Read() []metrics.BGPSession {
 }
 
 func countsOf(s bfd.State) metrics.BFD {
-	out := metrics.BFD{In: s.In, Out: s.Out}
-	s.Dropped.Each(func(_ string, count uint64) { out.Dropped += count })
-	return out
+	return metrics.BFD{In: s.In, Out: s.Out, Dropped: sumOf(s.Dropped)}
 }
+
+func sumOf(d bfd.Drops) uint64 {
+	sum := uint64(0)
+	d.Each(func(_ string, count uint64) { sum += count })
+	return sum
+}
+
+// Strangers are BFD packets that belong to no session.
+func (t *teller) Strangers() uint64 { return sumOf(t.bfd.Strangers()) }
 
 // ServeHTTP tells of each session and of the routes that its peer was told.
 func (t *teller) ServeHTTP(w http.ResponseWriter, _ *http.Request) {

@@ -259,6 +259,8 @@ func (noBFD) Run(ctx context.Context) error { <-ctx.Done(); return nil }
 
 func (noBFD) States() map[string]bfd.State { return nil }
 
+func (noBFD) Strangers() bfd.Drops { return bfd.Drops{} }
+
 // simSession makes a session's configuration.
 func simSession(peer string, graceful bool) loadbalancer.BGPSession {
 	return loadbalancer.BGPSession{

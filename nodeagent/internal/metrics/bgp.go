@@ -4,6 +4,7 @@ package metrics
 
 import (
 	"cmp"
+	"errors"
 	"slices"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -39,9 +40,9 @@ type bgpFigure struct {
 	value func(s *BGPSession) float64
 }
 
-// NewBGP makes a collector and registers it. With metallb, figures come by the names and
-// labels that MetalLB has for them too.
-func NewBGP(reg prometheus.Registerer, read func() []BGPSession, metallb bool) error {
+// NewBGP makes a collector and registers it. Strangers counts BFD packets of no session.
+// With metallb, figures come by the names and labels that MetalLB has for them too.
+func NewBGP(reg prometheus.Registerer, read func() []BGPSession, strangers func() uint64, metallb bool) error {
 	c := &BGP{read: read}
 	add := func(to *[]bgpFigure, kind prometheus.ValueType, label func(*BGPSession) string, value func(*BGPSession) float64, name, help string) {
 		*to = append(*to, bgpFigure{prometheus.NewDesc(name, help, []string{"peer"}, nil), kind, label, value})
@@ -75,7 +76,10 @@ func NewBGP(reg prometheus.Registerer, read func() []BGPSession, metallb bool) e
 		add(&c.bfd, prometheus.CounterValue, address, in, "metallb_bfd_control_packet_input", "Number of received BFD control packets")
 		add(&c.bfd, prometheus.CounterValue, address, out, "metallb_bfd_control_packet_output", "Number of sent BFD control packets")
 	}
-	return reg.Register(c) //nolint:wrapcheck // names the collector itself
+	strange := prometheus.NewCounterFunc(prometheus.CounterOpts{
+		Name: "fairlead_bfd_packets_strange_total", Help: "BFD control packets that belong to no session.",
+	}, func() float64 { return float64(strangers()) })
+	return errors.Join(reg.Register(c), reg.Register(strange))
 }
 
 func one(yes bool) float64 {

@@ -22,13 +22,16 @@ func TestBGP(t *testing.T) {
 	}
 	for _, metallb := range []bool{false, true} {
 		reg := prometheus.NewPedanticRegistry()
-		if err := metrics.NewBGP(reg, read, metallb); err != nil {
+		if err := metrics.NewBGP(reg, read, func() uint64 { return 4 }, metallb); err != nil {
 			t.Fatal(err)
 		}
-		names := []string{"fairlead_bgp_session_up", "fairlead_bgp_prefixes", "fairlead_bgp_flaps_total", "fairlead_bfd_session_up", "fairlead_bfd_packets_in_total"}
+		names := []string{"fairlead_bgp_session_up", "fairlead_bgp_prefixes", "fairlead_bgp_flaps_total", "fairlead_bfd_session_up", "fairlead_bfd_packets_in_total", "fairlead_bfd_packets_strange_total"}
 		want := `# HELP fairlead_bfd_packets_in_total BFD control packets received.
 # TYPE fairlead_bfd_packets_in_total counter
 fairlead_bfd_packets_in_total{peer="a"} 5
+# HELP fairlead_bfd_packets_strange_total BFD control packets that belong to no session.
+# TYPE fairlead_bfd_packets_strange_total counter
+fairlead_bfd_packets_strange_total 4
 # HELP fairlead_bfd_session_up 1 for a BFD session that is up.
 # TYPE fairlead_bfd_session_up gauge
 fairlead_bfd_session_up{peer="a"} 1
