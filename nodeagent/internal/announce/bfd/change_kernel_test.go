@@ -154,7 +154,7 @@ func TestLinkGoesAndComes(t *testing.T) {
 
 // Fifty expiries in a row: each is noticed, and the sessions recover from each.
 func TestExpiriesInARow(t *testing.T) {
-	const rounds, limit = 50, 10 * time.Second
+	const rounds, most = 50, 10 * time.Second
 	routers := map[string]*router{}
 	d, _ := start(t)
 	n := 1
@@ -190,7 +190,7 @@ func TestExpiriesInARow(t *testing.T) {
 		eventually(t, fmt.Sprintf("up, round %d", i), d, all("Up"))
 		took := time.Since(began)
 		sum, longest = sum+took, max(longest, took)
-		if took > limit {
+		if took > most {
 			t.Errorf("round %d: up after %v", i, took)
 		}
 	}

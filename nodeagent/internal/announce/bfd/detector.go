@@ -21,6 +21,10 @@ import (
 // farewell bounds how long [Detector.Run] goes on saying AdminDown when it is to end.
 const farewell = time.Second
 
+// patience bounds how long a new session listens before it speaks: twice the interval in
+// which a peer that holds it for Up speaks, if that is not more.
+const patience = time.Second
+
 // Options of a Detector. The zero value is fine.
 type Options struct {
 	// Random is uniform in [0,1); nil for math/rand's.
@@ -35,14 +39,16 @@ type Detector struct {
 
 	mu        sync.Mutex
 	sessions  map[string]*session // guarded by mu
-	leaving   []*session          // guarded by mu; they say AdminDown
+	leaving   []*session          // guarded by mu; they say goodbye
 	listeners map[kind]*listener  // guarded by mu
 	// faults and retry are of listeners that could not be opened.
 	faults    map[kind]string    // guarded by mu
 	retry     map[kind]time.Time // guarded by mu
 	strangers Drops              // guarded by mu
 	order     uint64             // guarded by mu; of the youngest session
-	armed     time.Time          // guarded by mu; when Run looks next
+	// issued are the discriminators of all sessions of this run.
+	issued map[uint32]struct{} // guarded by mu
+	armed  time.Time           // guarded by mu; when Run looks next
 }
 
 // New makes a detector that watches nobody.
@@ -53,7 +59,7 @@ func New(o Options) *Detector {
 	return &Detector{
 		random: o.Random, wake: make(chan struct{}, 1), changed: make(chan struct{}, 1),
 		sessions: make(map[string]*session), listeners: make(map[kind]*listener),
-		faults: make(map[kind]string), retry: make(map[kind]time.Time),
+		faults: make(map[kind]string), retry: make(map[kind]time.Time), issued: make(map[uint32]struct{}),
 	}
 }
 
@@ -73,6 +79,7 @@ func (d *Detector) Watch(key string, peer, source netip.Addr, b loadbalancer.BFD
 		return
 	}
 	if ok && s.target != t {
+		s.m.end()
 		d.leave(s)
 		ok = false
 	}
@@ -80,6 +87,7 @@ func (d *Detector) Watch(key string, peer, source netip.Addr, b loadbalancer.BFD
 		d.order++
 		s = newSession(t, d.discriminator(), d.random, time.Now())
 		s.order = d.order
+		s.m.quiet = time.Now().Add(min(2*b.Receive, patience))
 		d.sessions[key] = s
 		d.rivals()
 	}
@@ -98,6 +106,25 @@ func (d *Detector) Forget(key string) {
 		return
 	}
 	delete(d.sessions, key)
+	s.m.end()
+	d.leave(s)
+	d.rivals()
+	d.poke()
+}
+
+// Suspend ends a session of this run for the next one to take up: the peer is asked to wait
+// for a minute, and holds the session for Up meanwhile. It is for restarts that are meant
+// to go unnoticed: routers take AdminDown for the end of BGP too, RFC 5882 §4.2 or not. A
+// session that is not Up is forgotten.
+func (d *Detector) Suspend(key string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	s, ok := d.sessions[key]
+	if !ok {
+		return
+	}
+	delete(d.sessions, key)
+	s.m.suspend()
 	d.leave(s)
 	d.rivals()
 	d.poke()
@@ -153,6 +180,7 @@ func (d *Detector) Run(ctx context.Context) error {
 	}
 	d.mu.Lock()
 	for key, s := range d.sessions {
+		s.m.end()
 		d.leave(s)
 		delete(d.sessions, key)
 	}
@@ -240,7 +268,7 @@ func (d *Detector) take(l *listener, now time.Time, a *arrival) {
 		if s.kind() != l.kind || s.rival != "" || !s.owns(a) {
 			continue
 		}
-		d.follow(s, now, s.take(now, a))
+		d.follow(s, now, s.take(now, a, d.own))
 		if at, ok := s.m.next(); ok && at.Before(d.armed) {
 			d.poke()
 		}
@@ -372,9 +400,8 @@ func (d *Detector) read(l *listener) {
 	d.poke()
 }
 
-// leave has a session say AdminDown, if it may send at all.
+// leave lets a session say its goodbyes, if it has any.
 func (d *Detector) leave(s *session) {
-	s.m.end()
 	if s.m.ended {
 		s.close()
 		return
@@ -401,14 +428,21 @@ func (d *Detector) discriminator() uint32 {
 		var b [4]byte
 		_, _ = crand.Read(b[:]) // never fails
 		n := binary.BigEndian.Uint32(b[:])
-		taken := n == 0
-		for _, s := range d.sessions {
-			taken = taken || s.m.local == n
+		if n == 0 || d.own(n) {
+			continue
 		}
-		if !taken {
-			return n
-		}
+		d.issued[n] = struct{}{}
+		return n
 	}
+}
+
+// own says whether a discriminator is, or was, of a session of this run.
+func (d *Detector) own(n uint32) bool {
+	_, ok := d.issued[n]
+	for _, s := range d.sessions {
+		ok = ok || s.m.local == n
+	}
+	return ok
 }
 
 func (d *Detector) poke() {

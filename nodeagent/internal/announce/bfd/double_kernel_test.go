@@ -238,7 +238,7 @@ func TestChanged(t *testing.T) {
 	p := newDouble(t, portSingle)
 	d.Watch("a", away, netip.Addr{}, single(20*time.Millisecond))
 	p.up()
-	deadline := time.NewTimer(patience)
+	deadline := time.NewTimer(limit)
 	defer deadline.Stop()
 	for _, want := range []string{"Up", "Down"} {
 		for ok := false; !ok; {

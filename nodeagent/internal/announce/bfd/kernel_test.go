@@ -32,8 +32,8 @@ func TestMain(m *testing.M) {
 	}))
 }
 
-// patience is far more than anything here takes.
-const patience = 30 * time.Second
+// limit is far more than anything here takes.
+const limit = 30 * time.Second
 
 // single is a session on a link.
 func single(interval time.Duration) loadbalancer.BFDSession {
@@ -60,7 +60,7 @@ func start(t *testing.T) (d *Detector, stop func()) {
 // eventually waits for a condition.
 func eventually(t *testing.T, what string, d *Detector, ok func() bool) {
 	t.Helper()
-	deadline := time.NewTimer(patience)
+	deadline := time.NewTimer(limit)
 	defer deadline.Stop()
 	tick := time.NewTicker(2 * time.Millisecond)
 	defer tick.Stop()
@@ -68,7 +68,7 @@ func eventually(t *testing.T, what string, d *Detector, ok func() bool) {
 		select {
 		case <-tick.C:
 		case <-deadline.C:
-			t.Fatalf("not within %v: %s; %+v", patience, what, d.States())
+			t.Fatalf("not within %v: %s; %+v", limit, what, d.States())
 		}
 	}
 }
@@ -150,7 +150,7 @@ func (p *double) say(state wire.StateType) {
 // hear waits for the next packet.
 func (p *double) hear() heard {
 	p.t.Helper()
-	if err := p.in.SetReadDeadline(time.Now().Add(patience)); err != nil {
+	if err := p.in.SetReadDeadline(time.Now().Add(limit)); err != nil {
 		p.t.Fatal(err)
 	}
 	var buf [128]byte

@@ -15,6 +15,8 @@ const (
 	// goodbyes is how often a session that ends says so, goodbyeGap how far apart at most.
 	goodbyes   = 3
 	goodbyeGap = 100 * time.Millisecond
+	// absence is how long a peer is asked to wait for the next run of this program.
+	absence = 60 * time.Second
 )
 
 // settings are what is configured of a session.
@@ -48,7 +50,10 @@ type machine struct {
 	sent, heard time.Time
 	// jitter of the interval after the last packet that was sent.
 	jitter float64
-	// byes is how many times AdminDown is still to be said; ended that all were.
+	// quiet is until when nothing is sent, so that a session that the peer still has may be
+	// taken up first.
+	quiet time.Time
+	// byes is how many times the end is still to be told, ended that all were.
 	byes  int
 	ended bool
 	// falls counts ends of Up that mean that the peer, or the way to it, is gone.
@@ -100,21 +105,21 @@ func (m *machine) next() (time.Time, bool) {
 }
 
 func (m *machine) transmitAt() (time.Time, bool) {
-	if m.state == wire.StateAdminDown {
+	if m.byes > 0 {
 		return m.sent.Add(min(m.interval(), goodbyeGap)), true
 	}
 	if m.silent() {
 		return time.Time{}, false
 	}
 	if m.sent.IsZero() {
-		return m.sent, true
+		return m.quiet, true
 	}
 	return m.sent.Add(time.Duration(float64(m.interval()) * m.jitter)), true
 }
 
 // expiry is when the peer has not been heard for too long.
 func (m *machine) expiry() (time.Time, bool) {
-	if m.remote == 0 || m.state == wire.StateAdminDown {
+	if m.remote == 0 || m.byes > 0 {
 		return time.Time{}, false
 	}
 	return m.heard.Add(m.detection()), true
@@ -151,7 +156,7 @@ func (m *machine) tick(now time.Time) output {
 
 // receive takes a packet of this session's peer that parse let through (RFC 5880 §6.8.6).
 func (m *machine) receive(now time.Time, h *wire.BFDHeader) output {
-	if m.state == wire.StateAdminDown {
+	if m.byes > 0 || m.ended {
 		return output{}
 	}
 	m.remote, m.remoteState, m.remoteDiag = h.MyDiscriminator, h.State, h.Diagnostic
@@ -214,7 +219,7 @@ func (m *machine) retime() {
 	}
 	if tx != m.desiredTx || rx != m.requiredRx {
 		m.desiredTx, m.requiredRx = tx, rx
-		if m.remote != 0 && m.state != wire.StateAdminDown {
+		if m.remote != 0 {
 			m.again = m.polling
 			m.polling = true
 		}
@@ -244,13 +249,47 @@ func (m *machine) pollEnded() {
 // end has the session say AdminDown, several times, for packets get lost; m.ended says when
 // that is done. A peer that is not heard is told nothing.
 func (m *machine) end() {
-	if m.state == wire.StateAdminDown {
+	if m.byes > 0 || m.ended {
 		return
 	}
 	heard := m.remote != 0
 	m.polling, m.again = false, false
 	m.state, m.diag = wire.StateAdminDown, wire.DiagnosticAdministrativelyDown
 	m.byes, m.sent, m.ended = goodbyes, time.Time{}, !heard
+}
+
+// suspend has a session that is Up fall silent without an end: the peer is told a detection
+// time of absence, several times, for a multiplier may change at any time (RFC 5880
+// §6.8.12). Any other session ends.
+func (m *machine) suspend() {
+	if m.state != wire.StateUp {
+		m.end()
+		return
+	}
+	// The peer's detection time is the multiplier times the slower of both sides' intervals.
+	m.desiredTx = max(m.desiredTx, absence/math.MaxUint8+time.Microsecond) // it is told in whole ones
+	each := max(m.desiredTx, m.remoteMinRx)
+	m.settings.multiplier = uint8(min(max(int64((absence+each-1)/each), int64(m.settings.multiplier)), math.MaxUint8)) //nolint:gosec // within bounds
+	m.polling, m.again = false, false
+	m.byes, m.sent = goodbyes, time.Time{}
+}
+
+// resumes says that a packet is of a session that an earlier run of this program has left:
+// the peer holds it for Up, and this side has neither heard nor said anything.
+func (m *machine) resumes(h *wire.BFDHeader) bool {
+	return m.sent.IsZero() && m.heard.IsZero() && h.State == wire.StateUp && h.YourDiscriminator != 0
+}
+
+// resume goes on with that session: it gets the discriminator that the peer knows.
+func (m *machine) resume(now time.Time, h *wire.BFDHeader) output {
+	m.local, m.remote = h.YourDiscriminator, h.MyDiscriminator
+	m.enter(wire.StateUp, wire.DiagnosticNoDiagnostic)
+	out := m.receive(now, h)
+	out.changed = true
+	if !out.send {
+		out = m.emit(now, out)
+	}
+	return out
 }
 
 // packet as it is now (RFC 5880 §6.8.7).
@@ -270,9 +309,9 @@ func (m *machine) emit(now time.Time, out output) output {
 	if m.settings.multiplier == 1 {
 		m.jitter = 0.9 - m.random()*0.15
 	}
-	if m.state == wire.StateAdminDown {
+	if m.byes > 0 {
 		m.byes--
-		m.ended = m.byes <= 0
+		m.ended = m.byes == 0
 	}
 	return out
 }

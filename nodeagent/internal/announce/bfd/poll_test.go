@@ -186,3 +186,89 @@ func TestEnd(t *testing.T) {
 		t.Error("speaks to nobody")
 	}
 }
+
+// A restart that is meant to go unnoticed: the peer is asked to wait, and the next run goes on
+// under the discriminator that the peer knows.
+func TestSuspendAndResume(t *testing.T) {
+	t.Parallel()
+	for _, transmit := range []time.Duration{10 * ms, 300 * ms, 5 * time.Second, 60 * time.Second} {
+		s := quick()
+		s.transmit = transmit
+		b := newBench(t, s)
+		b.settled()
+		b.suspend()
+		began := b.now
+		for i := range 3 {
+			p, _ := b.wait()
+			asked := time.Duration(p.DetectTimeMultiplier) * max(micros(p.DesiredMinTxInterval), 100*ms)
+			if p.State != wire.StateUp || p.Diagnostic != 0 || asked < absence || asked > max(absence+transmit, 3*transmit)+100*ms {
+				t.Errorf("%v, %d: asks to wait for %v: %+v", transmit, i, asked, p)
+			}
+		}
+		if took := b.now.Sub(began); took > time.Second/2 || !b.ended {
+			t.Errorf("%v: took %v, ended %t", transmit, took, b.ended)
+		}
+	}
+	next := newBench(t, quick())
+	next.local = 0x33
+	h := from(wire.StateUp)
+	if !next.resumes(&h) {
+		t.Fatal("does not know what the peer still has")
+	}
+	out := next.resume(next.now, &h)
+	next.is(wire.StateUp, wire.DiagnosticNoDiagnostic)
+	if p := out.packet; !out.changed || !out.send || p.MyDiscriminator != ours || p.YourDiscriminator != theirs || p.State != wire.StateUp || !p.Poll || p.DetectTimeMultiplier != 3 {
+		t.Errorf("%+v", out)
+	}
+	if next.after(4 * time.Second); !next.tick(next.now).changed {
+		t.Error("it does not watch the peer")
+	}
+}
+
+// Only a session that nobody has begun can be taken up.
+func TestNothingToResume(t *testing.T) {
+	t.Parallel()
+	up, down, init := from(wire.StateUp), from(wire.StateDown), from(wire.StateInit)
+	unnamed := up
+	unnamed.YourDiscriminator = 0
+	b := newBench(t, quick())
+	for _, h := range []wire.BFDHeader{down, init, unnamed} {
+		if b.resumes(&h) {
+			t.Errorf("takes up %+v", h)
+		}
+	}
+	b.wait()
+	if b.resumes(&up) {
+		t.Error("takes up a session after it told its peer of another")
+	}
+	b = newBench(t, quick())
+	b.settings.passive = true
+	b.hear(down)
+	if b.resumes(&up) {
+		t.Error("takes up a session after it heard of another")
+	}
+	b = newBench(t, quick())
+	b.hear(down)
+	b.suspend() // was not Up
+	if p, _ := b.wait(); p.State != wire.StateAdminDown {
+		t.Errorf("%+v", p)
+	}
+}
+
+// What a new session may take up it must hear first.
+func TestListensBeforeItSpeaks(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, quick())
+	b.quiet = b.now.Add(400 * ms)
+	if out := b.tick(b.now.Add(399 * ms)); out.send {
+		t.Error("speaks at once")
+	}
+	if _, at := b.wait(); at != 400*ms {
+		t.Errorf("speaks after %v", at)
+	}
+	b = newBench(t, quick())
+	b.quiet = b.now.Add(400 * ms)
+	if out := b.hear(from(wire.StateDown)); !out.send {
+		t.Error("does not answer")
+	}
+}

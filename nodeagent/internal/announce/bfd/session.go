@@ -5,6 +5,7 @@ package bfd
 import (
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"time"
 
@@ -46,8 +47,10 @@ type session struct {
 	barred string
 
 	sender *sender
-	port   uint16    // of sender, and of the next one
-	opened time.Time // when sender was, or could not be, opened
+	// ifindex of a link-local peer's interface, 0 if not known.
+	ifindex int
+	port    uint16    // of sender, and of the next one
+	opened  time.Time // when sender was, or could not be, opened
 
 	counters State // what state does not compute
 	// fault is what keeps packets from being sent.
@@ -71,13 +74,24 @@ func (s *session) owns(a *arrival) bool {
 	if s.peer.WithZone("") != a.from || s.source.IsValid() && s.source.WithZone("") != a.to {
 		return false
 	}
-	return s.peer.Zone() == "" || s.sender != nil && s.sender.ifindex == a.ifindex
+	if s.peer.Zone() == "" {
+		return true
+	}
+	// Until something was sent, the interface is not known by its number.
+	if s.ifindex == 0 {
+		if link, err := net.InterfaceByName(s.peer.Zone()); err == nil {
+			s.ifindex = link.Index
+		}
+	}
+	return s.ifindex == a.ifindex
 }
 
-// take looks at a packet of the peer's address; answer is what is to be sent.
-func (s *session) take(now time.Time, a *arrival) output {
+// take looks at a packet of the peer's address. own says whether a discriminator is, or was,
+// of a session of this run of the program.
+func (s *session) take(now time.Time, a *arrival, own func(uint32) bool) output {
 	h, cause, ok := parse(a.payload)
-	if ok && (h.YourDiscriminator != 0 && h.YourDiscriminator != s.m.local || h.MyDiscriminator == s.m.local) {
+	resumes := ok && s.m.resumes(&h) && !own(h.YourDiscriminator)
+	if ok && !resumes && (h.YourDiscriminator != 0 && h.YourDiscriminator != s.m.local || h.MyDiscriminator == s.m.local) {
 		cause, ok = Discriminator, false // or an own packet that came back
 	}
 	if a.ttl < s.minTTL { // before all else
@@ -93,7 +107,12 @@ func (s *session) take(now time.Time, a *arrival) output {
 		s.told = a.to
 	}
 	before, detection := s.m.state, s.m.detection()
-	out := s.m.receive(now, &h)
+	var out output
+	if resumes {
+		out = s.m.resume(now, &h)
+	} else {
+		out = s.m.receive(now, &h)
+	}
 	s.note(now, before, detection)
 	return out
 }
@@ -195,7 +214,7 @@ func (s *session) open(now time.Time) error {
 		s.told = netip.Addr{} // the next attempt may choose freely
 		return err
 	}
-	s.sender, s.port = sender, port
+	s.sender, s.port, s.ifindex = sender, port, sender.ifindex
 	return nil
 }
 
