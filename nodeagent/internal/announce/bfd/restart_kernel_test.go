@@ -82,3 +82,29 @@ func TestForgottenIsNotResumed(t *testing.T) {
 		t.Errorf("%+v", s.state())
 	}
 }
+
+// A run that is killed says nothing. The next one begins anew, or goes on, before or after
+// the router has noticed.
+func TestCrash(t *testing.T) {
+	for name, kind := range daemons() {
+		t.Run(name, func(t *testing.T) {
+			r := newRouter(t, 1, kind)
+			kind.start(r, 300, false)
+			for _, pause := range []time.Duration{0, 0, 2 * time.Second} {
+				d, stop := start(t)
+				d.Watch("four", r.addr4(), netip.Addr{}, single(300*time.Millisecond))
+				d.Watch("six", r.addr6(), netip.Addr{}, single(300*time.Millisecond))
+				eventually(t, "up", d, func() bool { return isState(d, "four", "Up")() && isState(d, "six", "Up")() })
+				eventually(t, "up as the router sees it", d, func() bool { return kind.up(r, r.ours4()) && kind.up(r, r.ours6()) })
+				d.mu.Lock()
+				for key, s := range d.sessions {
+					s.close()
+					delete(d.sessions, key)
+				}
+				d.mu.Unlock()
+				stop()
+				<-time.After(pause)
+			}
+		})
+	}
+}
