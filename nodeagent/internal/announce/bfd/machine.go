@@ -319,5 +319,5 @@ func (m *machine) emit(now time.Time, out output) output {
 func micros(n uint32) time.Duration { return time.Duration(n) * time.Microsecond }
 
 func toMicros(d time.Duration) uint32 {
-	return uint32(min(max(d.Microseconds(), 0), math.MaxUint32)) //nolint:gosec // within bounds
+	return uint32(min(max(d.Microseconds(), 0), math.MaxUint32))
 }

@@ -41,8 +41,9 @@ func (c Cause) String() string {
 		return "discriminator"
 	case Authenticated:
 		return "authenticated"
+	default:
+		return fmt.Sprintf("cause %d", uint8(c))
 	}
-	return fmt.Sprintf("cause %d", uint8(c))
 }
 
 // Flags of the second octet that the codec does not read (RFC 5880 §4.1).

@@ -93,7 +93,7 @@ func (l *listener) drain(fd uintptr, take func(arrival)) (empty bool, err error)
 	var buf [maxLength]byte
 	var oob [128]byte
 	for range batch {
-		n, oobn, _, from, err := syscall.Recvmsg(int(fd), buf[:], oob[:], syscall.MSG_DONTWAIT) //nolint:gosec // a descriptor is an int
+		n, oobn, _, from, err := syscall.Recvmsg(int(fd), buf[:], oob[:], syscall.MSG_DONTWAIT)
 		switch {
 		case errors.Is(err, syscall.EAGAIN):
 			return true, nil
@@ -208,7 +208,7 @@ func (s *sender) set(six bool) error {
 func (s *sender) send(b []byte) (refused bool, err error) {
 	for range 2 {
 		if controlErr := s.raw.Control(func(fd uintptr) {
-			_, err = syscall.Write(int(fd), b) //nolint:gosec // a descriptor is an int
+			_, err = syscall.Write(int(fd), b)
 		}); controlErr != nil {
 			return refused, fmt.Errorf("send: %w", controlErr)
 		}

@@ -41,7 +41,7 @@ type Drops [causes]uint64
 // Each calls f for every cause.
 func (d *Drops) Each(f func(cause string, count uint64)) {
 	for c, n := range d {
-		f(Cause(c).String(), n) //nolint:gosec // an index of the array
+		f(Cause(c).String(), n)
 	}
 }
 
