@@ -17,6 +17,10 @@ type Detector interface {
 	Watch(key string, peer, source netip.Addr, s loadbalancer.BFDSession)
 	// Forget ends that; the peer is told AdminDown.
 	Forget(key string)
+	// Suspend ends it for a restart of this process: the peer is told to wait for long, and
+	// finds the same session again afterwards. Routers take AdminDown for the end of the BGP
+	// session, graceful restart or not, whatever RFC 5882 §4.2 says.
+	Suspend(key string)
 	// State is AdminDown, Down, Init or Up, "" for what is not watched. Falls counts how often
 	// the session left Up in a way that says that the peer is not there: neither by Forget nor
 	// because the peer told AdminDown (RFC 5882 §4.2). Why says in words what ended it last.

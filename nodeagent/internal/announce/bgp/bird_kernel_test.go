@@ -55,38 +55,45 @@ func TestBIRDSeesWhatIsTold(t *testing.T) {
 		},
 		{
 			"internal", birdLB("neighbor 10.99.0.1 as 64512; direct; " + birdChannels), func(s *loadbalancer.BGPSession) { s.MyASN = 64512 },
-			[]string{"BGP.local_pref: 250", "BGP.as_path: \n", "BGP.med: 42"}, nil,
+			[]string{"BGP.local_pref: 250", "BGP.as_path: \n", "BGP.med: 42"},
+			nil,
 		},
 		{
 			"another AS number for this peer", birdLB("neighbor 10.99.0.1 as 65010; direct; " + birdChannels), func(s *loadbalancer.BGPSession) { s.LocalASN = 65010 },
-			[]string{"BGP.as_path: 65010 65010 65010 64513"}, nil,
+			[]string{"BGP.as_path: 65010 65010 65010 64513"},
+			nil,
 		},
 		{
 			"any external AS number", birdLB("neighbor 10.99.0.1 as 64513; direct; " + birdChannels),
 			func(s *loadbalancer.BGPSession) { s.PeerASN, s.Dynamic = 0, loadbalancer.ExternalASN },
-			[]string{"BGP.as_path: 64513 64513 64513"}, nil,
+			[]string{"BGP.as_path: 64513 64513 64513"},
+			nil,
 		},
 		{
 			"IPv4 over an IPv6 session", birdLB("neighbor 2001:db8:99::1 as 64513; direct; ipv4 { import all; export none; extended next hop on; }; ipv6 { import all; export none; };"),
 			func(s *loadbalancer.BGPSession) { s.Addr = netip.MustParseAddr("2001:db8:99::254") },
-			[]string{"BGP.next_hop: 2001:db8:99::1"}, []string{"BGP.next_hop: 10.99.0.1"},
+			[]string{"BGP.next_hop: 2001:db8:99::1"},
+			[]string{"BGP.next_hop: 10.99.0.1"},
 		},
 		{
 			"password and a hop count", birdLB(`neighbor 10.99.0.1 as 64513; direct; password "s3cret"; ttl security on; ` + birdChannels),
 			func(s *loadbalancer.BGPSession) { s.Password, s.TTLSecurity = "s3cret", 1 },
-			[]string{"BGP.next_hop: 10.99.0.1"}, nil,
+			[]string{"BGP.next_hop: 10.99.0.1"},
+			nil,
 		},
 		{
 			"password over IPv6", birdLB(`neighbor 2001:db8:99::1 as 64513; direct; password "s3cret"; ` + birdChannels),
 			func(s *loadbalancer.BGPSession) {
 				s.Addr, s.Password = netip.MustParseAddr("2001:db8:99::254"), "s3cret"
 			},
-			[]string{"BGP.next_hop: 10.99.0.1"}, nil,
+			[]string{"BGP.next_hop: 10.99.0.1"},
+			nil,
 		},
 		{
 			"over several hops", birdLB("neighbor 10.99.0.1 as 64513; multihop; source address 10.99.0.254; " + birdChannels),
 			func(s *loadbalancer.BGPSession) { s.MultiHop, s.Source = true, netip.MustParseAddr("10.99.0.1") },
-			[]string{"BGP.next_hop: 10.99.0.1"}, nil,
+			[]string{"BGP.next_hop: 10.99.0.1"},
+			nil,
 		},
 	}
 	for _, tt := range tests {

@@ -148,3 +148,30 @@ func TestSoftChangesKeepTheConnection(t *testing.T) {
 		t.Errorf("watched %+v, %d connections", d.watched["p"], p.count())
 	}
 }
+
+// BFD must not end what graceful restart is to keep, and must not outlive what it does not.
+func TestBFDIsSuspendedForARestartOnly(t *testing.T) {
+	for _, tt := range []struct {
+		name         string
+		gr, graceful bool
+		want         int
+	}{{"restart", true, true, 1}, {"restart without graceful restart", false, true, 0}, {"leave", true, false, 0}} {
+		t.Run(tt.name, func(t *testing.T) {
+			p := newStranger(t, "127.0.0.2", decent)
+			d := newFakeDetector()
+			s := begin(t, Options{Detector: d})
+			spec := p.spec("p")
+			spec.GracefulRestart, spec.BFD = tt.gr, loadbalancer.BFDSession{Profile: "fast"}
+			s.Apply(planOf(many(1), spec), lab)
+			awaitState(t, s, "p", Established)
+			if err := s.Stop(t.Context(), tt.graceful); err != nil {
+				t.Fatal(err)
+			}
+			d.mu.Lock()
+			defer d.mu.Unlock()
+			if len(d.suspended) != tt.want || len(d.watched) != 0 {
+				t.Errorf("suspended %v, watched %v", d.suspended, d.watched)
+			}
+		})
+	}
+}

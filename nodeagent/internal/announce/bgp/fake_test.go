@@ -24,6 +24,8 @@ type fakeDetector struct {
 	watched map[string]loadbalancer.BFDSession
 	state   string
 	falls   uint64
+	// suspended keys, in the order of calls.
+	suspended []string
 }
 
 func newFakeDetector() *fakeDetector {
@@ -40,6 +42,13 @@ func (f *fakeDetector) Forget(key string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	delete(f.watched, key)
+}
+
+func (f *fakeDetector) Suspend(key string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.watched, key)
+	f.suspended = append(f.suspended, key)
 }
 
 func (f *fakeDetector) State(key string) (string, uint64, string) {

@@ -155,7 +155,7 @@ func (s *Speaker) Changed() <-chan struct{} { return s.changed }
 
 // Stop ends all sessions, for good: graceful closes connections without a NOTIFICATION, so
 // that peers keep the routes of those with graceful restart (RFC 4724 §4.2); else peers get
-// Cease/Administrative Shutdown and forget them. BFD tells peers AdminDown first. Stop
+// Cease/Administrative Shutdown and forget them. BFD is suspended or ended first. Stop
 // returns when that is done, or with the error of ctx. Without Run nothing is to be done.
 func (s *Speaker) Stop(ctx context.Context, graceful bool) error {
 	s.mu.Lock()
@@ -187,7 +187,11 @@ func (s *Speaker) endAll() {
 	}
 	s.mu.Unlock()
 	for _, x := range all {
-		if x.detector != nil {
+		switch {
+		case x.detector == nil:
+		case quiet && x.spec.GracefulRestart:
+			x.detector.Suspend(x.spec.Peer)
+		default:
 			x.detector.Forget(x.spec.Peer)
 		}
 	}
