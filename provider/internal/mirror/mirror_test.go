@@ -44,9 +44,16 @@ type bed struct {
 	kube    *fake.Clientset
 	pools   *fakeapi.Store[*v1alpha1.IPAddressPool]
 	ads     *fakeapi.Store[*v1alpha1.L2Advertisement]
-	events  *record.FakeRecorder
+	// What configures BGP.
+	peers       *fakeapi.Store[*v1alpha1.BGPPeer]
+	bgp         *fakeapi.Store[*v1alpha1.BGPAdvertisement]
+	profiles    *fakeapi.Store[*v1alpha1.BFDProfile]
+	communities *fakeapi.Store[*v1alpha1.Community]
+	events      *record.FakeRecorder
 	// absent makes the metallb.io kinds unknown to the API server.
 	absent atomic.Bool
+	// noPeers keeps the cache of BGPPeers from being filled.
+	noPeers bool
 }
 
 func start(t *testing.T, mode mirror.Mode, prepare func(b *bed)) *bed {
@@ -59,10 +66,14 @@ func start(t *testing.T, mode mirror.Mode, prepare func(b *bed)) *bed {
 			gvr("bgppeers").GroupResource().WithVersion("v1beta2"):      "BGPPeerList",
 			gvr("addresspools").GroupResource().WithVersion("v1alpha1"): "AddressPoolList",
 		}),
-		kube:   fake.NewClientset(),
-		pools:  fakeapi.NewStore("ipaddresspools", &v1alpha1.IPAddressPool{}),
-		ads:    fakeapi.NewStore("l2advertisements", &v1alpha1.L2Advertisement{}),
-		events: record.NewFakeRecorder(64),
+		kube:        fake.NewClientset(),
+		pools:       fakeapi.NewStore("ipaddresspools", &v1alpha1.IPAddressPool{}),
+		ads:         fakeapi.NewStore("l2advertisements", &v1alpha1.L2Advertisement{}),
+		peers:       fakeapi.NewStore("bgppeers", &v1alpha1.BGPPeer{}),
+		bgp:         fakeapi.NewStore("bgpadvertisements", &v1alpha1.BGPAdvertisement{}),
+		profiles:    fakeapi.NewStore("bfdprofiles", &v1alpha1.BFDProfile{}),
+		communities: fakeapi.NewStore("communities", &v1alpha1.Community{}),
+		events:      record.NewFakeRecorder(64),
 	}
 	b.dynamic.PrependReactor("list", "*", func(clienttesting.Action) (bool, runtime.Object, error) {
 		return b.absent.Load(), nil, apierrors.NewNotFound(schema.GroupResource{Group: "metallb.io"}, "")
@@ -71,15 +82,25 @@ func start(t *testing.T, mode mirror.Mode, prepare func(b *bed)) *bed {
 	c, err := mirror.New(mirror.Options{
 		Mode: mode, Namespace: namespace, Dynamic: b.dynamic, Kube: b.kube,
 		Pools: b.pools.In(""), Advertisements: b.ads.In(""),
-		PoolInformer: b.pools.Informer(), AdvertisementInformer: b.ads.Informer(), Recorder: b.events,
+		Peers: b.peers.In(""), BGPAdvertisements: b.bgp.In(""), Profiles: b.profiles.In(""), Communities: b.communities.In(""),
+		PoolInformer: b.pools.Informer(), AdvertisementInformer: b.ads.Informer(), PeerInformer: b.peers.Informer(),
+		BGPAdvertisementInformer: b.bgp.Informer(), ProfileInformer: b.profiles.Informer(), CommunityInformer: b.communities.Informer(),
+		Recorder: b.events,
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
-	wg.Go(func() { b.pools.Run(ctx) })
-	wg.Go(func() { b.ads.Run(ctx) })
+	for _, run := range []func(context.Context){b.pools.Run, b.ads.Run, b.bgp.Run, b.profiles.Run, b.communities.Run} {
+		wg.Go(func() { run(ctx) })
+	}
+	wg.Go(func() {
+		if b.noPeers {
+			<-ctx.Done() // the store ends what it began with
+		}
+		b.peers.Run(ctx)
+	})
 	wg.Go(func() {
 		if err := c.Run(ctx); err != nil {
 			t.Errorf("Run: %v", err)

@@ -117,12 +117,8 @@ func TestKindsThatAreNotRead(t *testing.T) {
 		versions       []string
 		ns             string
 	}{
-		{"BGPPeer", "bgppeers", []string{"v1beta2", "v1beta1"}, namespace},
-		{"BGPPeer", "bgppeers", []string{"v1beta1"}, namespace},
-		{"BGPAdvertisement", "bgpadvertisements", []string{"v1beta1"}, namespace},
-		{"BFDProfile", "bfdprofiles", []string{"v1beta1"}, "default"},
-		{"Community", "communities", []string{"v1beta1"}, namespace},
 		{"AddressPool", "addresspools", []string{"v1alpha1"}, namespace},
+		{"AddressPool", "addresspools", []string{"v1beta1", "v1alpha1"}, "default"},
 	} {
 		t.Run(tc.kind+" "+strings.Join(tc.versions, ","), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -163,7 +159,7 @@ func TestKindsThatMetalLBReads(t *testing.T) {
 				t.Fatal(err)
 			}
 		})
-		b.create(t, "bfdprofiles", object("BFDProfile", namespace, "x", nil, nil))
+		b.create(t, "addresspools", object("AddressPool", namespace, "x", nil, nil))
 		wait(t, time.Hour)
 		if events := b.takeEvents(); len(events) != 0 {
 			t.Errorf("events %q while a MetalLB runs", events)
