@@ -198,13 +198,23 @@ func (b *bed) drains(n *rig.Node, reason string) {
 	})
 }
 
+// undone runs kubectl after the part, whatever became of it: the next one shall not fail by it.
+func (b *bed) undone(args ...string) {
+	b.t.Cleanup(func() {
+		if _, err := b.Plane().Kubectl(context.WithoutCancel(b.t.Context()), "", args...); err != nil {
+			b.t.Error(err)
+		}
+	})
+}
+
 // cordoned is a node that shall get no more pods: it stays the last resort.
 func cordoned(b *bed) {
 	n, s := b.Nodes(), b.streamTo(web, 5*time.Millisecond)
+	b.undone("patch", "node", n[2].Name(), "-p", `{"spec":{"unschedulable":null}}`)
 	b.kubectl("patch", "node", n[2].Name(), "-p", `{"spec":{"unschedulable":true}}`)
-	b.drains(n[2], "Cordoned")
+	b.drains(n[2], "NodeCordoned")
 	b.must(harness.Pause(b.t.Context(), drain+time.Second))
-	b.drains(n[2], "Cordoned") // never over
+	b.drains(n[2], "NodeCordoned") // never over
 	b.kubectl("patch", "node", n[2].Name(), "-p", `{"spec":{"unschedulable":null}}`)
 	b.kernel(web, alike(n...))
 	b.lossless(s.stop(), "a cordon")
@@ -213,6 +223,7 @@ func cordoned(b *bed) {
 // excluded is a node that shall not announce: drained first, then its routes are withdrawn.
 func excluded(b *bed) {
 	n, s := b.Nodes(), b.streamTo(web, 5*time.Millisecond)
+	b.undone("label", "node", n[2].Name(), harness.ExcludeLabel+"-")
 	b.kubectl("label", "node", n[2].Name(), harness.ExcludeLabel+"=")
 	b.drains(n[2], "NodeExcluded")
 	b.paths(b.frr, web, n[:2], nil)

@@ -145,7 +145,7 @@ func start(t *testing.T) *bed {
 	t.Cleanup(func() { showLogs(t, dir) })
 	b.Rig, err = rig.Start(t.Context(), rig.Options{
 		Root: root, Dir: dir, Nodes: 3, AgentArgs: []string{"--v=2", "--bgp-drain=" + drain.String()}, Progress: t.Output(),
-		AgentProgram: os.Getenv("FAIRLEAD_AGENT"),
+		AgentProgram: os.Getenv("FAIRLEAD_AGENT"), ControllerProgram: os.Getenv("FAIRLEAD_CONTROLLER"),
 	})
 	t.Cleanup(func() {
 		if err := b.Stop(); err != nil {

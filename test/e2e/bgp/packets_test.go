@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/vishvananda/netlink"
@@ -41,12 +42,12 @@ func (b *bed) serve(n *rig.Node) {
 				return err
 			}
 			// Not an address: nobody shall answer ARP for it.
-			err = netlink.RouteReplace(&netlink.Route{LinkIndex: lo.Attrs().Index, Dst: dst, Type: unix.RTN_LOCAL, Table: unix.RT_TABLE_LOCAL})
+			err = netlink.RouteReplace(&netlink.Route{LinkIndex: lo.Attrs().Index, Dst: dst, Type: unix.RTN_LOCAL, Table: unix.RT_TABLE_LOCAL, Scope: unix.RT_SCOPE_HOST})
 			if err != nil {
 				return fmt.Errorf("route %s: %w", p, err)
 			}
 			// One socket per address: an answer must come from where it was asked.
-			c, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(p.Addr(), port)))
+			c, err := listen(b.t.Context(), netip.AddrPortFrom(p.Addr(), port))
 			if err != nil {
 				return err
 			}
@@ -64,6 +65,28 @@ func (b *bed) serve(n *rig.Node) {
 			_ = c.Close()
 		}
 	})
+}
+
+// listen at an address that the node does not have.
+func listen(ctx context.Context, at netip.AddrPort) (*net.UDPConn, error) {
+	lc := net.ListenConfig{Control: func(_, _ string, raw syscall.RawConn) error {
+		var err error
+		ctl := raw.Control(func(fd uintptr) {
+			if at.Addr().Is6() {
+				err = unix.SetsockoptInt(int(fd), unix.SOL_IPV6, unix.IPV6_FREEBIND, 1)
+			}
+		})
+		return errors.Join(ctl, err)
+	}}
+	c, err := lc.ListenPacket(ctx, "udp", at.String())
+	if err != nil {
+		return nil, err
+	}
+	u, ok := c.(*net.UDPConn)
+	if !ok {
+		return nil, fmt.Errorf("listen at %s: %T", at, c)
+	}
+	return u, nil
 }
 
 func answer(c *net.UDPConn, name string) {

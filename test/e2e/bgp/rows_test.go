@@ -136,9 +136,12 @@ func attributes(b *bed) {
 		}
 		return nil
 	})
+	update := ""
+	b.eventually(func(context.Context) (err error) { // tcpdump prints a moment later
+		update, err = capture.Update(said.String())
+		return err
+	})
 	b.must(capture.Stop())
-	update, err := capture.Update(said.String())
-	b.must(err)
 	b.t.Logf("the UPDATE that FRR got:\n%s", update)
 	b.kubectl("annotate", "-n", rigNamespace, "service", "said", "fairlead.dev/bgp-med=9", "fairlead.dev/bgp-local-pref=300")
 	b.paths(b.bird, said, b.Nodes(), func(p *routers.Path) error {

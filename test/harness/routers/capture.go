@@ -27,7 +27,7 @@ func StartCapture(ctx context.Context, place Place, link, file string) (*Capture
 	var err error
 	c.proc, err = plane.StartProcess(ctx, plane.Program{
 		Name: "tcpdump", LogFile: file, Path: "tcpdump", Enter: place.Enter,
-		Args: []string{"-Z", "root", "-l", "-v", "-n", "-s", "0", "-i", link, "tcp port 179"},
+		Args: []string{"-Z", "root", "--immediate-mode", "-l", "-v", "-n", "-s", "0", "-i", link, "tcp port 179"},
 	})
 	if err != nil {
 		return nil, err //nolint:wrapcheck // says what it is
