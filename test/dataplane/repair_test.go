@@ -76,8 +76,11 @@ func testRepair(t *testing.T, w *World, mode Mode) {
 			for _, f := range result.Failures {
 				t.Errorf("%s after the break began: %v", f.At.Sub(began).Round(time.Millisecond), f.Err)
 			}
-			after := readKernel(t, n)
-			err = errors.Join(same("what is kube-proxy's", before.Proxy, after.Proxy), same("what is others'", before.Foreign, after.Foreign))
+			// A kube-proxy that has just started says that it runs before it has programmed all.
+			_, err = harness.Eventually(t.Context(), time.Minute, func(ctx context.Context) error {
+				after, err := ReadKernel(ctx, n)
+				return errors.Join(err, same("what is kube-proxy's", before.Proxy, after.Proxy), same("what is others'", before.Foreign, after.Foreign))
+			})
 			if err != nil {
 				t.Error(err)
 			}
