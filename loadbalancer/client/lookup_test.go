@@ -3,6 +3,7 @@
 package client_test
 
 import (
+	"fmt"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
@@ -16,7 +17,11 @@ func TestLookup(t *testing.T) {
 	t.Parallel()
 	const byApp = "app"
 	informer := cache.NewSharedIndexInformer(nil, &corev1.Pod{}, 0, cache.Indexers{byApp: func(obj any) ([]string, error) {
-		return []string{obj.(metav1.Object).GetLabels()[byApp]}, nil //nolint:forcetypeassert // this test's own
+		m, ok := obj.(metav1.Object)
+		if !ok {
+			return nil, fmt.Errorf("unexpected object %T", obj)
+		}
+		return []string{m.GetLabels()[byApp]}, nil
 	}})
 	meta := func(name, app string) metav1.ObjectMeta {
 		return metav1.ObjectMeta{Namespace: "shop", Name: name, Labels: map[string]string{byApp: app}}
