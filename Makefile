@@ -130,12 +130,9 @@ bench: deps lab ## Measure: BENCH=failover on a lab, ipam on a control plane, ip
 
 .PHONY: soak
 soak: deps lab ## Repeat with full counts and write a result file: SOAK=controller, failover, ipam, l2 or ipvs.
-ifeq ($(SOAK),ipvs)
-	@FAIRLEAD_DATAPLANE=full $(MAKE) test-ipvs PKG=./test/dataplane
-else
 	@$(BUILD) -o bin/fairlead-soak ./test/soak
+	@$(BUILD) -o bin/fairlead-vm ./test/vm/cmd/fairlead-vm
 	bin/fairlead-soak -soak $(SOAK) $(if $(RUNS),-runs $(RUNS))
-endif
 
 ##@ Develop
 
