@@ -70,13 +70,15 @@ func testStream(t *testing.T, w *World, mode Mode) {
 // roll replaces the pod a as a Deployment does: a new one is ready, the old one serves what
 // it has and ends some time after it was told to.
 func (w *World) roll(ctx context.Context, s *Service) error {
-	fresh, err := NewPod("c", w.A.Node, 2)
+	// The node has two pods of its own; each mode rolls once.
+	fresh, err := NewPod(string(rune('c'+w.rolls)), w.A.Node, 2+w.rolls)
 	if err != nil {
 		return err
 	}
 	if err := fresh.Serve(ctx); err != nil {
 		return err
 	}
+	w.rolls++
 	old := w.A
 	began := time.Now()
 	for _, step := range [][]*Pod{{old, w.B, fresh}, {w.B, fresh}} {

@@ -55,6 +55,8 @@ type World struct {
 	began       time.Time
 	kubeProxy   string
 	proxyConfig string
+	// rolls counts the pods that replaced A.
+	rolls int
 }
 
 // nodes of a world.
