@@ -43,7 +43,7 @@ func testStream(t *testing.T, w *World, mode Mode) {
 			p := w.Proxies[0]
 			return errors.Join(p.Stop(), p.Start(ctx, mode), p.Running(ctx))
 		}},
-		{"pods roll", func(ctx context.Context) error { return w.roll(ctx, s) }},
+		{"pods roll", func(ctx context.Context) error { return w.roll(ctx, s, mode) }},
 	} {
 		stream := NewStream(t.Context(), w.Via[0], netip.AddrPortFrom(to, servicePort), steady)
 		// What fails on the way to a pod without any load balancer is the machine's.
@@ -69,16 +69,16 @@ func testStream(t *testing.T, w *World, mode Mode) {
 
 // roll replaces the pod a as a Deployment does: a new one is ready, the old one serves what
 // it has and ends some time after it was told to.
-func (w *World) roll(ctx context.Context, s *Service) error {
+func (w *World) roll(ctx context.Context, s *Service, mode Mode) error {
 	// The node has two pods of its own; each mode rolls once.
-	fresh, err := NewPod(string(rune('c'+w.rolls)), w.A.Node, 2+w.rolls)
+	i := slices.Index(Modes(), mode)
+	fresh, err := NewPod(string(rune('c'+i)), w.A.Node, 2+i)
 	if err != nil {
 		return err
 	}
 	if err := fresh.Serve(ctx); err != nil {
 		return err
 	}
-	w.rolls++
 	old := w.A
 	began := time.Now()
 	for _, step := range [][]*Pod{{old, w.B, fresh}, {w.B, fresh}} {

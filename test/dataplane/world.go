@@ -55,8 +55,6 @@ type World struct {
 	began       time.Time
 	kubeProxy   string
 	proxyConfig string
-	// rolls counts the pods that replaced A.
-	rolls int
 }
 
 // nodes of a world.
