@@ -129,7 +129,8 @@ bench: deps lab ## Measure: BENCH=failover on a lab, ipam on a control plane, ip
 	bin/fairlead-bench -bench $(BENCH) $(if $(RUNS),-runs $(RUNS))
 
 .PHONY: soak
-soak: deps lab ## Repeat with full counts and write a result file: SOAK=controller, failover, ipam, l2 or ipvs.
+soak: deps build ## Repeat with full counts and write a result file: SOAK=controller, failover, ipam, l2 or ipvs.
+	@bin/fairlead-lab build
 	@$(BUILD) -o bin/fairlead-soak ./test/soak
 	@$(BUILD) -o bin/fairlead-vm ./test/vm/cmd/fairlead-vm
 	bin/fairlead-soak -soak $(SOAK) $(if $(RUNS),-runs $(RUNS))

@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -21,7 +22,7 @@ import (
 // ip_vs: here or in the small virtual machine, whose files are thrown away, so that the
 // report is made of what the tests print.
 func dataPlane(ctx context.Context, lab *harness.Lab) (string, error) {
-	cmd := exec.CommandContext(ctx, filepathOf(lab, "fairlead-vm"), "test", "-t", "90m", "./test/dataplane") //nolint:gosec // our own
+	cmd := exec.CommandContext(ctx, filepath.Join(lab.Root(), "bin", "fairlead-vm"), "test", "-t", "90m", "./test/dataplane") //nolint:gosec // our own
 	cmd.Dir, cmd.Env, cmd.Stderr = lab.Root(), append(os.Environ(), "FAIRLEAD_DATAPLANE=full"), os.Stderr
 	out, err := cmd.StdoutPipe()
 	if err != nil {
@@ -37,8 +38,6 @@ func dataPlane(ctx context.Context, lab *harness.Lab) (string, error) {
 	}
 	return r.markdown(), err
 }
-
-func filepathOf(lab *harness.Lab, program string) string { return lab.Root() + "/bin/" + program }
 
 // forwardingReport is what the tests print that is worth keeping.
 type forwardingReport struct {
