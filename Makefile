@@ -106,8 +106,18 @@ test-unit: ## Unit tests, with the race detector where it is cheap. No root, no 
 
 .PHONY: test-kernel
 test-kernel: ## Tests on a real kernel: network namespaces, and what needs ip_vs, here or in a small virtual machine (root).
-	$(GOTEST) -tags kernel -count=1 ./nodeagent/... ./test/netns/... ./test/lab/cluster/... ./test/vm/...
+	$(GOTEST) -tags kernel -count=1 ./nodeagent/... ./test/netns/... ./test/lab/cluster/...
+	@$(MAKE) test-machine
 	@$(MAKE) test-ipvs
+
+.PHONY: test-machine
+test-machine: ## Only the tests of that virtual machine itself; none where this kernel has ip_vs, because nothing runs in it there.
+	@$(BUILD) -o bin/fairlead-vm ./test/vm/cmd/fairlead-vm
+	@if bin/fairlead-vm probe; then \
+	  echo "==> NOT TESTED: the small virtual machine, which nothing here needs"; \
+	else \
+	  $(GOTEST) -tags kernel -count=1 ./test/vm/...; \
+	fi
 
 .PHONY: test-ipvs
 test-ipvs: build ## Only the tests that need ip_vs: files tagged ipvs (PKG=./path and TEST=PATTERN for some of them).
@@ -126,13 +136,11 @@ bench: deps lab ## Measure: BENCH=failover on a lab, ipam on a control plane, ip
 	bin/fairlead-bench -bench $(BENCH) $(if $(RUNS),-runs $(RUNS))
 
 .PHONY: soak
-soak: deps lab ## Repeat with full counts and write a result file: SOAK=controller, failover, ipam, l2 or ipvs.
-ifeq ($(SOAK),ipvs)
-	@FAIRLEAD_DATAPLANE=full $(MAKE) test-ipvs PKG=./test/dataplane
-else
+soak: deps build ## Repeat with full counts and write a result file: SOAK=controller, failover, ipam, l2 or ipvs.
+	@bin/fairlead-lab build
 	@$(BUILD) -o bin/fairlead-soak ./test/soak
+	@$(BUILD) -o bin/fairlead-vm ./test/vm/cmd/fairlead-vm
 	bin/fairlead-soak -soak $(SOAK) $(if $(RUNS),-runs $(RUNS))
-endif
 
 ##@ Develop
 

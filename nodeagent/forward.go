@@ -153,6 +153,8 @@ type forwarder struct {
 	mu      sync.Mutex
 	want    wanted        // guarded by mu
 	leaving chan struct{} // guarded by mu: closed when all is removed, nil while nothing is to be
+	// interrupt ends a look at the guard, nil while there is none that may be: guarded by mu.
+	interrupt context.CancelFunc
 
 	// What follows is Run's alone.
 	plane *plane
@@ -190,6 +192,8 @@ type forwarder struct {
 	// guarded is what the guard has, if that is known.
 	guarded    loadbalancer.Forwarding
 	guardKnown bool
+	// interrupted says that the last look at the guard was ended for a change.
+	interrupted bool
 	// generation of nftables that the guard is known to be intact in, 0 for none.
 	generation uint32
 	// refused by the kernel are virtual servers, ascending, unbound addresses.
@@ -225,9 +229,13 @@ func (f *forwarder) State() *planeState { return f.state.Load() }
 // Want replaces what is to be programmed. It does not block.
 func (f *forwarder) Want(w wanted) {
 	f.mu.Lock()
+	unchanged := equalForwarding(f.want.Forwarding, w.Forwarding)
 	same := f.want.ready == w.ready && f.want.refused == nil && w.refused == nil && f.want.revision == w.revision &&
-		f.want.spec == w.spec && equalForwarding(f.want.Forwarding, w.Forwarding)
+		f.want.spec == w.spec && unchanged
 	f.want = w
+	if !unchanged && f.interrupt != nil {
+		f.interrupt()
+	}
 	f.mu.Unlock()
 	if !same {
 		mark(f.wake)
@@ -385,6 +393,11 @@ func (f *forwarder) keep(ctx context.Context, now time.Time, want wanted) {
 	if f.programmed && (f.asked || since >= sentinel-tick) && (!changed || since >= 2*sentinel) {
 		err = f.repair(ctx)
 		f.asked, f.checked, f.cost = false, now, time.Since(now)
+		if f.interrupted {
+			f.checked = now.Add(f.cost) // what interrupted it goes first
+			want, _ = f.wanted()
+			changed = changed || !equalForwarding(f.done.Forwarding, want.Forwarding)
+		}
 	}
 	if err == nil && changed {
 		err = f.apply(ctx, want.Forwarding)

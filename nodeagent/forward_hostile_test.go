@@ -386,3 +386,55 @@ func TestRefusedChangeGoesOn(t *testing.T) {
 		}
 	})
 }
+
+// slowGuard looks at nftables for as long as it is let.
+type slowGuard struct {
+	guarding
+	looks *int
+}
+
+func (g slowGuard) Check(ctx context.Context) (bool, error) {
+	*g.looks++
+	<-ctx.Done()
+	return false, ctx.Err()
+}
+
+// A look at nftables may take long. A change does not wait for it, and does not keep it from
+// happening either.
+func TestChangesDoNotWaitForALook(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		p := newPackets(t)
+		plan := func(pods int) wanted {
+			return wanted{ready: true, Forwarding: p.planOf([]service{{key: tcp("10.0.0.200", 80), ipvs: true, pods: pods, scheduler: "rr", mark: 0x0fa00001}})}
+		}
+		f := p.agent(dataPlaneAuto)
+		f.Want(plan(1))
+		turn(t, f, 3)
+		looks := 0
+		f.plane.guard, f.generation = slowGuard{f.plane.guard, &looks}, 0
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error)
+		go func() { ended <- f.Run(ctx) }()
+		time.Sleep(2 * sentinel) //nolint:forbidigo // a bubble's clock
+		for pods := 2; pods < 6; pods++ {
+			at := time.Now()
+			f.Want(plan(pods))
+			for len(f.State().programmed.VirtualServers[0].Reals) != pods {
+				time.Sleep(tick) //nolint:forbidigo // a bubble's clock
+			}
+			if took := time.Since(at); took > sentinel {
+				t.Errorf("%d pods: programmed after %s", pods, took)
+			}
+			// The look after one that was interrupted is not; one after it is under way then.
+			time.Sleep(2 * checkTimeout) //nolint:forbidigo // a bubble's clock
+		}
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+		if looks < 4 {
+			t.Errorf("%d looks", looks)
+		}
+	})
+}

@@ -192,13 +192,20 @@ func (f *forwarder) repair(ctx context.Context) error {
 	return errors.Join(err, vipErr, f.repairGuard(ctx))
 }
 
-// checkTimeout bounds a look at the guard: virtual servers and endpoints wait for it.
+// checkTimeout bounds a look at the guard.
 const checkTimeout = 5 * time.Second
 
+// repairGuard puts our nftables table back. What the loop wants meanwhile, such as nothing
+// more for a dead node, ends the look, but not two in a row.
 func (f *forwarder) repairGuard(ctx context.Context) error {
 	bounded, cancel := context.WithTimeout(ctx, checkTimeout)
 	defer cancel()
+	if !f.interrupted {
+		f.mayInterrupt(cancel)
+	}
 	intact, err := f.guardIntact(bounded)
+	f.mayInterrupt(nil)
+	f.interrupted = err != nil && ctx.Err() == nil && errors.Is(bounded.Err(), context.Canceled)
 	if err != nil && ctx.Err() == nil && bounded.Err() != nil {
 		klog.FromContext(ctx).V(2).Info("Cannot look at our nftables table in time", "cause", err.Error())
 		return nil // it is looked at again
@@ -213,6 +220,12 @@ func (f *forwarder) repairGuard(ctx context.Context) error {
 	}
 	f.forgetHalfOpen(ctx)
 	return nil
+}
+
+func (f *forwarder) mayInterrupt(by context.CancelFunc) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.interrupt = by
 }
 
 // forgetHalfOpen gives connections that were begun without the guard another chance: without

@@ -64,7 +64,7 @@ func BenchmarkIPVS(b *testing.B) {
 		p.measure(b, func() {})
 		p.verify(b, 2*services, 6*services)
 	})
-	if err := p.f.remove(context.Background()); err != nil { //nolint:usetesting // the benchmark's context has ended where it fails
+	if err := p.f.remove(b.Context()); err != nil {
 		b.Error(err)
 	}
 }

@@ -95,7 +95,9 @@ func namesOf(f *loadbalancer.Forwarding) map[loadbalancer.VirtualServerKey]serve
 
 func serverOf(name serverName, s *kernel.ServerState) traffic.Server {
 	out := traffic.Server{
-		Namespace: name.service.Namespace, Service: name.service.Name, Family: "IPv4", Protocol: name.protocol.String(), Port: name.port,
+		Key: traffic.Key{
+			Namespace: name.service.Namespace, Service: name.service.Name, Family: "IPv4", Protocol: name.protocol.String(), Port: name.port,
+		},
 		Scheduler: s.Scheduler, Flow: flowOf(s.Stats),
 	}
 	if s.Addr.Is6() {

@@ -138,15 +138,7 @@ func (p *Provider) InstancesV2() (cloudprovider.InstancesV2, bool) {
 }
 
 func (p *Provider) agent(node string) *v1alpha1.NodeAgent {
-	obj, found, err := p.agents.GetStore().GetByKey(node)
-	if err != nil || !found {
-		return nil
-	}
-	a, ok := obj.(*v1alpha1.NodeAgent)
-	if !ok {
-		return nil
-	}
-	return a
+	return client.Get[v1alpha1.NodeAgent](p.agents, node)
 }
 
 // Zones is not supported.

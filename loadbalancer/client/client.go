@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package client is the typed client of the fairlead.dev API, built on client-go's
-// generic client instead of generated code. It owns the scheme, the REST client and
-// the informer constructor; it caches nothing itself and decides nothing. The
-// controller and the node agents each make one.
+// generic client instead of generated code. It owns the scheme, the REST client,
+// the informer constructor and how informers' copies are read; it caches nothing itself
+// and decides nothing. The controller and the node agents each make one.
 package client
 
 import (

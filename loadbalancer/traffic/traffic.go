@@ -50,8 +50,9 @@ type Backend struct {
 	Flow
 }
 
-// Server is one port of a Service as the node forwards it.
-type Server struct {
+// Key is one port of a Service at one address: what it is that nodes forward, and all of
+// them call alike.
+type Key struct {
 	Namespace string `json:"namespace"`
 	Service   string `json:"service"`
 	// Address is empty for what comes from within the cluster to any of the Service's
@@ -60,14 +61,16 @@ type Server struct {
 	Family   string `json:"family"`
 	Protocol string `json:"protocol"`
 	Port     uint16 `json:"port"`
+}
+
+// Server is one port of a Service as the node forwards it.
+type Server struct {
+	Key
 	// Scheduler by its name in the kernel.
 	Scheduler string `json:"scheduler"`
 	Flow
 	Backends []Backend `json:"backends"`
 }
-
-// Inside says whether the server is for packets from within the cluster.
-func (s *Server) Inside() bool { return s.Address == "" }
 
 // Connections are those of all backends.
 func (s *Server) Connections() (active, inactive uint64) {

@@ -111,14 +111,25 @@ func (r *Row) outside(w *World, name string, from Place, c client, through *rig.
 
 func (r *Row) inside(name string, from Place, on *rig.Node) Case {
 	out := Case{Name: name, From: from, Sources: map[*Pod][]netip.Addr{}}
-	for _, p := range r.Service.Pods {
-		// kube-proxy in ipvs mode keeps in-cluster clients to the node's pods as well.
-		if r.Mode == IPVS && r.Service.LeaveToProxy && r.Service.Local && p.Node != on {
-			continue
+	pods := r.Service.Pods
+	asks, isPod := from.(*Pod)
+	// In ipvs mode, kube-proxy keeps clients in the cluster to the node's pods as well, if it
+	// has any; else to all (syncEndpoint). Only the node itself gets no answer then: its
+	// source is the Service's address, which is on its link kube-ipvs0.
+	ipvsLocal := r.Mode == IPVS && r.Service.LeaveToProxy && r.Service.Local
+	if ipvsLocal {
+		here := slices.DeleteFunc(slices.Clone(pods), func(p *Pod) bool { return p.Node != on })
+		if len(here) > 0 || !isPod {
+			pods = here
 		}
+	}
+	for _, p := range pods {
 		out.Pods = append(out.Pods, p)
 		out.Sources[p] = NodeAddresses(on)
-		if asks, ok := from.(*Pod); ok && r.Service.LeaveToProxy && asks != p {
+		if ipvsLocal && !isPod {
+			out.Sources[p] = append(out.Sources[p], r.To)
+		}
+		if isPod && r.Service.LeaveToProxy && asks != p {
 			// kube-proxy leaves a pod its address where it can.
 			out.Sources[p] = append(out.Sources[p], asks.IPv4, asks.IPv6)
 		}

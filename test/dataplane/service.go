@@ -26,7 +26,7 @@ const (
 	// servicePort of every Service, by TCP and by UDP.
 	servicePort = 80
 	// serveTimeout bounds the time from a Service's creation until all nodes forward it.
-	serveTimeout = 2 * time.Minute
+	serveTimeout = 4 * time.Minute
 )
 
 // Service is what one is made of.

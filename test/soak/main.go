@@ -51,12 +51,12 @@ type options struct {
 
 // defaults of -runs and -services by soak.
 func defaults() map[string][2]int {
-	return map[string][2]int{"controller": {50, 200}, "failover": {20, 0}, "ipam": {1000, 500}, "l2": {30, 0}}
+	return map[string][2]int{"controller": {50, 200}, "failover": {20, 0}, "ipam": {1000, 500}, "ipvs": {1, 0}, "l2": {30, 0}}
 }
 
 func parse() (options, error) {
 	var o options
-	flag.StringVar(&o.soak, "soak", "controller", "which soak: controller, failover, ipam or l2")
+	flag.StringVar(&o.soak, "soak", "controller", "which soak: controller, failover, ipam, ipvs or l2")
 	flag.IntVar(&o.runs, "runs", 0, "how many kills (default: 50 for controller, 20 for failover); ipam: how many Services (1000); l2: how many power cuts, and pulled cables (30)")
 	flag.IntVar(&o.services, "services", 0, "how many Services at one time (default: 200 for controller, 500 for ipam)")
 	flag.Uint64Var(&o.seed, "seed", uint64(time.Now().Unix()), "controller, ipam: seed of the load") //nolint:gosec // a time after 1970
@@ -70,7 +70,7 @@ func parse() (options, error) {
 	flag.Parse()
 	d, known := defaults()[o.soak]
 	if !known {
-		return o, fmt.Errorf("unknown soak %q; there are: controller, failover, ipam, l2", o.soak)
+		return o, fmt.Errorf("unknown soak %q; there are: controller, failover, ipam, ipvs, l2", o.soak)
 	}
 	if o.runs == 0 {
 		o.runs = d[0]
@@ -89,7 +89,7 @@ func run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if o.soak == "ipam" { // has no lab, but is somewhere in the repository and on a machine
+	if o.soak == "ipam" || o.soak == "ipvs" { // has no lab, but is somewhere in the repository and on a machine
 		o.stateDir = os.TempDir()
 	} else if o.stateDir, err = harness.TempStateDir(o.stateDir, "soak"); err != nil {
 		return err
@@ -101,13 +101,24 @@ func run(ctx context.Context) error {
 	if o.out == "" {
 		o.out = filepath.Join(lab.Root(), "docs", "results")
 	}
-	if o.soak == "ipam" { // on a control plane of its own, without nodes
-		body, soakErr := allocation(ctx, lab, &o)
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		return errors.Join(soakErr, write(ctx, lab, o, body, soakErr))
+	var body string
+	var soakErr error
+	switch o.soak {
+	case "ipam": // on a control plane of its own, without nodes
+		body, soakErr = allocation(ctx, lab, &o)
+	case "ipvs":
+		body, soakErr = dataPlane(ctx, lab)
+	default:
+		return onLab(ctx, lab, o)
 	}
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return errors.Join(soakErr, write(ctx, lab, o, body, soakErr))
+}
+
+// onLab runs those soaks that need a cluster.
+func onLab(ctx context.Context, lab *harness.Lab, o options) error {
 	return harness.Session(ctx, lab, o.reuse, func(ctx context.Context) error {
 		var body string
 		var soakErr error

@@ -19,14 +19,23 @@ import (
 
 // Present tells whether there is a table of ours, of this run or an earlier one.
 func (g *Guard) Present(ctx context.Context) (bool, error) {
-	all, err := g.nft.ListAll(ctx)
-	if isNotFound(err) {
-		return false, nil
-	}
+	all, err := g.objects(ctx)
 	if err != nil {
-		return false, fmt.Errorf("looking for the nftables table: %w", err)
+		return false, err
 	}
 	return len(all["chain"])+len(all["set"]) > 0, nil
+}
+
+// objects are the names of what the table has, by kind; there are none without the table.
+func (g *Guard) objects(ctx context.Context) (map[string][]string, error) {
+	all, err := g.nft.ListAll(ctx)
+	if isNotFound(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("listing the nftables table: %w", err)
+	}
+	return all, nil
 }
 
 // Owned returns what this or an earlier run serves, will serve ([Guard.Prepare]), or has
@@ -147,12 +156,9 @@ func twice(ctx context.Context, intact func(context.Context) (bool, error)) (boo
 
 // listed tells whether chains, sets and maps are there, and no others.
 func (g *Guard) listed(ctx context.Context) (bool, error) {
-	all, err := g.nft.ListAll(ctx)
-	if isNotFound(err) {
-		return false, nil
-	}
+	all, err := g.objects(ctx)
 	if err != nil {
-		return false, fmt.Errorf("listing the nftables table: %w", err)
+		return false, err
 	}
 	var got, want []string
 	for _, kind := range []string{"chain", "set", "map"} {

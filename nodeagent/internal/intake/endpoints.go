@@ -9,6 +9,7 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 
 	"github.com/fairlead-lb/fairlead/loadbalancer"
+	"github.com/fairlead-lb/fairlead/loadbalancer/client"
 	"github.com/fairlead-lb/fairlead/loadbalancer/convert"
 )
 
@@ -79,17 +80,9 @@ func serviceOfSlice(s *discoveryv1.EndpointSlice) loadbalancer.ServiceKey {
 }
 
 func (i *Intake) convertEndpoints(ctx context.Context, key loadbalancer.ServiceKey) loadbalancer.Endpoints {
-	objs, err := i.slices.GetIndexer().ByIndex(byService, key.String())
-	if err != nil {
-		return loadbalancer.Endpoints{} // only for an unknown index, which New has added
-	}
-	slices := make([]*discoveryv1.EndpointSlice, 0, len(objs))
-	for _, o := range objs {
-		if s, ok := o.(*discoveryv1.EndpointSlice); ok {
-			slices = append(slices, s)
-		}
-	}
+	slices := client.Indexed[discoveryv1.EndpointSlice](i.slices, byService, key.String())
 	out := convert.EndpointsOf(slices)
+	var err error
 	out.Backends, err = convert.BackendsOf(slices, i.endpoints.weights)
 	i.report(ctx, "EndpointSlices of "+key.String(), err)
 	return out

@@ -194,9 +194,8 @@ func (i *Intake) matters(obj any) bool {
 	if err != nil || len(keys) == 0 {
 		return false
 	}
-	rec, ok, err := i.records.GetStore().GetByKey(keys[0])
-	lb, isRecord := rec.(*v1alpha1.LoadBalancer)
-	return err == nil && ok && isRecord &&
+	lb := client.Get[v1alpha1.LoadBalancer](i.records, keys[0])
+	return lb != nil &&
 		(lb.Spec.ExternalTrafficPolicy == v1alpha1.TrafficPolicyLocal || lb.Spec.Forwarding == v1alpha1.ForwardingIPVS)
 }
 
@@ -239,21 +238,13 @@ func (i *Intake) WaitSynced(ctx context.Context) bool {
 
 // Claim returns the copy of a claim; it must not be changed.
 func (i *Intake) Claim(name string) (*v1alpha1.IPClaim, bool) {
-	obj, ok, err := i.claims.GetStore().GetByKey(name)
-	if err != nil || !ok {
-		return nil, false
-	}
-	c, ok := obj.(*v1alpha1.IPClaim)
-	return c, ok
+	c := client.Get[v1alpha1.IPClaim](i.claims, name)
+	return c, c != nil
 }
 
 // NodeUID returns the UID of a Node, empty when it is not known.
 func (i *Intake) NodeUID(name loadbalancer.NodeName) types.UID {
-	obj, ok, err := i.nodes.GetStore().GetByKey(string(name))
-	if err != nil || !ok {
-		return ""
-	}
-	if n, ok := obj.(*corev1.Node); ok {
+	if n := client.Get[corev1.Node](i.nodes, string(name)); n != nil {
 		return n.UID
 	}
 	return ""

@@ -5,15 +5,10 @@
 package kernel_test
 
 import (
-	"context"
-	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/netip"
 	"slices"
-	"strconv"
-	"syscall"
 	"testing"
 	"time"
 
@@ -39,13 +34,6 @@ func openIPVS(t *testing.T) *kernel.IPVS {
 	return table
 }
 
-func must(t *testing.T, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
 func TestIPVSConforms(t *testing.T) { kerneltest.Conform(t, openIPVS(t)) }
 
 func TestVIPLinkConforms(t *testing.T) { kerneltest.ConformLink(t, open(t)) }
@@ -55,22 +43,22 @@ func TestVIPLinkConforms(t *testing.T) { kerneltest.ConformLink(t, open(t)) }
 func TestVIPLinkIsSilent(t *testing.T) {
 	k := open(t)
 	four, six := netip.MustParseAddr("192.0.2.7"), netip.MustParseAddr("2001:db8::7")
-	must(t, k.EnsureVIPLink())
-	t.Cleanup(func() { must(t, k.DeleteVIPLink()) })
-	must(t, k.AddVIP(four))
-	must(t, k.AddVIP(six))
+	netns.Must(t, k.EnsureVIPLink())
+	t.Cleanup(func() { netns.Must(t, k.DeleteVIPLink()) })
+	netns.Must(t, k.AddVIP(four))
+	netns.Must(t, k.AddVIP(six))
 	if _, listed := linkNamed(t, k, kernel.VIPLinkName); listed {
 		t.Error("our link is one to announce on")
 	}
 	names, err := k.LinkNames()
-	must(t, err)
+	netns.Must(t, err)
 	if !slices.Contains(names, kernel.VIPLinkName) {
 		t.Errorf("%v are all links", names)
 	}
 	link, err := net.InterfaceByName(kernel.VIPLinkName)
-	must(t, err)
+	netns.Must(t, err)
 	addrs, err := link.Addrs()
-	must(t, err)
+	netns.Must(t, err)
 	if want := "[192.0.2.7/32 2001:db8::7/128]"; fmt.Sprint(addrs) != want {
 		t.Errorf("addresses %v, want %s", addrs, want)
 	}
@@ -102,69 +90,22 @@ const (
 func forwardTo(t *testing.T, ports ...int) *kernel.IPVS {
 	t.Helper()
 	k := open(t)
-	must(t, k.EnsureVIPLink())
-	t.Cleanup(func() { must(t, k.DeleteVIPLink()) })
-	must(t, k.AddVIP(netip.MustParseAddr(vip)))
+	netns.Must(t, k.EnsureVIPLink())
+	t.Cleanup(func() { netns.Must(t, k.DeleteVIPLink()) })
+	netns.Must(t, k.AddVIP(netip.MustParseAddr(vip)))
 	netns.AddVeth(t, "p0", pod+"/24", "p1", "")
 	for _, p := range ports {
-		serve(t, p)
+		netns.Serve(t, netip.AddrPortFrom(netip.MustParseAddr(pod), uint16(p)), p)
 	}
 	table := openIPVS(t)
 	t.Cleanup(func() {
 		list, err := table.List()
-		must(t, err)
+		netns.Must(t, err)
 		for i := range list {
-			must(t, table.DeleteServer(list[i].VirtualServerKey))
+			netns.Must(t, table.DeleteServer(list[i].VirtualServerKey))
 		}
 	})
 	return table
-}
-
-// serve tells everybody who connects to a port of the pod its number, and then what they
-// say.
-func serve(t *testing.T, port int) {
-	t.Helper()
-	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp4", net.JoinHostPort(pod, strconv.Itoa(port)))
-	must(t, err)
-	t.Cleanup(func() { _ = l.Close() })
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer func() { _ = c.Close() }()
-				_, _ = fmt.Fprintf(c, "%05d", port) // the client sees what is missing
-				_, _ = io.Copy(c, c)
-			}()
-		}
-	}()
-}
-
-// dial connects to port 80 of the forwarded address and returns which port of the pod
-// answered, 0 if none did.
-func dial(t *testing.T, mark int) (net.Conn, int) {
-	t.Helper()
-	d := net.Dialer{Timeout: 5 * time.Second, Control: func(_, _ string, c syscall.RawConn) error {
-		var err error
-		return errors.Join(c.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_MARK, mark) }), err)
-	}}
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
-	defer cancel()
-	c, err := d.DialContext(ctx, "tcp4", vip+":80")
-	if err != nil {
-		t.Logf("dial: %v", err)
-		return nil, 0
-	}
-	t.Cleanup(func() { _ = c.Close() })
-	must(t, c.SetDeadline(time.Now().Add(20*time.Second)))
-	b := make([]byte, 5)
-	_, err = io.ReadFull(c, b)
-	must(t, err)
-	port, err := strconv.Atoi(string(b))
-	must(t, err)
-	return c, port
 }
 
 // counted lists a table of one virtual server once the kernel has counted its connections,
@@ -175,7 +116,7 @@ func counted(t *testing.T, table *kernel.IPVS, connections uint64) []kernel.Serv
 	defer tick.Stop()
 	for range 200 {
 		list, err := table.List()
-		must(t, err)
+		netns.Must(t, err)
 		if len(list) != 1 {
 			t.Fatalf("the table is %+v", list)
 		}
@@ -186,6 +127,13 @@ func counted(t *testing.T, table *kernel.IPVS, connections uint64) []kernel.Serv
 	}
 	t.Fatalf("%d connections are not counted within 20 s", connections)
 	return nil
+}
+
+// dial connects to port 80 of the forwarded address and returns which port of the pod
+// answered.
+func dial(t *testing.T, mark int) (net.Conn, int) {
+	t.Helper()
+	return netns.Dial(t, netip.AddrPort{}, netip.AddrPortFrom(netip.MustParseAddr(vip), 80), mark)
 }
 
 func outside(affinity time.Duration) loadbalancer.VirtualServer {
@@ -220,9 +168,9 @@ func TestIPVSForwards(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			table := forwardTo(t, 8080, 8081)
 			key := tt.server.VirtualServerKey
-			must(t, table.AddServer(tt.server))
-			must(t, table.AddReal(key, podServer(8081, 1)))
-			must(t, table.AddReal(key, podServer(8080, 1)))
+			netns.Must(t, table.AddServer(tt.server))
+			netns.Must(t, table.AddReal(key, podServer(8081, 1)))
+			netns.Must(t, table.AddReal(key, podServer(8080, 1)))
 			got := map[int]uint64{}
 			for range 4 {
 				_, port := dial(t, tt.mark)
@@ -255,8 +203,8 @@ func TestIPVSForwards(t *testing.T) {
 func TestIPVSMarkedAffinityKeepsThePort(t *testing.T) {
 	table := forwardTo(t, 80, 8080)
 	v := marked(time.Hour)
-	must(t, table.AddServer(v))
-	must(t, table.AddReal(v.VirtualServerKey, podServer(8080, 1)))
+	netns.Must(t, table.AddServer(v))
+	netns.Must(t, table.AddReal(v.VirtualServerKey, podServer(8080, 1)))
 	if _, port := dial(t, mark); port != 80 {
 		t.Errorf("port %d answered", port)
 	}
@@ -267,30 +215,27 @@ func TestIPVSMarkedAffinityKeepsThePort(t *testing.T) {
 func TestIPVSConnectionsStay(t *testing.T) {
 	table := forwardTo(t, 8080, 8081)
 	v := outside(0)
-	must(t, table.AddServer(v))
-	must(t, table.AddReal(v.VirtualServerKey, podServer(8080, 1)))
+	netns.Must(t, table.AddServer(v))
+	netns.Must(t, table.AddReal(v.VirtualServerKey, podServer(8080, 1)))
 	c, _ := dial(t, 0)
-	if c == nil {
-		t.Fatal("no connection")
-	}
-	must(t, table.UpdateReal(v.VirtualServerKey, podServer(8080, 0)))
-	must(t, table.AddReal(v.VirtualServerKey, podServer(8081, 1)))
+	netns.Must(t, table.UpdateReal(v.VirtualServerKey, podServer(8080, 0)))
+	netns.Must(t, table.AddReal(v.VirtualServerKey, podServer(8081, 1)))
 	for range 3 {
 		if _, port := dial(t, 0); port != 8081 {
 			t.Errorf("port %d answered", port)
 		}
 	}
-	echo(t, c, "drains")
+	netns.Echo(t, c, "drains")
 	list, err := table.List()
-	must(t, err)
+	netns.Must(t, err)
 	if len(list) != 1 || len(list[0].Reals) != 2 || list[0].Reals[1].Active != 1 || list[0].Reals[1].Weight != 0 {
 		t.Errorf("the table is %+v", list)
 	}
 	counted(t, table, 4)
-	must(t, table.DeleteServer(v.VirtualServerKey))
-	must(t, table.AddServer(v))
-	must(t, table.AddReal(v.VirtualServerKey, podServer(8080, 0)))
-	echo(t, c, "outlives")
+	netns.Must(t, table.DeleteServer(v.VirtualServerKey))
+	netns.Must(t, table.AddServer(v))
+	netns.Must(t, table.AddReal(v.VirtualServerKey, podServer(8080, 0)))
+	netns.Echo(t, c, "outlives")
 	if list, err = table.List(); err != nil || len(list) != 1 || len(list[0].Reals) != 1 {
 		t.Fatalf("the table is %+v: %v", list, err)
 	}
@@ -299,45 +244,34 @@ func TestIPVSConnectionsStay(t *testing.T) {
 	}
 }
 
-func echo(t *testing.T, c net.Conn, text string) {
-	t.Helper()
-	if _, err := io.WriteString(c, text); err != nil {
-		t.Errorf("say %s: %v", text, err)
-	}
-	b := make([]byte, len(text))
-	if _, err := io.ReadFull(c, b); err != nil || string(b) != text {
-		t.Errorf("hear %q: %v", b, err)
-	}
-}
-
 // What others make, or changed, is seen to be otherwise than ours, and can be put right.
 func TestIPVSSeesAndMendsOddities(t *testing.T) {
 	table := openIPVS(t)
 	h, err := ipvs.New("")
-	must(t, err)
+	netns.Must(t, err)
 	t.Cleanup(h.Close)
 	s := &ipvs.Service{
 		AddressFamily: unix.AF_INET, Address: netip.MustParseAddr(vip).AsSlice(), Protocol: unix.IPPROTO_TCP, Port: 80,
 		SchedName: "rr", Flags: 0x5, Timeout: 60, Netmask: 0x00ffffff,
 	}
-	must(t, h.NewService(s))
-	must(t, h.NewDestination(s, &ipvs.Destination{
+	netns.Must(t, h.NewService(s))
+	netns.Must(t, h.NewDestination(s, &ipvs.Destination{
 		Address: netip.MustParseAddr(pod).AsSlice(), Port: 80, Weight: 1, ConnectionFlags: ipvs.ConnectionFlagDirectRoute, UpperThreshold: 9,
 	}))
 	odd := func(want bool) {
 		t.Helper()
 		list, err := table.List()
-		must(t, err)
+		netns.Must(t, err)
 		if len(list) != 1 || len(list[0].Reals) != 1 || list[0].Odd != want || list[0].Reals[0].Odd != want {
 			t.Errorf("want odd %t: %+v", want, list)
 		}
 	}
 	odd(true)
 	v := outside(time.Minute)
-	must(t, table.UpdateServer(v))
-	must(t, table.UpdateReal(v.VirtualServerKey, podServer(80, 1)))
+	netns.Must(t, table.UpdateServer(v))
+	netns.Must(t, table.UpdateReal(v.VirtualServerKey, podServer(80, 1)))
 	odd(false)
-	must(t, table.DeleteServer(v.VirtualServerKey))
+	netns.Must(t, table.DeleteServer(v.VirtualServerKey))
 }
 
 // The costs on which the data plane counts: one request for each change and to look for one
@@ -347,7 +281,7 @@ func TestIPVSRequests(t *testing.T) {
 	requests := func(what string, want uint64, do func() error) {
 		t.Helper()
 		before := table.Requests()
-		must(t, do())
+		netns.Must(t, do())
 		if got := table.Requests() - before; got != want {
 			t.Errorf("%s takes %d requests, want %d", what, got, want)
 		}
@@ -375,7 +309,7 @@ func TestIPVSRequests(t *testing.T) {
 		return err
 	})
 	list, err := table.List()
-	must(t, err)
+	netns.Must(t, err)
 	for i := range list {
 		requests("to delete", 1, func() error { return table.DeleteServer(list[i].VirtualServerKey) })
 	}
@@ -386,9 +320,9 @@ func TestIPVSSettings(t *testing.T) {
 	openIPVS(t)
 	k := open(t)
 	const name = "net/ipv4/vs/conntrack"
-	must(t, k.SetSysctl(name, "1"))
+	netns.Must(t, k.SetSysctl(name, "1"))
 	if got, err := k.Sysctl(name); err != nil || got != "1" {
 		t.Errorf("%s is %q: %v", name, got, err)
 	}
-	must(t, k.SetSysctl(name, "0"))
+	netns.Must(t, k.SetSysctl(name, "0"))
 }

@@ -20,7 +20,7 @@ func TestTraffic(t *testing.T) {
 	var fails error
 	read := func() (traffic.Report, error) {
 		return traffic.Report{Table: traffic.Table{Buckets: 4096, Entries: 3}, Servers: []traffic.Server{{
-			Namespace: "shop", Service: "web", Address: "192.0.2.1", Family: "IPv4", Protocol: "TCP", Port: 80,
+			Key: traffic.Key{Namespace: "shop", Service: "web", Address: "192.0.2.1", Family: "IPv4", Protocol: "TCP", Port: 80},
 			Flow: traffic.Flow{
 				Total: traffic.Counts{Connections: 5, BytesOut: beyond32}, PerSecond: traffic.Counts{Connections: 2},
 			},

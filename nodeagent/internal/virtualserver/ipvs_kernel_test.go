@@ -6,18 +6,12 @@ package virtualserver_test
 
 import (
 	"context"
-	"errors"
-	"fmt"
-	"io"
 	"net"
 	"net/netip"
 	"os"
 	"strconv"
-	"syscall"
 	"testing"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/fairlead-lb/fairlead/loadbalancer"
 	"github.com/fairlead-lb/fairlead/nodeagent/internal/kernel"
@@ -35,13 +29,6 @@ const (
 	client = "198.51.100.100"
 	backs  = 5
 )
-
-func must(t *testing.T, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
 
 // back is real server number n; they are addresses of this very node.
 func back(n int) loadbalancer.RealServer {
@@ -66,61 +53,47 @@ type realNode struct {
 func newRealNode(t *testing.T) *realNode {
 	t.Helper()
 	k, err := kernel.New()
-	must(t, err)
+	netns.Must(t, err)
 	t.Cleanup(k.Close)
 	table, err := kernel.OpenIPVS()
-	must(t, err)
+	netns.Must(t, err)
 	t.Cleanup(table.Close)
-	must(t, k.SetSysctl("net/ipv4/vs/conntrack", "1"))
-	must(t, k.EnsureVIPLink())
-	t.Cleanup(func() { must(t, k.DeleteVIPLink()) })
+	netns.Must(t, k.SetSysctl("net/ipv4/vs/conntrack", "1"))
+	netns.Must(t, k.EnsureVIPLink())
+	t.Cleanup(func() { netns.Must(t, k.DeleteVIPLink()) })
 	for i := range 3 {
-		must(t, k.AddVIP(vip(i)))
+		netns.Must(t, k.AddVIP(vip(i)))
 	}
 	netns.AddVeth(t, "p0", client+"/24", "p1", "")
 	for i := range backs {
-		a := back(i + 1).Addr.String()
-		netns.AddAddr(t, "p0", a+"/24")
-		serve(t, a, i+1)
+		b := back(i + 1)
+		netns.AddAddr(t, "p0", b.Addr.String()+"/24")
+		serve(t, netip.AddrPortFrom(b.Addr, b.Port), i+1)
 	}
 	n := &realNode{virtualserver.New(table, k, func(context.Context) (virtualserver.Owned, error) {
 		list, _, err := k.VIPLink()
 		return virtualserver.Owned{Addrs: list}, err
 	})}
 	// Not t.Context, which is over by then.
-	t.Cleanup(func() { must(t, n.servers.Remove(context.WithoutCancel(t.Context()))) })
+	t.Cleanup(func() { netns.Must(t, n.servers.Remove(context.WithoutCancel(t.Context()))) })
 	return n
 }
 
 func (n *realNode) apply(t *testing.T, list ...loadbalancer.VirtualServer) {
 	t.Helper()
 	r, err := n.servers.Apply(t.Context(), plan(list...))
-	must(t, err)
+	netns.Must(t, err)
 	if r.Refused != nil {
 		t.Fatalf("refused %+v", r.Refused)
 	}
 }
 
-func serve(t *testing.T, addr string, number int) {
+// serve tells whoever connects by TCP or asks by UDP the number of a real server.
+func serve(t *testing.T, at netip.AddrPort, number int) {
 	t.Helper()
-	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp4", net.JoinHostPort(addr, "8080"))
-	must(t, err)
-	t.Cleanup(func() { _ = l.Close() })
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer func() { _ = c.Close() }()
-				_, _ = fmt.Fprint(c, number)
-				_, _ = io.Copy(c, c)
-			}()
-		}
-	}()
-	u, err := (&net.ListenConfig{}).ListenPacket(t.Context(), "udp4", net.JoinHostPort(addr, "8080"))
-	must(t, err)
+	netns.Serve(t, at, number)
+	u, err := (&net.ListenConfig{}).ListenPacket(t.Context(), "udp4", at.String())
+	netns.Must(t, err)
 	t.Cleanup(func() { _ = u.Close() })
 	go func() {
 		b := make([]byte, 16)
@@ -137,35 +110,8 @@ func serve(t *testing.T, addr string, number int) {
 // dial connects to port 80 of an address from a port of the client's and returns who answered.
 func dial(t *testing.T, to netip.Addr, port int) (net.Conn, int) {
 	t.Helper()
-	d := net.Dialer{
-		Timeout: 10 * time.Second, LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(netip.MustParseAddr(client), uint16(port))),
-		Control: func(_, _ string, c syscall.RawConn) error {
-			var err error
-			return errors.Join(c.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEADDR, 1) }), err)
-		},
-	}
-	c, err := d.DialContext(t.Context(), "tcp4", to.String()+":80")
-	if err != nil {
-		t.Errorf("port %d: %v", port, err)
-		return nil, 0
-	}
-	t.Cleanup(func() { _ = c.Close() })
-	must(t, c.SetDeadline(time.Now().Add(time.Minute)))
-	b := make([]byte, 1)
-	_, err = io.ReadFull(c, b)
-	must(t, err)
-	return c, int(b[0] - '0')
-}
-
-func echo(t *testing.T, c net.Conn, text string) {
-	t.Helper()
-	if _, err := io.WriteString(c, text); err != nil {
-		t.Errorf("say %s: %v", text, err)
-	}
-	b := make([]byte, len(text))
-	if _, err := io.ReadFull(c, b); err != nil || string(b) != text {
-		t.Errorf("hear %q: %v", b, err)
-	}
+	from := netip.AddrPortFrom(netip.MustParseAddr(client), uint16(port))
+	return netns.Dial(t, from, netip.AddrPortFrom(to, 80), 0)
 }
 
 func TestRealServersThatAreMovedKeepTheirConnections(t *testing.T) {
@@ -186,21 +132,21 @@ func TestRealServersThatAreMovedKeepTheirConnections(t *testing.T) {
 	v.Reals = backends(1, 2, 3, 4) // 2 and 4 are moved.
 	n.apply(t, v)
 	for c := range conns {
-		echo(t, c, "after a move")
+		netns.Echo(t, c, "after a move")
 	}
 	v.Reals = backends(1, 3) // 2 and 4 drain.
 	n.apply(t, v)
 	for c := range conns {
-		echo(t, c, "draining")
+		netns.Echo(t, c, "draining")
 	}
 	r, err := n.servers.Check(t.Context())
-	if must(t, err); r.Draining != 2 {
+	if netns.Must(t, err); r.Draining != 2 {
 		t.Errorf("%d drain, want 2", r.Draining)
 	}
 	v.Reals = backends(1, 2, 3, 4) // And back.
 	n.apply(t, v)
 	for c := range conns {
-		echo(t, c, "back")
+		netns.Echo(t, c, "back")
 	}
 	if r, err = n.servers.Check(t.Context()); err != nil || r.Draining != 0 || r.Repaired != 0 {
 		t.Errorf("result %+v: %v", r, err)
@@ -228,9 +174,6 @@ func TestHashesChooseAlikeAfterAnyHistory(t *testing.T) {
 		for port := 30000 + 1000*i; port < 30000+1000*i+flows; port++ {
 			a, first := dial(t, vip(0), port)
 			b, second := dial(t, vip(1), port)
-			if a == nil || b == nil {
-				t.Fatal("refused")
-			}
 			seen[second]++
 			if first != second {
 				different++
@@ -252,14 +195,14 @@ func TestUDPFlowsMoveOn(t *testing.T) {
 	n.apply(t, v)
 	local := net.UDPAddrFromAddrPort(netip.MustParseAddrPort(client + ":22000"))
 	c, err := (&net.Dialer{LocalAddr: local}).DialContext(t.Context(), "udp4", vip(0).String()+":80")
-	must(t, err)
+	netns.Must(t, err)
 	defer func() { _ = c.Close() }()
 	ask := func() int {
 		b := make([]byte, 16)
 		if _, err := c.Write([]byte("?")); err != nil {
 			return 0
 		}
-		must(t, c.SetReadDeadline(time.Now().Add(200*time.Millisecond)))
+		netns.Must(t, c.SetReadDeadline(time.Now().Add(200*time.Millisecond)))
 		if _, err := c.Read(b); err != nil {
 			return 0
 		}

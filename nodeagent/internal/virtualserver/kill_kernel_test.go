@@ -17,6 +17,7 @@ import (
 	"github.com/fairlead-lb/fairlead/loadbalancer"
 	"github.com/fairlead-lb/fairlead/nodeagent/internal/kernel"
 	"github.com/fairlead-lb/fairlead/nodeagent/internal/virtualserver"
+	"github.com/fairlead-lb/fairlead/test/netns"
 )
 
 // victim makes a copy of this test binary be the agent that is killed.
@@ -27,10 +28,10 @@ const victim = "FAIRLEAD_TEST_VICTIM"
 func realServers(t *testing.T) (*kernel.IPVS, *virtualserver.Servers) {
 	t.Helper()
 	k, err := kernel.New()
-	must(t, err)
+	netns.Must(t, err)
 	t.Cleanup(k.Close)
 	ipvs, err := kernel.OpenIPVS()
-	must(t, err)
+	netns.Must(t, err)
 	t.Cleanup(ipvs.Close)
 	var addrs []addr
 	for i := range 7 {
@@ -47,13 +48,13 @@ func TestVictim(t *testing.T) {
 	}
 	_, servers := realServers(t)
 	_, err := os.Stdout.WriteString("r")
-	must(t, err)
+	netns.Must(t, err)
 	for {
 		for _, f := range []loadbalancer.Forwarding{before(), after()} {
 			_, err := servers.Apply(t.Context(), f)
-			must(t, err)
+			netns.Must(t, err)
 			_, err = servers.Check(t.Context())
-			must(t, err)
+			netns.Must(t, err)
 		}
 	}
 }
@@ -67,9 +68,9 @@ func TestKilledAnywhere(t *testing.T) {
 		service(netip4(172, 20, 0, 2), loadbalancer.TCP, "rr", pods(9)...),
 		marked(0x4000, pods(9)...),
 	} {
-		must(t, table1.AddServer(v))
-		must(t, table1.AddReal(v.VirtualServerKey, v.Reals[0]))
-		t.Cleanup(func() { must(t, table1.DeleteServer(v.VirtualServerKey)) })
+		netns.Must(t, table1.AddServer(v))
+		netns.Must(t, table1.AddReal(v.VirtualServerKey, v.Reals[0]))
+		t.Cleanup(func() { netns.Must(t, table1.DeleteServer(v.VirtualServerKey)) })
 	}
 	left := 0
 	for range 12 {
@@ -79,10 +80,10 @@ func TestKilledAnywhere(t *testing.T) {
 		}
 		_, servers := realServers(t)
 		r, err := servers.Apply(t.Context(), after())
-		must(t, err)
+		netns.Must(t, err)
 		for range 2 { // What drains has no connections.
 			_, err = servers.Check(t.Context())
-			must(t, err)
+			netns.Must(t, err)
 		}
 		if r.Refused != nil {
 			t.Errorf("refused %+v", r.Refused)
@@ -101,7 +102,7 @@ func TestKilledAnywhere(t *testing.T) {
 		t.Error("no victim ever left anything")
 	}
 	_, servers := realServers(t)
-	must(t, servers.Remove(t.Context()))
+	netns.Must(t, servers.Remove(t.Context()))
 	if got := table(t, table1); len(got) != 3 {
 		t.Errorf("left %q", got)
 	}
@@ -134,17 +135,17 @@ func kill(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	self, err := os.Executable()
-	must(t, err)
+	netns.Must(t, err)
 	cmd := exec.CommandContext(ctx, self, "-test.run=^TestVictim$", "-test.timeout=1m")
 	cmd.Env = append(os.Environ(), victim+"=1")
 	out, err := cmd.StdoutPipe()
-	must(t, err)
-	must(t, cmd.Start())
+	netns.Must(t, err)
+	netns.Must(t, cmd.Start())
 	ready := make([]byte, 1)
 	if _, err = io.ReadFull(out, ready); err != nil || ready[0] != 'r' {
 		t.Fatalf("the victim says %q: %v", ready, err)
 	}
 	pass(time.Duration(rand.IntN(200)) * time.Millisecond)
-	must(t, cmd.Process.Kill())
+	netns.Must(t, cmd.Process.Kill())
 	_ = cmd.Wait() // killed
 }

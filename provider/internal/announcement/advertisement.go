@@ -14,18 +14,19 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/fairlead-lb/fairlead/loadbalancer/api/v1alpha1"
+	"github.com/fairlead-lb/fairlead/loadbalancer/client"
 	"github.com/fairlead-lb/fairlead/loadbalancer/convert"
 	"github.com/fairlead-lb/fairlead/loadbalancer/reason"
 )
 
 // syncAdvertisement corrects an L2Advertisement's Ready condition.
 func (c *Controller) syncAdvertisement(ctx context.Context, name string) error {
-	ad := lookup[v1alpha1.L2Advertisement](c.opts.Informers.Advertisements, name)
+	ad := client.Get[v1alpha1.L2Advertisement](c.opts.Informers.Advertisements, name)
 	if ad == nil || ad.DeletionTimestamp != nil {
 		return nil
 	}
 	a := assessAdvertisement(ad, func(pool string) bool {
-		return lookup[v1alpha1.IPAddressPool](c.opts.Informers.Pools, pool) != nil
+		return client.Get[v1alpha1.IPAddressPool](c.opts.Informers.Pools, pool) != nil
 	})
 	ready, changed := readyCondition(ad.Status.Conditions, a, ad.Generation)
 	if !changed {

@@ -17,6 +17,7 @@ import (
 
 	"github.com/fairlead-lb/fairlead/loadbalancer"
 	"github.com/fairlead-lb/fairlead/loadbalancer/api/v1alpha1"
+	"github.com/fairlead-lb/fairlead/loadbalancer/client"
 	"github.com/fairlead-lb/fairlead/loadbalancer/reason"
 )
 
@@ -72,7 +73,7 @@ func (c *Controller) conflictsChanged(before, after *v1alpha1.NodeAgent) {
 		if err != nil {
 			continue // no claim is named so
 		}
-		claim := lookup[v1alpha1.IPClaim](c.opts.Informers.Claims, v1alpha1.ClaimName(addr))
+		claim := client.Get[v1alpha1.IPClaim](c.opts.Informers.Claims, v1alpha1.ClaimName(addr))
 		if claim == nil {
 			continue
 		}

@@ -17,6 +17,7 @@ import (
 
 	"github.com/fairlead-lb/fairlead/loadbalancer"
 	"github.com/fairlead-lb/fairlead/loadbalancer/api/v1alpha1"
+	"github.com/fairlead-lb/fairlead/loadbalancer/client"
 )
 
 // syncGroup corrects the successors of a group's claims.
@@ -73,7 +74,7 @@ func (c *Controller) wishesOf(claims []*v1alpha1.IPClaim, w *world, without type
 	seen := map[types.UID]bool{without: true}
 	for _, claim := range claims {
 		for _, s := range claim.Spec.Services {
-			r := lookup[v1alpha1.LoadBalancer](c.opts.Informers.Records, s.Namespace+"/"+s.Name)
+			r := client.Get[v1alpha1.LoadBalancer](c.opts.Informers.Records, s.Namespace+"/"+s.Name)
 			if r == nil || r.Spec.ServiceUID != s.UID || seen[s.UID] {
 				continue
 			}

@@ -15,6 +15,7 @@ import (
 
 	"github.com/fairlead-lb/fairlead/loadbalancer"
 	"github.com/fairlead-lb/fairlead/loadbalancer/api/v1alpha1"
+	"github.com/fairlead-lb/fairlead/loadbalancer/client"
 )
 
 // hook registers the event handlers. Handlers only mark work: they run on the
@@ -260,28 +261,5 @@ func byService(obj any) ([]string, error) {
 
 // claimsOf returns a group's claims from the cache, in no particular order.
 func (c *Controller) claimsOf(group loadbalancer.Group) []*v1alpha1.IPClaim {
-	objs, err := c.opts.Informers.Claims.GetIndexer().ByIndex(groupIndex, string(group))
-	if err != nil {
-		return nil // only for an unknown index, which New has added
-	}
-	claims := make([]*v1alpha1.IPClaim, 0, len(objs))
-	for _, obj := range objs {
-		if claim, ok := obj.(*v1alpha1.IPClaim); ok {
-			claims = append(claims, claim)
-		}
-	}
-	return claims
-}
-
-// lookup reads one object from a cache; nil when absent.
-func lookup[T any](informer cache.SharedIndexInformer, key string) *T {
-	obj, found, err := informer.GetStore().GetByKey(key)
-	if err != nil || !found {
-		return nil // a cache's GetByKey never fails
-	}
-	t, ok := obj.(*T)
-	if !ok {
-		return nil
-	}
-	return t
+	return client.Indexed[v1alpha1.IPClaim](c.opts.Informers.Claims, groupIndex, string(group))
 }

@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/resourceversion"
 
 	"github.com/fairlead-lb/fairlead/loadbalancer/api/v1alpha1"
+	"github.com/fairlead-lb/fairlead/loadbalancer/client"
 	"github.com/fairlead-lb/fairlead/loadbalancer/convert"
 	"github.com/fairlead-lb/fairlead/loadbalancer/reason"
 )
@@ -84,7 +85,7 @@ func buildPlanes(in Informers, since map[string]time.Time, now time.Time) (*plan
 			continue
 		}
 		p.agents++
-		if n := lookup[corev1.Node](in.Nodes, a.Name); n == nil || !convert.Node(n).Ready {
+		if n := client.Get[corev1.Node](in.Nodes, a.Name); n == nil || !convert.Node(n).Ready {
 			continue
 		}
 		p.live++

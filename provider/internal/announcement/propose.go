@@ -10,6 +10,7 @@ import (
 
 	"github.com/fairlead-lb/fairlead/loadbalancer"
 	"github.com/fairlead-lb/fairlead/loadbalancer/api/v1alpha1"
+	"github.com/fairlead-lb/fairlead/loadbalancer/client"
 	"github.com/fairlead-lb/fairlead/loadbalancer/convert"
 	"github.com/fairlead-lb/fairlead/loadbalancer/placement"
 )
@@ -49,7 +50,7 @@ func (c *Controller) Propose(svc *corev1.Service, addrs []v1alpha1.LoadBalancerA
 func (c *Controller) groupsOf(addrs []v1alpha1.LoadBalancerAddress) []loadbalancer.Group {
 	var out []loadbalancer.Group
 	for _, a := range addrs {
-		claim := lookup[v1alpha1.IPClaim](c.opts.Informers.Claims, a.Claim)
+		claim := client.Get[v1alpha1.IPClaim](c.opts.Informers.Claims, a.Claim)
 		if claim == nil || claim.Spec.Phase != v1alpha1.ClaimBound {
 			continue
 		}

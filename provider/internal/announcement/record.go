@@ -19,6 +19,7 @@ import (
 
 	"github.com/fairlead-lb/fairlead/loadbalancer"
 	"github.com/fairlead-lb/fairlead/loadbalancer/api/v1alpha1"
+	"github.com/fairlead-lb/fairlead/loadbalancer/client"
 	"github.com/fairlead-lb/fairlead/loadbalancer/reason"
 )
 
@@ -71,7 +72,7 @@ func (c *Controller) AllocationSucceeded(key loadbalancer.ServiceKey) {
 
 // syncRecord corrects a record's advertisements and status.
 func (c *Controller) syncRecord(ctx context.Context, name string) (time.Duration, error) {
-	r := lookup[v1alpha1.LoadBalancer](c.opts.Informers.Records, name)
+	r := client.Get[v1alpha1.LoadBalancer](c.opts.Informers.Records, name)
 	if r == nil {
 		return c.forgetFailure(name), nil
 	}
@@ -108,7 +109,7 @@ func (c *Controller) syncRecord(ctx context.Context, name string) (time.Duration
 // forgetFailure ends the memory of a failure whose Service and record are both gone. It
 // returns when to look again, zero for never.
 func (c *Controller) forgetFailure(name string) time.Duration {
-	if lookup[corev1.Service](c.opts.Informers.Services, name) != nil {
+	if client.Get[corev1.Service](c.opts.Informers.Services, name) != nil {
 		return 0 // the record is about to come
 	}
 	key := loadbalancer.ServiceKey{}
@@ -129,7 +130,7 @@ func (c *Controller) forgetFailure(name string) time.Duration {
 
 // serviceOf returns a record's Service, nil when it is gone.
 func (c *Controller) serviceOf(r *v1alpha1.LoadBalancer) *corev1.Service {
-	svc := lookup[corev1.Service](c.opts.Informers.Services, r.Namespace+"/"+r.Name)
+	svc := client.Get[corev1.Service](c.opts.Informers.Services, r.Namespace+"/"+r.Name)
 	if svc == nil || svc.UID != r.Spec.ServiceUID {
 		return nil
 	}
@@ -211,7 +212,7 @@ func (c *Controller) situationOf(r *v1alpha1.LoadBalancer, w *world, wanted wish
 // holdingOf says how a Service holds one of its addresses.
 func (c *Controller) holdingOf(addr netip.Addr, uid types.UID, w *world) holding {
 	h := holding{addr: addr.String()}
-	claim := lookup[v1alpha1.IPClaim](c.opts.Informers.Claims, v1alpha1.ClaimName(addr))
+	claim := client.Get[v1alpha1.IPClaim](c.opts.Informers.Claims, v1alpha1.ClaimName(addr))
 	if claim == nil {
 		return h
 	}

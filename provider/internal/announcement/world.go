@@ -17,6 +17,7 @@ import (
 
 	"github.com/fairlead-lb/fairlead/loadbalancer"
 	"github.com/fairlead-lb/fairlead/loadbalancer/api/v1alpha1"
+	"github.com/fairlead-lb/fairlead/loadbalancer/client"
 	"github.com/fairlead-lb/fairlead/loadbalancer/convert"
 	"github.com/fairlead-lb/fairlead/loadbalancer/placement"
 	"github.com/fairlead-lb/fairlead/loadbalancer/reason"
@@ -96,7 +97,7 @@ func (w *worldCache) get() *world {
 func buildWorld(in Informers) *world {
 	w := &world{known: map[loadbalancer.NodeName]bool{}, pools: map[string]poolFacts{}}
 	for _, n := range list[corev1.Node](in.Nodes) {
-		w.nodes = append(w.nodes, convertNode(n, lookup[v1alpha1.NodeAgent](in.NodeAgents, n.Name)))
+		w.nodes = append(w.nodes, convertNode(n, client.Get[v1alpha1.NodeAgent](in.NodeAgents, n.Name)))
 		w.known[loadbalancer.NodeName(n.Name)] = true
 	}
 	slices.SortFunc(w.nodes, func(a, b node) int { return cmp.Compare(a.name, b.name) })

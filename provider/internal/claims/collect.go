@@ -16,6 +16,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/fairlead-lb/fairlead/loadbalancer/api/v1alpha1"
+	"github.com/fairlead-lb/fairlead/loadbalancer/client"
 )
 
 // grace is three times the same: how long a claim may exist, or stay, without
@@ -131,7 +132,7 @@ func sameService(s v1alpha1.ServiceReference) func(v1alpha1.ServiceReference) bo
 // that it does not the server's.
 func (c *Controller) standing(ctx context.Context, claim *v1alpha1.IPClaim, s v1alpha1.ServiceReference) (standing, error) {
 	key := s.Namespace + "/" + s.Name
-	svc := lookup[corev1.Service](c.opts.Informers.Services, key)
+	svc := client.Get[corev1.Service](c.opts.Informers.Services, key)
 	if svc == nil || svc.UID != s.UID {
 		var err error
 		svc, err = c.opts.GetService(ctx, s.Namespace, s.Name)
@@ -142,7 +143,7 @@ func (c *Controller) standing(ctx context.Context, claim *v1alpha1.IPClaim, s v1
 			return holds, fmt.Errorf("get Service %s: %w", key, err)
 		}
 	}
-	return c.judge(claim, s, svc, lookup[v1alpha1.LoadBalancer](c.opts.Informers.Records, key)), nil
+	return c.judge(claim, s, svc, client.Get[v1alpha1.LoadBalancer](c.opts.Informers.Records, key)), nil
 }
 
 // onServer says the same from the server's word alone, of a Service that exists.

@@ -122,16 +122,3 @@ func byOwner(obj any) ([]string, error) {
 	}
 	return []string{claim.Status.Owner.Node}, nil
 }
-
-// lookup reads one object from a cache; nil when absent.
-func lookup[T any](informer cache.SharedIndexInformer, key string) *T {
-	obj, found, err := informer.GetStore().GetByKey(key)
-	if err != nil || !found {
-		return nil // a cache's GetByKey never fails
-	}
-	t, ok := obj.(*T)
-	if !ok {
-		return nil
-	}
-	return t
-}

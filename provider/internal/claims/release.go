@@ -14,6 +14,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/fairlead-lb/fairlead/loadbalancer/api/v1alpha1"
+	"github.com/fairlead-lb/fairlead/loadbalancer/client"
 	"github.com/fairlead-lb/fairlead/loadbalancer/reason"
 )
 
@@ -97,7 +98,7 @@ func livenessOf(node *corev1.Node, agent *v1alpha1.NodeAgent) liveness {
 
 // sync brings one claim forward and returns when to look again, zero for "on the next event".
 func (c *Controller) sync(ctx context.Context, name string) (time.Duration, error) {
-	claim := lookup[v1alpha1.IPClaim](c.opts.Informers.Claims, name)
+	claim := client.Get[v1alpha1.IPClaim](c.opts.Informers.Claims, name)
 	if claim == nil || claim.DeletionTimestamp != nil {
 		return 0, nil
 	}
@@ -117,7 +118,7 @@ func (c *Controller) sync(ctx context.Context, name string) (time.Duration, erro
 func (c *Controller) release(ctx context.Context, claim *v1alpha1.IPClaim) (time.Duration, error) {
 	var owner liveness
 	if o := claim.Status.Owner; o != nil {
-		owner = livenessOf(lookup[corev1.Node](c.opts.Informers.Nodes, o.Node), lookup[v1alpha1.NodeAgent](c.opts.Informers.NodeAgents, o.Node))
+		owner = livenessOf(client.Get[corev1.Node](c.opts.Informers.Nodes, o.Node), client.Get[v1alpha1.NodeAgent](c.opts.Informers.NodeAgents, o.Node))
 	}
 	wait, held := decide(claim, owner, time.Now())
 	if held {

@@ -21,6 +21,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/fairlead-lb/fairlead/loadbalancer/api/v1alpha1"
+	"github.com/fairlead-lb/fairlead/loadbalancer/client"
 	"github.com/fairlead-lb/fairlead/loadbalancer/reason"
 )
 
@@ -152,9 +153,8 @@ func left(agent *v1alpha1.NodeAgent) bool {
 // for a while: its agent may go on without its kubelet, and after an outage of the API
 // server no node is ready, for a moment.
 func (c *Controller) counts(node string, now time.Time) bool {
-	obj, found, err := c.opts.Nodes.GetStore().GetByKey(node)
-	n, is := obj.(*corev1.Node)
-	if err != nil || !found || !is {
+	n := client.Get[corev1.Node](c.opts.Nodes, node)
+	if n == nil {
 		return false
 	}
 	i := slices.IndexFunc(n.Status.Conditions, func(cond corev1.NodeCondition) bool { return cond.Type == corev1.NodeReady })

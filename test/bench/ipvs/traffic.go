@@ -19,6 +19,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/fairlead-lb/fairlead/test/dataplane"
+	"github.com/fairlead-lb/fairlead/test/harness"
 	"github.com/fairlead-lb/fairlead/test/harness/rig"
 )
 
@@ -50,8 +51,12 @@ const (
 	roundsEach = 3
 )
 
-// patience with an answer.
-const patience = 10 * time.Second
+const (
+	// patience with an answer.
+	patience = 10 * time.Second
+	// programmedWithin bounds how long kube-proxy takes, on an emulated processor.
+	programmedWithin = 4 * time.Minute
+)
 
 // MeasureTraffic asks through Fairlead and through kube-proxy's node port of the same node.
 func MeasureTraffic(ctx context.Context, o dataplane.Options, round time.Duration) (out []Path, err error) {
@@ -124,7 +129,11 @@ func compare(ctx context.Context, w *dataplane.World, service *dataplane.Service
 	out := make([]Path, len(ways))
 	for i, way := range ways {
 		out[i] = Path{Proxy: mode, Way: way.name}
-		if _, err := dataplane.Ask(ctx, w.Client, dataplane.TCP, way.to); err != nil {
+		// Nothing tells when kube-proxy has programmed a Service.
+		if _, err := harness.Eventually(ctx, programmedWithin, func(ctx context.Context) error {
+			_, err := dataplane.Ask(ctx, w.Client, dataplane.TCP, way.to)
+			return err //nolint:wrapcheck // wrapped below
+		}); err != nil {
 			return nil, fmt.Errorf("%s: %w", way.name, err)
 		}
 	}

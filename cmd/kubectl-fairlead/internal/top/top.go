@@ -95,13 +95,7 @@ func (n Nodes) Text() string {
 
 // Service is one port of a Service at one address.
 type Service struct {
-	Namespace string `json:"namespace"`
-	Service   string `json:"service"`
-	// Address is empty for what comes from within the cluster.
-	Address   string `json:"address,omitempty"`
-	Family    string `json:"family"`
-	Protocol  string `json:"protocol"`
-	Port      uint16 `json:"port"`
+	traffic.Key
 	Scheduler string `json:"scheduler"`
 	// Nodes that forward it.
 	Nodes    int    `json:"nodes"`
@@ -116,34 +110,23 @@ type Services struct {
 	Gaps     []agents.Gap `json:"gaps,omitempty"`
 }
 
-type serviceKey struct {
-	namespace, service, address, family, protocol string
-	port                                          uint16
-}
-
-func keyOf(s *traffic.Server) serviceKey {
-	return serviceKey{s.Namespace, s.Service, s.Address, s.Family, s.Protocol, s.Port}
-}
-
-func (k *serviceKey) compare(o *serviceKey) int {
+// compare puts the addresses of a port beside each other.
+func compare(a, b traffic.Key) int {
 	return cmp.Or(
-		cmp.Compare(k.namespace, o.namespace), cmp.Compare(k.service, o.service), cmp.Compare(k.port, o.port),
-		cmp.Compare(k.protocol, o.protocol), cmp.Compare(k.address, o.address), cmp.Compare(k.family, o.family),
+		cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Service, b.Service), cmp.Compare(a.Port, b.Port),
+		cmp.Compare(a.Protocol, b.Protocol), cmp.Compare(a.Address, b.Address), cmp.Compare(a.Family, b.Family),
 	)
 }
 
 // ByService adds up by Service, address and port.
 func ByService(in Input) Services {
-	lines := make(map[serviceKey]*Service)
+	lines := make(map[traffic.Key]*Service)
 	for i := range in.Reports {
 		for s := range in.servers(&in.Reports[i]) {
-			l := lines[keyOf(s)]
+			l := lines[s.Key]
 			if l == nil {
-				l = &Service{
-					Namespace: s.Namespace, Service: s.Service, Address: s.Address, Family: s.Family, Protocol: s.Protocol, Port: s.Port,
-					Scheduler: s.Scheduler,
-				}
-				lines[keyOf(s)] = l
+				l = &Service{Key: s.Key, Scheduler: s.Scheduler}
+				lines[s.Key] = l
 			}
 			active, inactive := s.Connections()
 			l.Nodes++
@@ -159,8 +142,8 @@ func ByService(in Input) Services {
 	return out
 }
 
-func sorted[V any](m map[serviceKey]V) []serviceKey {
-	return slices.SortedFunc(maps.Keys(m), func(a, b serviceKey) int { return a.compare(&b) })
+func sorted[V any](m map[traffic.Key]V) []traffic.Key {
+	return slices.SortedFunc(maps.Keys(m), compare)
 }
 
 // Text is the table for people.
@@ -177,14 +160,8 @@ func (s Services) Text() string {
 
 // Backend is one target of a port of a Service at one address.
 type Backend struct {
-	Namespace string `json:"namespace"`
-	Service   string `json:"service"`
-	// Address is empty for what comes from within the cluster.
-	Address  string `json:"address,omitempty"`
-	Family   string `json:"family"`
-	Protocol string `json:"protocol"`
-	Port     uint16 `json:"port"`
-	Backend  string `json:"backend"`
+	traffic.Key
+	Backend string `json:"backend"`
 	// Weight that each node gives it: the lowest and the highest.
 	MinWeight uint32 `json:"minWeight"`
 	MaxWeight uint32 `json:"maxWeight"`
@@ -201,16 +178,16 @@ type Backends struct {
 
 // ByBackend adds up by Service, address, port and backend.
 func ByBackend(in Input) Backends {
-	lines := make(map[serviceKey]map[string]*Backend)
+	lines := make(map[traffic.Key]map[string]*Backend)
 	for i := range in.Reports {
 		for s := range in.servers(&in.Reports[i]) {
-			of := lines[keyOf(s)]
+			of := lines[s.Key]
 			if of == nil {
 				of = make(map[string]*Backend)
-				lines[keyOf(s)] = of
+				lines[s.Key] = of
 			}
 			for j := range s.Backends {
-				addBackend(of, s, &s.Backends[j])
+				addBackend(of, s.Key, &s.Backends[j])
 			}
 		}
 	}
@@ -223,13 +200,10 @@ func ByBackend(in Input) Backends {
 	return out
 }
 
-func addBackend(of map[string]*Backend, s *traffic.Server, b *traffic.Backend) {
+func addBackend(of map[string]*Backend, key traffic.Key, b *traffic.Backend) {
 	l := of[b.Address]
 	if l == nil {
-		l = &Backend{
-			Namespace: s.Namespace, Service: s.Service, Address: s.Address, Family: s.Family, Protocol: s.Protocol, Port: s.Port,
-			Backend: b.Address, MinWeight: b.Weight, MaxWeight: b.Weight,
-		}
+		l = &Backend{Key: key, Backend: b.Address, MinWeight: b.Weight, MaxWeight: b.Weight}
 		of[b.Address] = l
 	}
 	l.MinWeight, l.MaxWeight = min(l.MinWeight, b.Weight), max(l.MaxWeight, b.Weight)

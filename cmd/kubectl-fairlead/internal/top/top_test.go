@@ -3,6 +3,7 @@
 package top_test
 
 import (
+	"encoding/json"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -19,8 +20,8 @@ func flow(connections, in, out uint64) traffic.Flow {
 
 func web(address string, connections uint64, backends ...traffic.Backend) traffic.Server {
 	return traffic.Server{
-		Namespace: "shop", Service: "web", Address: address, Family: "IPv4", Protocol: "TCP", Port: 80, Scheduler: "rr",
-		Flow: flow(connections, 1536, 3<<20), Backends: backends,
+		Key:       traffic.Key{Namespace: "shop", Service: "web", Address: address, Family: "IPv4", Protocol: "TCP", Port: 80},
+		Scheduler: "rr", Flow: flow(connections, 1536, 3<<20), Backends: backends,
 	}
 }
 
@@ -69,6 +70,36 @@ shop        web       192.0.2.1        80/TCP   10.244.2.2:8080   0-1      2    
 `},
 	} {
 		if diff := cmp.Diff(c.want, c.got); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", name, diff)
+		}
+	}
+}
+
+// Programs read the fields by these names, at the top of each line.
+func TestJSON(t *testing.T) {
+	t.Parallel()
+	const (
+		key    = `"namespace":"shop","service":"web","address":"192.0.2.1","family":"IPv4","protocol":"TCP","port":80,`
+		counts = `{"connections":5,"packetsIn":0,"packetsOut":0,"bytesIn":1536,"bytesOut":3145728}`
+		one    = `{"connections":3,"packetsIn":0,"packetsOut":0,"bytesIn":512,"bytesOut":512}`
+	)
+	p := traffic.Backend{Address: "10.244.1.2:8080", Weight: 1, Active: 2, Inactive: 1, Flow: flow(3, 512, 512)}
+	in := top.Input{Reports: []traffic.Report{{Node: "n1", Servers: []traffic.Server{web("192.0.2.1", 5, p)}}}}
+	for name, c := range map[string]struct {
+		got  any
+		want string
+	}{
+		"what an agent tells": {in.Reports[0].Servers, `[{` + key + `"scheduler":"rr","total":` + counts + `,"perSecond":` + counts +
+			`,"backends":[{"address":"10.244.1.2:8080","weight":1,"active":2,"inactive":1,"total":` + one + `,"perSecond":` + one + `}]}]`},
+		"services": {top.ByService(in), `{"services":[{` + key + `"scheduler":"rr","nodes":1,"active":2,"inactive":1,"total":` + counts + `,"perSecond":` + counts + `}]}`},
+		"backends": {top.ByBackend(in), `{"backends":[{` + key + `"backend":"10.244.1.2:8080","minWeight":1,"maxWeight":1,"active":2,"inactive":1,"total":` +
+			one + `,"perSecond":` + one + `}]}`},
+	} {
+		got, err := json.Marshal(c.got)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(c.want, string(got)); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", name, diff)
 		}
 	}

@@ -28,6 +28,7 @@ import (
 
 	"github.com/fairlead-lb/fairlead/loadbalancer"
 	"github.com/fairlead-lb/fairlead/loadbalancer/api/v1alpha1"
+	"github.com/fairlead-lb/fairlead/loadbalancer/client"
 	"github.com/fairlead-lb/fairlead/loadbalancer/reason"
 	"github.com/fairlead-lb/fairlead/provider/internal/store"
 	"github.com/fairlead-lb/fairlead/provider/internal/worker"
@@ -168,9 +169,8 @@ func (c *Controller) tell(conflicts []store.RangeConflict) {
 // base returns a pool's status as it is on the server as far as we know: the cache's,
 // or our own later write. It is false for a pool that the cache does not have.
 func (c *Controller) base(p *v1alpha1.IPAddressPool) (v1alpha1.IPAddressPoolStatus, bool) {
-	obj, found, err := c.opts.Informer.GetStore().GetByKey(p.Name)
-	cached, ok := obj.(*v1alpha1.IPAddressPool)
-	if err != nil || !found || !ok || cached.UID != p.UID {
+	cached := client.Get[v1alpha1.IPAddressPool](c.opts.Informer, p.Name)
+	if cached == nil || cached.UID != p.UID {
 		return v1alpha1.IPAddressPoolStatus{}, false
 	}
 	if w, ok := c.written[p.UID]; ok {
