@@ -5,6 +5,7 @@ package announcement
 import (
 	"context"
 	"fmt"
+	"github.com/fairlead-lb/fairlead/loadbalancer/client"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -21,15 +22,15 @@ import (
 // syncBGPAdvertisement corrects a BGPAdvertisement's Ready condition.
 func (c *Controller) syncBGPAdvertisement(ctx context.Context, name string) error {
 	in := &c.opts.Informers.BGP
-	ad := lookup[v1alpha1.BGPAdvertisement](in.Advertisements, name)
+	ad := client.Get[v1alpha1.BGPAdvertisement](in.Advertisements, name)
 	if ad == nil || ad.DeletionTimestamp != nil {
 		return nil
 	}
 	aliases, faults := convert.Aliases(list[v1alpha1.Community](in.Communities))
 	a := assessBGPAdvertisement(ad, surroundings{
 		aliases: aliases, faults: faults,
-		pool: func(name string) bool { return lookup[v1alpha1.IPAddressPool](c.opts.Informers.Pools, name) != nil },
-		peer: func(name string) bool { return lookup[v1alpha1.BGPPeer](in.Peers, name) != nil },
+		pool: func(name string) bool { return client.Get[v1alpha1.IPAddressPool](c.opts.Informers.Pools, name) != nil },
+		peer: func(name string) bool { return client.Get[v1alpha1.BGPPeer](in.Peers, name) != nil },
 	})
 	if a.ok {
 		a = c.contradiction(name)

@@ -177,7 +177,7 @@ func (c *Controller) endpointSliceChanged(before, after *discoveryv1.EndpointSli
 		}
 		if name := s.Labels[discoveryv1.LabelServiceName]; name != "" {
 			c.queue.AddAfter(item{recordItem, s.Namespace + "/" + name}, worldDelay)
-			if r := lookup[v1alpha1.LoadBalancer](c.opts.Informers.Records, s.Namespace+"/"+name); r != nil &&
+			if r := client.Get[v1alpha1.LoadBalancer](c.opts.Informers.Records, s.Namespace+"/"+name); r != nil &&
 				r.Spec.ExternalTrafficPolicy == v1alpha1.TrafficPolicyLocal {
 				c.markSharers(r, worldDelay)
 			}

@@ -5,6 +5,7 @@ package announcement
 import (
 	"context"
 	"fmt"
+	"github.com/fairlead-lb/fairlead/loadbalancer/client"
 	"slices"
 	"strings"
 	"time"
@@ -36,7 +37,7 @@ type writtenPeer struct {
 
 // syncPeer corrects a BGPPeer's status.
 func (c *Controller) syncPeer(ctx context.Context, name string) (time.Duration, error) {
-	peer := lookup[v1alpha1.BGPPeer](c.opts.Informers.BGP.Peers, name)
+	peer := client.Get[v1alpha1.BGPPeer](c.opts.Informers.BGP.Peers, name)
 	if peer == nil || peer.DeletionTimestamp != nil {
 		return 0, nil
 	}
@@ -171,7 +172,7 @@ func (c *Controller) remarks(to []session) string {
 
 // wordsOf returns what an agent says of a session that is not up.
 func (c *Controller) wordsOf(e session) string {
-	agent := lookup[v1alpha1.NodeAgent](c.opts.Informers.NodeAgents, string(e.node))
+	agent := client.Get[v1alpha1.NodeAgent](c.opts.Informers.NodeAgents, string(e.node))
 	if agent == nil {
 		return ""
 	}
@@ -191,7 +192,7 @@ func (c *Controller) faultOf(peer *v1alpha1.BGPPeer) (answer, bool) {
 		return answer{false, reason.VRFNotSupported, fmt.Sprintf(
 			"not used: it asks for VRF %q, and sessions run in the nodes' default routing table only; remove spec.vrf", peer.Spec.VRF)}, true
 	}
-	if p := peer.Spec.BFDProfile; p != "" && lookup[v1alpha1.BFDProfile](c.opts.Informers.BGP.Profiles, p) == nil {
+	if p := peer.Spec.BFDProfile; p != "" && client.Get[v1alpha1.BFDProfile](c.opts.Informers.BGP.Profiles, p) == nil {
 		return answer{false, reason.UnknownProfile, fmt.Sprintf("not used: no BFDProfile is named %s; create it, or correct spec.bfdProfile", p)}, true
 	}
 	return answer{}, false

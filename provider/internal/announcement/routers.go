@@ -4,6 +4,7 @@ package announcement
 
 import (
 	"cmp"
+	"github.com/fairlead-lb/fairlead/loadbalancer/client"
 	"slices"
 	"time"
 
@@ -148,7 +149,7 @@ func established(s v1alpha1.BGPSessionStatus) bool { return s.State == v1alpha1.
 // routers of a shared address depends on all of them.
 func (c *Controller) markSharers(r *v1alpha1.LoadBalancer, delay time.Duration) {
 	for _, a := range r.Spec.Addresses {
-		claim := lookup[v1alpha1.IPClaim](c.opts.Informers.Claims, a.Claim)
+		claim := client.Get[v1alpha1.IPClaim](c.opts.Informers.Claims, a.Claim)
 		if claim == nil || len(claim.Spec.Services) < 2 {
 			continue
 		}

@@ -4,6 +4,7 @@ package announcement
 
 import (
 	"cmp"
+	"github.com/fairlead-lb/fairlead/loadbalancer/client"
 	"net/netip"
 	"slices"
 	"sync"
@@ -149,7 +150,7 @@ func (s *sessionsCache) refreshLocked(now time.Time) (again time.Duration) {
 		peers[p.Name] = p
 	}
 	for _, a := range list[v1alpha1.NodeAgent](s.informers.NodeAgents) {
-		n := lookup[corev1.Node](s.informers.Nodes, a.Name)
+		n := client.Get[corev1.Node](s.informers.Nodes, a.Name)
 		if n == nil {
 			continue
 		}

@@ -4,6 +4,7 @@ package announcement
 
 import (
 	"fmt"
+	"github.com/fairlead-lb/fairlead/loadbalancer/client"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -49,14 +50,14 @@ type sharer struct {
 
 // sharersOf returns the other Services of a claim.
 func (c *Controller) sharersOf(addr netip.Addr, uid types.UID, w *world) []sharer {
-	claim := lookup[v1alpha1.IPClaim](c.opts.Informers.Claims, v1alpha1.ClaimName(addr))
+	claim := client.Get[v1alpha1.IPClaim](c.opts.Informers.Claims, v1alpha1.ClaimName(addr))
 	if claim == nil {
 		return nil
 	}
 	var out []sharer
 	for _, ref := range claim.Spec.Services {
 		key := loadbalancer.ServiceKey{Namespace: ref.Namespace, Name: ref.Name}.String()
-		r := lookup[v1alpha1.LoadBalancer](c.opts.Informers.Records, key)
+		r := client.Get[v1alpha1.LoadBalancer](c.opts.Informers.Records, key)
 		if r == nil || r.Spec.ServiceUID != ref.UID || ref.UID == uid {
 			continue
 		}
