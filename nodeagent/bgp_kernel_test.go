@@ -40,12 +40,10 @@ func newBird(t *testing.T) *bird {
 	b.Take("tor0")
 	b.Run("sh", "-c", "ip link set lo up && ip link set tor0 up && ip address add 10.9.0.254/24 dev tor0")
 	conf, pid := b.control+".conf", b.control+".pid"
-	// With "bfd on" BIRD takes AdminDown for a fault (against RFC 5882 §4.2), and forgets the
-	// routes of a restart: with graceful restart it needs "bfd graceful".
 	text := `router id 10.9.0.254;
 protocol device { scan time 60; }
 protocol bfd { interface "tor0" { min rx interval 100 ms; min tx interval 100 ms; multiplier 5; }; }
-protocol bgp lb { local 10.9.0.254 as 64512; neighbor 10.9.0.1 as 64513; passive yes; direct; bfd graceful; graceful restart on;
+protocol bgp lb { local 10.9.0.254 as 64512; neighbor 10.9.0.1 as 64513; passive yes; direct; bfd on; graceful restart on;
   error wait time 1,2; error forget time 10; connect delay time 1; hold time 90;
   ipv4 { import all; export none; }; }
 `

@@ -184,6 +184,45 @@ func TestCordonDrainsAndNeverWithdraws(t *testing.T) {
 	})
 }
 
+// A node is cordoned first, for as long as it takes, and excluded, shut down or left by its
+// agent afterwards: routers have the whole time from then on. What ends the drain early, and
+// what goes on with it, does not begin it again.
+func TestDrainCountsFromWhatEndsIt(t *testing.T) {
+	t.Parallel()
+	simulate(t, abc(), func(s *sim) {
+		s.configure(simSession("spine", false))
+		s.tellOnly(vip, loadbalancer.Cluster)
+		s.wait(2 * time.Second)
+		s.router("a").begin()
+		s.mark("a", loadbalancer.Node{Cordoned: true})
+		s.wait(time.Minute)
+		s.mark("a", loadbalancer.Node{Cordoned: true, Excluded: true})
+		s.wait(2 * time.Second)
+		s.mark("a", loadbalancer.Node{Cordoned: true, Excluded: true, ShuttingDown: true})
+		s.wait(time.Minute)
+		s.expectStory("cordoned, then excluded", "a", "0s spine 10.0.0.200/32 draining; 1m5s spine 10.0.0.200/32 withdrawn")
+		s.router("a").begin()
+		s.mark("a", loadbalancer.Node{Cordoned: true})
+		s.wait(time.Minute)
+		s.expectStory("cordoned only, again", "a", "0s spine 10.0.0.200/32 draining")
+		a := s.nodes["a"]
+		a.unwant()
+		a.cancel()
+		s.sigterm("a")
+		s.expectStory("then left", "a", "0s spine 10.0.0.200/32 draining; 1m5s spine 10.0.0.200/32 withdrawn; 1m6s spine ceased")
+		// Who starts on a node that is cordoned waits no less.
+		s.mark("b", loadbalancer.Node{Cordoned: true})
+		s.wait(time.Second)
+		s.sigkill("b")
+		s.start("b")
+		s.wait(time.Minute)
+		s.router("b").begin()
+		s.mark("b", loadbalancer.Node{Cordoned: true, Excluded: true})
+		s.wait(time.Minute)
+		s.expectStory("started when cordoned", "b", "5s spine 10.0.0.200/32 withdrawn")
+	})
+}
+
 // A node that is excluded, or shuts down, drains and withdraws; the session stays.
 func TestExclusionDrains(t *testing.T) {
 	t.Parallel()
@@ -411,7 +450,8 @@ func TestDrain(t *testing.T) {
 		"cordoned long before": {
 			{0, loadbalancer.Node{Cordoned: true}, false, loadbalancer.BGPDrain{Reason: "NodeCordoned"}},
 			{time.Hour, loadbalancer.Node{Cordoned: true}, false, loadbalancer.BGPDrain{Reason: "NodeCordoned"}},
-			{time.Hour, loadbalancer.Node{Cordoned: true, ShuttingDown: true}, false, loadbalancer.BGPDrain{Reason: "NodeShuttingDown", Over: true}},
+			{time.Hour, loadbalancer.Node{Cordoned: true, ShuttingDown: true}, false, loadbalancer.BGPDrain{Reason: "NodeShuttingDown"}},
+			{time.Hour + patience, loadbalancer.Node{Cordoned: true, ShuttingDown: true}, false, loadbalancer.BGPDrain{Reason: "NodeShuttingDown", Over: true}},
 		},
 		"cordoned just before": {
 			{0, loadbalancer.Node{}, false, loadbalancer.BGPDrain{}},

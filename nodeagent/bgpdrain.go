@@ -14,7 +14,8 @@ import (
 // cordoned stays the last resort.
 type drain struct {
 	why reason.Reason
-	// since is zero where the node never told anything that could be drained.
+	// since is when the first reason came that has the routes go; zero where the node never
+	// told anything that could be drained.
 	since time.Time
 	over  bool
 	// looked says that it was asked before.
@@ -24,15 +25,17 @@ type drain struct {
 // look says how the routes end, given what is known of the node and of this agent.
 func (d *drain) look(now time.Time, node loadbalancer.Node, leaving bool, patience time.Duration) loadbalancer.BGPDrain {
 	why := drainReason(node, leaving)
-	began := d.why != ""
+	ended := ends(d.why)
 	d.why = why
 	switch {
-	case why == "":
+	case !ends(why):
 		d.since, d.over = time.Time{}, false
-	case !began && (d.looked || why == reason.NodeCordoned):
+	case !ended && d.looked:
+		// From now on, however long the node was cordoned before: this is when it is said that
+		// the routes go.
 		d.since = now
 	}
-	d.over = why != "" && why != reason.NodeCordoned && (d.over || now.Sub(d.since) >= patience)
+	d.over = d.due(now, patience) || d.over
 	d.looked = true
 	return loadbalancer.BGPDrain{Reason: why.String(), Over: d.over}
 }
@@ -53,7 +56,10 @@ func drainReason(node loadbalancer.Node, leaving bool) reason.Reason {
 	}
 }
 
+// ends says whether routes that are drained for a reason go in the end.
+func ends(why reason.Reason) bool { return why != "" && why != reason.NodeCordoned }
+
 // due says whether the time is over.
 func (d *drain) due(now time.Time, patience time.Duration) bool {
-	return d.why != "" && d.why != reason.NodeCordoned && !d.over && now.Sub(d.since) >= patience
+	return ends(d.why) && !d.over && now.Sub(d.since) >= patience
 }
