@@ -124,11 +124,11 @@ func mirrorTellsFields(s *scenario) {
 func (s *scenario) unreadKind() (told func()) {
 	s.t.Helper()
 	const namespace = "metallb-system"
-	s.t.Cleanup(func() { cleanUp(s.t, "delete", "crd", "bgpadvertisements.metallb.io", "--ignore-not-found") })
-	s.apply("apiVersion: apiextensions.k8s.io/v1\nkind: CustomResourceDefinition\nmetadata: {name: bgpadvertisements.metallb.io}\nspec:\n" +
-		"  group: metallb.io\n  scope: Namespaced\n  names: {kind: BGPAdvertisement, plural: bgpadvertisements, singular: bgpadvertisement}\n" +
+	s.t.Cleanup(func() { cleanUp(s.t, "delete", "crd", "addresspools.metallb.io", "--ignore-not-found") })
+	s.apply("apiVersion: apiextensions.k8s.io/v1\nkind: CustomResourceDefinition\nmetadata: {name: addresspools.metallb.io}\nspec:\n" +
+		"  group: metallb.io\n  scope: Namespaced\n  names: {kind: AddressPool, plural: addresspools, singular: addresspool}\n" +
 		"  versions: [{name: v1beta1, served: true, storage: true, schema: {openAPIV3Schema: {type: object, x-kubernetes-preserve-unknown-fields: true}}}]\n")
-	s.kubectl("wait", "--for=condition=Established", "crd/bgpadvertisements.metallb.io", "--timeout=60s")
-	s.apply("apiVersion: metallb.io/v1beta1\nkind: BGPAdvertisement\nmetadata: {name: tells, namespace: " + namespace + "}\nspec: {}\n")
-	return func() { s.toldIn(namespace, "BGPAdvertisement", "tells", reason.KindNotSupported) }
+	s.kubectl("wait", "--for=condition=Established", "crd/addresspools.metallb.io", "--timeout=60s")
+	s.apply("apiVersion: metallb.io/v1beta1\nkind: AddressPool\nmetadata: {name: tells, namespace: " + namespace + "}\nspec: {}\n")
+	return func() { s.toldIn(namespace, "AddressPool", "tells", reason.KindNotSupported) }
 }
