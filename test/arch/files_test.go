@@ -124,7 +124,8 @@ func textFiles(t *testing.T, match func(name string) bool) map[string][]byte {
 			}
 			return nil
 		}
-		if !d.Type().IsRegular() || !match(d.Name()) {
+		// A linked work tree has a file .git that names a path.
+		if !d.Type().IsRegular() || rel == ".git" || !match(d.Name()) {
 			return nil
 		}
 		data, err := os.ReadFile(path)
