@@ -5,6 +5,7 @@ package command
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -56,7 +57,7 @@ func (a *app) migrateMetalLB() *cobra.Command {
 				RetainUntil: metav1.NewTime(a.env.Now().Add(retainFor).UTC().Truncate(time.Second)),
 			})
 			if claimsOnly {
-				result.Pools, result.Advertisements = nil, nil
+				result = metallb.Result{Claims: result.Claims, Services: result.Services, Remarks: result.Remarks}
 			}
 			if err := a.printResult(&result); err != nil {
 				return err
@@ -89,29 +90,26 @@ func (a *app) metallbObjects(ctx context.Context, files []string, namespace stri
 
 func (a *app) printResult(r *metallb.Result) error {
 	var out []map[string]any
-	add := func(obj any) error {
-		fields, err := manifest.Encode(obj)
-		if err == nil {
-			out = append(out, fields)
-		}
+	err := errors.Join(
+		encodeAll(&out, r.Pools), encodeAll(&out, r.Advertisements),
+		encodeAll(&out, r.Profiles), encodeAll(&out, r.Communities), encodeAll(&out, r.Secrets), encodeAll(&out, r.Peers), encodeAll(&out, r.BGPAdvertisements),
+		encodeAll(&out, r.Claims),
+	)
+	if err != nil {
 		return err
 	}
-	for i := range r.Pools {
-		if err := add(&r.Pools[i]); err != nil {
-			return err
-		}
-	}
-	for i := range r.Advertisements {
-		if err := add(&r.Advertisements[i]); err != nil {
-			return err
-		}
-	}
-	for i := range r.Claims {
-		if err := add(&r.Claims[i]); err != nil {
-			return err
-		}
-	}
 	return manifest.Write(a.env.Out, out)
+}
+
+func encodeAll[T any](out *[]map[string]any, objects []T) error {
+	for i := range objects {
+		fields, err := manifest.Encode(&objects[i])
+		if err != nil {
+			return err
+		}
+		*out = append(*out, fields)
+	}
+	return nil
 }
 
 // remark says on standard error what the output does not.
@@ -137,6 +135,21 @@ func (a *app) remark(r *metallb.Result) {
 	for _, s := range r.Services {
 		fmt.Fprintf(a.env.Err, "no change needed: Service %s: %s\n", s.Service, strings.Join(s.Read, ", "))
 	}
-	fmt.Fprintf(a.env.Err, "carried over: pools %d, L2Advertisements %d, claims %d; Services with MetalLB's annotations, read as they are: %d; not carried over: %d\n",
-		len(r.Pools), len(r.Advertisements), len(r.Claims), len(r.Services), lost)
+	counts := []string{}
+	for _, kind := range []struct {
+		name   string
+		n      int
+		always bool
+	}{
+		{"pools", len(r.Pools), true}, {"L2Advertisements", len(r.Advertisements), true},
+		{"BGPPeers", len(r.Peers), false}, {"BGPAdvertisements", len(r.BGPAdvertisements), false},
+		{"BFDProfiles", len(r.Profiles), false}, {"Communities", len(r.Communities), false}, {"Secrets", len(r.Secrets), false},
+		{"claims", len(r.Claims), true},
+	} {
+		if kind.always || kind.n > 0 {
+			counts = append(counts, fmt.Sprintf("%s %d", kind.name, kind.n))
+		}
+	}
+	fmt.Fprintf(a.env.Err, "carried over: %s; Services with MetalLB's annotations, read as they are: %d; not carried over: %d\n",
+		strings.Join(counts, ", "), len(r.Services), lost)
 }

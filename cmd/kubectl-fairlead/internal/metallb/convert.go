@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/validation"
 
@@ -32,6 +33,12 @@ type Options struct {
 type Result struct {
 	Pools          []v1alpha1.IPAddressPool
 	Advertisements []v1alpha1.L2Advertisement
+	Profiles       []v1alpha1.BFDProfile
+	Communities    []v1alpha1.Community
+	// Secrets with passwords of peers, for the namespace in which node agents read them.
+	Secrets           []corev1.Secret
+	Peers             []v1alpha1.BGPPeer
+	BGPAdvertisements []v1alpha1.BGPAdvertisement
 	Claims         []v1alpha1.IPClaim
 	// Services that carry MetalLB's annotations.
 	Services []AnnotatedService
@@ -44,8 +51,14 @@ const (
 	// legacyName is the name and the key of the ConfigMap that MetalLB read before 0.13.
 	legacyName = "config"
 
-	bgpWhy    = "this release of Fairlead announces by layer 2 only, BGP comes with a later one"
-	bgpRemedy = "keep the object for then, or let layer 2 announce the pools (L2Advertisement)"
+	// groupFRR is that of FRR-K8s, which MetalLB may have speak BGP for it.
+	groupFRR = "frrk8s.metallb.io"
+
+	// sourceOutput is the source of remarks on the output as a whole.
+	sourceOutput = "output"
+
+	poolRenamed = "in Services that ask for pool %q write the new name"
+	frrRemedy   = "see whether fields of BGPPeer and BGPAdvertisement say the same, or configure it on the router"
 )
 
 // converter collects the result.
@@ -53,7 +66,16 @@ type converter struct {
 	opts     Options
 	result   Result
 	services []service
-	layer2   []layer2Pool
+	// Pools of the old kinds, by how they are announced.
+	layer2 []oldPool
+	bgp    []bgpPool
+	// peers and secrets of the input: which Secrets are passwords is known at the end.
+	peers   []peerRead
+	secrets []secretRead
+	// aliases are the ConfigMap's names of communities.
+	aliases []v1alpha1.CommunityAlias
+	// words are those of each BGPAdvertisement of the output, to look up at the end.
+	words []wordRead
 }
 
 // Convert carries a configuration over. Objects that are none of MetalLB's are named
@@ -64,16 +86,26 @@ func Convert(objects []manifest.Object, opts Options) Result {
 		c.object(o)
 	}
 	c.advertise()
+	c.finishBGP()
 	c.checkPools()
 	c.keepAddresses()
 	r := c.result
-	slices.SortStableFunc(r.Pools, func(a, b v1alpha1.IPAddressPool) int { return cmp.Compare(a.Name, b.Name) })
-	slices.SortStableFunc(r.Advertisements, func(a, b v1alpha1.L2Advertisement) int { return cmp.Compare(a.Name, b.Name) })
+	sortByName(r.Pools, func(p *v1alpha1.IPAddressPool) string { return p.Name })
+	sortByName(r.Advertisements, func(a *v1alpha1.L2Advertisement) string { return a.Name })
+	sortByName(r.Profiles, func(p *v1alpha1.BFDProfile) string { return p.Name })
+	sortByName(r.Communities, func(c *v1alpha1.Community) string { return c.Name })
+	sortByName(r.Secrets, func(s *corev1.Secret) string { return s.Name })
+	sortByName(r.Peers, func(p *v1alpha1.BGPPeer) string { return p.Name })
+	sortByName(r.BGPAdvertisements, func(a *v1alpha1.BGPAdvertisement) string { return a.Name })
 	slices.SortStableFunc(r.Services, func(a, b AnnotatedService) int { return cmp.Compare(a.Service, b.Service) })
 	slices.SortStableFunc(r.Remarks, func(a, b Remark) int {
 		return cmp.Or(cmp.Compare(a.Object, b.Object), cmp.Compare(a.Source, b.Source))
 	})
 	return r
+}
+
+func sortByName[T any](in []T, name func(*T) string) {
+	slices.SortStableFunc(in, func(a, b T) int { return cmp.Compare(name(&a), name(&b)) })
 }
 
 func (c *converter) remarksOn(o manifest.Object) *remarks {
@@ -97,6 +129,10 @@ func (c *converter) object(o manifest.Object) {
 		c.configMap(o, r)
 	case o.APIVersion() == "v1" && o.Kind() == "Service":
 		c.service(o, r)
+	case o.APIVersion() == "v1" && o.Kind() == "Secret":
+		c.secret(o, r)
+	case group == groupFRR && o.Kind() == "FRRConfiguration":
+		r.lostObject(userFields(o), "configures FRR, which Fairlead does not run", frrRemedy)
 	case o.Kind() == "" && isLegacy(o.Fields):
 		r.object = "MetalLB configuration"
 		c.legacy(newFields("", o.Fields, r), r)
@@ -126,18 +162,15 @@ func (c *converter) metallbObject(o manifest.Object, version string, r *remarks)
 			"look for its meaning in MetalLB's documents")
 		return
 	}
-	switch kind {
-	case "IPAddressPool":
-		c.pool(o, r)
-	case "L2Advertisement":
-		c.advertisement(o, r)
-	case "AddressPool":
-		c.addressPool(o, r)
-	case "ServiceL2Status", "ServiceBGPStatus", "ConfigurationState":
+	read := map[string]func(manifest.Object, *remarks){
+		"IPAddressPool": c.pool, "L2Advertisement": c.advertisement, "AddressPool": c.addressPool,
+		"BGPPeer": c.peer, "BGPAdvertisement": c.bgpAdvertisement, "BFDProfile": c.profile, "Community": c.community,
+	}[kind]
+	if read == nil {
 		r.note("is a status that MetalLB writes, there is nothing to carry over", "")
-	default:
-		r.lostObject(userFields(o), bgpWhy, bgpRemedy)
+		return
 	}
+	read(o, r)
 }
 
 // userFields returns the leaves that a user wrote.
@@ -161,7 +194,7 @@ func metadata(top *fields) metav1.ObjectMeta {
 		return out
 	}
 	meta.ignore("namespace", "uid", "resourceVersion", "generation", "creationTimestamp", "managedFields", "selfLink")
-	out.Name = objectName(meta)
+	out.Name = objectName(meta, poolRenamed)
 	out.Labels = meta.textMap("labels")
 	if annotations := meta.sub("annotations"); annotations != nil {
 		annotations.ignore("kubectl.kubernetes.io/last-applied-configuration")
@@ -200,8 +233,25 @@ func (f *fields) rest() map[string]string {
 
 // objectName makes an object name of the text under name, which a legacy pool's could
 // be anything.
-func objectName(f *fields) string {
+func objectName(f *fields, remedy string) string {
 	name := f.text("name")
+	out := usableName(name)
+	if out == name {
+		return name
+	}
+	why := fmt.Sprintf("%q cannot be the name of an object, %q is used", name, out)
+	if out == "" {
+		why = fmt.Sprintf("%q cannot be the name of an object", name)
+	}
+	if strings.Contains(remedy, "%") {
+		remedy = fmt.Sprintf(remedy, name)
+	}
+	f.r.lost([]string{join(f.at, "name")}, why, remedy)
+	return out
+}
+
+// usableName is the name of an object as like a name as can be, or empty.
+func usableName(name string) string {
 	if name == "" || len(validation.IsDNS1123Subdomain(name)) == 0 {
 		return name
 	}
@@ -215,10 +265,8 @@ func objectName(f *fields) string {
 			return '-'
 		}
 	}, name), "-.")
-	why := fmt.Sprintf("%q cannot be the name of an object, %q is used", name, out)
 	if len(validation.IsDNS1123Subdomain(out)) > 0 {
-		out, why = "", fmt.Sprintf("%q cannot be the name of an object", name)
+		return ""
 	}
-	f.r.lost([]string{join(f.at, "name")}, why, fmt.Sprintf("in Services that ask for pool %q write the new name", name))
 	return out
 }

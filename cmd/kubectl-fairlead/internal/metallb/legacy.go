@@ -33,7 +33,7 @@ func (c *converter) configMap(o manifest.Object, r *remarks) {
 			Remedy: "if you changed it: --exclude-interfaces of the node agent, or spec.interfaces of L2Advertisements",
 		},
 		"metallb-memberlist-config": {Why: "tunes MetalLB's gossip; Fairlead's own needs no tuning by it"},
-		"bgpextras":                 {Why: "is raw text for FRR, which Fairlead does not run", Remedy: bgpRemedy, Lost: true},
+		"bgpextras":                 {Why: "is raw text for FRR, which Fairlead does not run", Remedy: frrRemedy, Lost: true},
 	}
 	remark, known := others[o.Name()]
 	switch {
@@ -67,15 +67,21 @@ func (c *converter) legacy(f *fields, r *remarks) {
 	for _, p := range f.subs("address-pools") {
 		c.legacyPool(p, r)
 	}
-	for _, key := range []string{"peers", "bgp-communities", "bfd-profiles"} {
-		f.drop(key, bgpWhy, "keep the ConfigMap for then")
+	for _, p := range f.subs("bfd-profiles") {
+		profile := v1alpha1.BFDProfile{TypeMeta: typeMeta("BFDProfile"), ObjectMeta: metav1.ObjectMeta{Name: objectName(p, "the peers of the output that name it have the new name")}}
+		c.readProfile(profile, reader{p, legacyWords()}, func(why, remedy string) { r.lost(leaves(p.at, p.m), why, remedy) })
+	}
+	c.legacyCommunities(f.sub("bgp-communities"))
+	for _, p := range f.subs("peers") {
+		// Its name is made when all names are known.
+		c.readPeer(v1alpha1.BGPPeer{TypeMeta: typeMeta("BGPPeer")}, reader{p, legacyWords()}, func(why, remedy string) { r.lost(leaves(p.at, p.m), why, remedy) })
 	}
 	f.finish()
 }
 
 func (c *converter) legacyPool(f *fields, r *remarks) {
 	p := v1alpha1.IPAddressPool{
-		TypeMeta: typeMeta("IPAddressPool"), ObjectMeta: metav1.ObjectMeta{Name: objectName(f)},
+		TypeMeta: typeMeta("IPAddressPool"), ObjectMeta: metav1.ObjectMeta{Name: objectName(f, poolRenamed)},
 		Spec: v1alpha1.IPAddressPoolSpec{
 			Addresses:     addresses(f),
 			AutoAssign:    f.flag("auto-assign"),
@@ -83,11 +89,11 @@ func (c *converter) legacyPool(f *fields, r *remarks) {
 		},
 	}
 	protocol := readProtocol(f)
-	f.drop("bgp-advertisements", bgpWhy, "keep the ConfigMap for then")
+	ads := oldAdvertisements(f, "bgp-advertisements", legacyWords())
 	f.finish()
 	added := c.addPool(p, func(why, remedy string) { r.lost(leaves(f.at, f.m), why, remedy) })
-	if added && protocol == protocolL2 {
-		c.layer2 = append(c.layer2, layer2Pool{p.Name, p.Labels, join(f.at, "protocol"), r})
+	if added {
+		c.announce(oldPool{p.Name, p.Labels, join(f.at, "protocol"), r}, protocol, ads)
 	}
 }
 

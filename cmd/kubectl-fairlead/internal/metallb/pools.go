@@ -158,18 +158,18 @@ func (c *converter) addressPool(o manifest.Object, r *remarks) {
 	top := newFields("", o.Fields, r)
 	p := v1alpha1.IPAddressPool{TypeMeta: typeMeta("IPAddressPool"), ObjectMeta: metadata(top)}
 	var protocol string
+	var ads []oldAdvertisement
 	if spec := top.sub("spec"); spec != nil {
 		p.Spec.Addresses = addresses(spec)
 		p.Spec.AutoAssign = spec.flag("autoAssign")
 		p.Spec.AvoidBuggyIPs = isTrue(spec.flag("avoidBuggyIPs"))
 		protocol = readProtocol(spec)
-		spec.drop("bgpAdvertisements", bgpWhy, bgpRemedy)
+		ads = oldAdvertisements(spec, "bgpAdvertisements", nil)
 		spec.finish()
 	}
 	top.finish()
-	added := c.addPool(p, func(why, remedy string) { r.lostObject(userFields(o), why, remedy) })
-	if added && protocol == protocolL2 {
-		c.layer2 = append(c.layer2, layer2Pool{p.Name, p.Labels, "spec.protocol", r})
+	if c.addPool(p, func(why, remedy string) { r.lostObject(userFields(o), why, remedy) }) {
+		c.announce(oldPool{p.Name, p.Labels, "spec.protocol", r}, protocol, ads)
 	}
 }
 
@@ -184,8 +184,6 @@ func readProtocol(f *fields) string {
 	case protocolL2, "l2":
 		return protocolL2
 	case protocolBGP:
-		f.r.lost([]string{join(f.at, "protocol")}, "bgp: "+bgpWhy+"; the pool is carried over, nobody announces its addresses",
-			"to announce them by layer 2, create an L2Advertisement that names the pool")
 		return protocolBGP
 	default:
 		f.r.lost([]string{join(f.at, "protocol")}, fmt.Sprintf("%q is neither layer2 nor bgp", p), "correct it in the input")
@@ -193,13 +191,30 @@ func readProtocol(f *fields) string {
 	}
 }
 
-// layer2Pool is a pool of the old kinds that its own field says to announce by layer 2.
-type layer2Pool struct {
+// oldPool is a pool of the old kinds, which say themselves how they are announced.
+type oldPool struct {
 	name   string
 	labels map[string]string
 	// field that says so, and where to remark on it.
 	field string
 	r     *remarks
+}
+
+// announce notes how a pool of the old kinds is announced.
+func (c *converter) announce(p oldPool, protocol string, ads []oldAdvertisement) {
+	switch protocol {
+	case protocolL2:
+		c.layer2 = append(c.layer2, p)
+		for i := range ads {
+			p.r.lost(ads[i].fields, "is of no effect on a pool that layer 2 announces", "take it out of the input")
+		}
+	case protocolBGP:
+		c.bgp = append(c.bgp, bgpPool{p, ads})
+	default:
+		for i := range ads {
+			p.r.lost(ads[i].fields, "is of no effect: the pool does not say that BGP announces it", "correct the pool's protocol")
+		}
+	}
 }
 
 // advertise makes the advertisements of the old kinds' layer 2 pools, each of its pool's
@@ -225,19 +240,24 @@ func (c *converter) advertise() {
 
 // checkPools names pools that nobody announces and pools that overlap.
 func (c *converter) checkPools() {
-	ads := make([]convert.Advertisement, 0, len(c.result.Advertisements))
+	ads := make([]convert.Selectors, 0, len(c.result.Advertisements)+len(c.result.BGPAdvertisements))
+	// Selectors were understood before.
 	for i := range c.result.Advertisements {
-		// Selectors were understood before.
 		if ad, err := convert.L2Advertisement(&c.result.Advertisements[i]); err == nil {
+			ads = append(ads, ad.Selectors)
+		}
+	}
+	for i := range c.result.BGPAdvertisements {
+		if ad, err := convert.BGPSelectors(&c.result.BGPAdvertisements[i]); err == nil {
 			ads = append(ads, ad)
 		}
 	}
 	for i := range c.result.Pools {
 		p := &c.result.Pools[i]
-		r := &remarks{object: "IPAddressPool " + p.Name, source: "output", all: &c.result.Remarks}
-		if !slices.ContainsFunc(ads, func(a convert.Advertisement) bool { return a.SelectsPool(p.Name, p.Labels) }) {
-			r.note("no L2Advertisement of the output selects it: Services get addresses that nobody announces",
-				"create an L2Advertisement that names the pool, unless another load balancer announces it")
+		r := &remarks{object: "IPAddressPool " + p.Name, source: sourceOutput, all: &c.result.Remarks}
+		if !slices.ContainsFunc(ads, func(a convert.Selectors) bool { return a.SelectsPool(p.Name, p.Labels) }) {
+			r.note("no advertisement of the output selects it: Services get addresses that nobody announces",
+				"create an L2Advertisement or a BGPAdvertisement that names the pool, unless another load balancer announces it")
 		}
 		if n := len(p.Spec.Addresses); n > maxAddresses {
 			r.lost([]string{"spec.addresses"}, fmt.Sprintf("has %d prefixes and ranges, the API server accepts %d", n, maxAddresses), "join neighbours or split the pool before you apply the output")
