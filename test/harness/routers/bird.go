@@ -4,6 +4,7 @@ package routers
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -13,6 +14,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/fairlead-lb/fairlead/test/harness"
 	"github.com/fairlead-lb/fairlead/test/harness/plane"
@@ -131,7 +133,7 @@ func birdSessions(text, bfd string) []Session {
 		f := strings.Fields(line)
 		if line[0] != ' ' {
 			if in = len(f) > 1 && f[1] == "BGP"; in {
-				out = append(out, Session{})
+				out = append(out, Session{Name: f[0]})
 			}
 			continue
 		}
@@ -147,6 +149,11 @@ func birdSessions(text, bfd string) []Session {
 		case "Neighbor address":
 			s.Neighbor, _ = netip.ParseAddr(value)
 			s.BFD = up[value]
+		case "Neighbor ID":
+			s.RouterID, _ = netip.ParseAddr(value)
+		case "Hold timer": // "82.1/90"
+			_, agreed, _ := strings.Cut(value, "/")
+			s.Hold = time.Duration(number(agreed)) * time.Second
 		case "Neighbor AS":
 			s.ASN = number(value)
 		case "Last error":
@@ -185,8 +192,9 @@ func (b *BIRD) Words(ctx context.Context, prefix netip.Prefix) (string, error) {
 func birdPaths(text string) []Path {
 	var out []Path
 	for line := range strings.Lines(text) {
-		if strings.Contains(line, " unicast [") {
-			out = append(out, Path{LocalPref: 100})
+		if _, by, ok := strings.Cut(line, " unicast ["); ok {
+			name, _, _ := strings.Cut(by, " ")
+			out = append(out, Path{Session: name, LocalPref: 100})
 			continue
 		}
 		key, value, _ := strings.Cut(strings.TrimSpace(line), ":")
@@ -247,15 +255,32 @@ func (c *Config) BIRD() string {
 	if c.BFD.Interval > 0 {
 		fmt.Fprintf(&b, "protocol bfd { interface \"*\" { interval %d ms; multiplier %d; }; }\n", c.BFD.Interval.Milliseconds(), c.BFD.Multiplier)
 	}
+	multiHop := false
 	for i := range c.Neighbors {
 		n := &c.Neighbors[i]
-		fmt.Fprintf(&b, "protocol bgp n%d {\n", i+1)
-		b.WriteString(lines(
-			fmt.Sprintf("local as %d;\nneighbor %s as %d;\nhold time %d;", c.ASN, n.Addr, n.ASN, int(n.hold().Seconds())),
-			"connect delay time 1; connect retry time 1; error wait time 1,2; error forget time 10;",
-			when(!n.MultiHop, "direct;"), when(n.MultiHop, "multihop;"), when(n.Password != "", fmt.Sprintf("password %q;", n.Password)),
-			when(n.BFD, "bfd on;"), when(n.GracefulRestart, "graceful restart on;"), when(n.TTLSecurity, "ttl security on;"), when(n.Passive, "passive on;"),
-			"ipv4 { import all; export where source = RTS_STATIC; next hop self; extended next hop on; };\nipv6 { import all; export where source = RTS_STATIC; next hop self; };\n}"))
+		multiHop = multiHop || n.MultiHop
+		b.WriteString(n.bird(c.ASN, fmt.Sprintf("n%d", i+1)))
+	}
+	if multiHop {
+		// Next hops of such sessions are looked up among BIRD's own routes.
+		b.WriteString("protocol direct { ipv4; ipv6; }\n")
 	}
 	return b.String()
+}
+
+func (n *Neighbor) bird(asn uint32, name string) string {
+	local := fmt.Sprintf("as %d", cmp.Or(n.LocalASN, asn))
+	if n.Port > 0 {
+		local = fmt.Sprintf("port %d ", n.Port) + local
+	}
+	if n.Local.IsValid() {
+		local = n.Local.String() + " " + local
+	}
+	// Sessions of one neighbour differ in their own address, which BIRD must be strict about.
+	return fmt.Sprintf("protocol bgp %s {\n", cmp.Or(n.Name, name)) + lines(
+		fmt.Sprintf("local %s;\nneighbor %s as %d;\nhold time %d;", local, n.Addr, n.ASN, int(n.hold().Seconds())),
+		"connect delay time 1; connect retry time 1; error wait time 1,2; error forget time 10;", when(n.Local.IsValid(), "strict bind on;"),
+		when(!n.MultiHop, "direct;"), when(n.MultiHop, "multihop;"), when(n.Password != "", fmt.Sprintf("password %q;", n.Password)),
+		when(n.BFD, "bfd on;"), when(n.GracefulRestart, "graceful restart on;"), when(n.TTLSecurity, "ttl security on;"), when(n.Passive, "passive on;"), n.Lines,
+		"ipv4 { import all; export where source = RTS_STATIC; next hop self; extended next hop on; };\nipv6 { import all; export where source = RTS_STATIC; next hop self; };\n}")
 }

@@ -57,6 +57,22 @@ type Neighbor struct {
 	Passive bool
 	// Hold time that is offered, 0 for the default of 90 s.
 	Hold time.Duration
+	// ExtendedNextHop takes IPv4 routes by IPv6 next hops (RFC 8950). BIRD does in any case.
+	ExtendedNextHop bool
+
+	// What follows BIRD knows only.
+
+	// Name of the session, "" for n and a number. It tells sessions with the same neighbour
+	// apart, who then differ in Local.
+	Name string
+	// Local is the router's own address and Port its own TCP port; what is not valid, or 0, is
+	// left to BIRD.
+	Local netip.Addr
+	Port  uint16
+	// LocalASN in place of the router's own, if not 0.
+	LocalASN uint32
+	// Lines of configuration besides.
+	Lines string
 }
 
 func (n *Neighbor) hold() time.Duration {
@@ -68,11 +84,16 @@ func (n *Neighbor) hold() time.Duration {
 
 // Session is what a router says about one neighbour.
 type Session struct {
+	// Name of it in the configuration (BIRD only).
+	Name        string
 	Neighbor    netip.Addr
 	ASN         uint32
 	Established bool
 	// State in the router's own words, LastError what ended the session last.
 	State, LastError string
+	// RouterID of the neighbour, and the Hold time that both agreed on.
+	RouterID netip.Addr
+	Hold     time.Duration
 	// Prefixes that the router accepted, of both families.
 	Prefixes int
 	// BFD is "Up" or "Down", or "" without.
@@ -83,6 +104,8 @@ type Session struct {
 
 // Path is one neighbour's route to a prefix.
 type Path struct {
+	// Session by its name in the configuration (BIRD only).
+	Session       string
 	From, NextHop netip.Addr
 	ASPath        []uint32
 	LocalPref     uint32

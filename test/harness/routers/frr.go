@@ -193,6 +193,8 @@ func FRRSessions(text string) ([]Session, error) {
 			Dropped    int    `json:"connectionsDropped"`
 			LastReset  string `json:"lastResetDueTo"`
 			LastReason string `json:"lastNotificationReason"`
+			RouterID   string `json:"remoteRouterId"`
+			Hold       int64  `json:"bgpTimerHoldTimeMsecs"`
 			FamilyInfo map[string]struct {
 				Accepted int `json:"acceptedPrefixCounter"`
 			} `json:"addressFamilyInfo"`
@@ -206,7 +208,9 @@ func FRRSessions(text string) ([]Session, error) {
 		s := Session{
 			Neighbor: addr, ASN: n.RemoteAs, State: n.State, Established: n.State == "Established", Dropped: n.Dropped,
 			LastError: strings.TrimSpace(n.LastReset + " " + n.LastReason), BFD: n.BFD.Status,
+			Hold: time.Duration(n.Hold) * time.Millisecond,
 		}
+		s.RouterID, _ = netip.ParseAddr(n.RouterID)
 		for _, family := range n.FamilyInfo {
 			s.Prefixes += family.Accepted
 		}
@@ -311,7 +315,7 @@ func (c *Config) FRR() string {
 			fmt.Sprintf("timers %d %d", int(n.hold().Seconds())/3, int(n.hold().Seconds())),
 			when(n.Password != "", "password "+n.Password), when(n.BFD, "bfd"), when(n.BFD && c.BFD.Interval > 0, "bfd profile x"),
 			when(n.GracefulRestart, "graceful-restart"), when(n.TTLSecurity, "ttl-security hops 1"),
-			when(n.MultiHop, "ebgp-multihop"), when(n.Passive, "passive")), "\n") {
+			when(n.MultiHop, "ebgp-multihop"), when(n.Passive, "passive"), when(n.ExtendedNextHop, "capability extended-nexthop")), "\n") {
 			if l != "" {
 				fmt.Fprintf(&b, " neighbor %s %s\n", n.Addr, l)
 			}

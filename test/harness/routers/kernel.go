@@ -53,11 +53,11 @@ func Kernel(place Place) (map[netip.Prefix][]NextHop, error) {
 				return fmt.Errorf("read a route: destination %v", r.Dst)
 			}
 			p := netip.PrefixFrom(addr.Unmap(), ones)
-			if r.Gw != nil {
-				out[p] = append(out[p], NextHop{Via: address(r.Gw), Weight: 1})
+			if r.Gw != nil || r.Via != nil {
+				out[p] = append(out[p], NextHop{Via: gateway(r.Gw, r.Via), Weight: 1})
 			}
 			for _, h := range r.MultiPath {
-				out[p] = append(out[p], NextHop{Via: address(h.Gw), Weight: h.Hops + 1})
+				out[p] = append(out[p], NextHop{Via: gateway(h.Gw, h.Via), Weight: h.Hops + 1})
 			}
 			return nil
 		})
@@ -68,8 +68,12 @@ func Kernel(place Place) (map[netip.Prefix][]NextHop, error) {
 	return out, err
 }
 
-func address(b []byte) netip.Addr {
-	a, _ := netip.AddrFromSlice(b)
+// gateway of the route's own family, or of another one (RTA_VIA, of IPv4 routes by IPv6).
+func gateway(gw []byte, other netlink.Destination) netip.Addr {
+	if via, ok := other.(*netlink.Via); ok && via != nil {
+		gw = via.Addr
+	}
+	a, _ := netip.AddrFromSlice(gw)
 	return a.Unmap()
 }
 

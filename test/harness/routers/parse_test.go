@@ -38,8 +38,8 @@ const frrSays = `{"prefix":"198.51.100.1/32","paths":[
 func TestPathsAreRead(t *testing.T) {
 	a, b := netip.MustParseAddr("10.30.0.10"), netip.MustParseAddr("10.30.0.11")
 	want := []Path{
-		{From: a, NextHop: a, ASPath: []uint32{64512, 64512}, LocalPref: 200, MED: 7, Communities: []string{"65000:1", "65000:1:2", "65535:0", "rt:65000:1"}},
-		{From: b, NextHop: b, ASPath: []uint32{64512}, LocalPref: 100},
+		{Session: "n1", From: a, NextHop: a, ASPath: []uint32{64512, 64512}, LocalPref: 200, MED: 7, Communities: []string{"65000:1", "65000:1:2", "65535:0", "rt:65000:1"}},
+		{Session: "n2", From: b, NextHop: b, ASPath: []uint32{64512}, LocalPref: 100},
 	}
 	if got := birdPaths(birdSays); !reflect.DeepEqual(got, want) {
 		t.Errorf("of BIRD: %+v, want %+v", got, want)
