@@ -153,8 +153,10 @@ type forwarder struct {
 	mu      sync.Mutex
 	want    wanted        // guarded by mu
 	leaving chan struct{} // guarded by mu: closed when all is removed, nil while nothing is to be
-	// interrupt ends a look at the guard, nil while there is none that may be: guarded by mu.
+	// interrupt ends the look at the guard, nil while there is none; insists says that a change
+	// is no reason to: both guarded by mu.
 	interrupt context.CancelFunc
+	insists   bool
 
 	// What follows is Run's alone.
 	plane *plane
@@ -233,7 +235,7 @@ func (f *forwarder) Want(w wanted) {
 	same := f.want.ready == w.ready && f.want.refused == nil && w.refused == nil && f.want.revision == w.revision &&
 		f.want.spec == w.spec && unchanged
 	f.want = w
-	if !unchanged && f.interrupt != nil {
+	if !unchanged && f.interrupt != nil && !f.insists {
 		f.interrupt()
 	}
 	f.mu.Unlock()
@@ -249,6 +251,9 @@ func (f *forwarder) Leave(ctx context.Context) error {
 		f.leaving = make(chan struct{})
 	}
 	done := f.leaving
+	if f.interrupt != nil {
+		f.interrupt()
+	}
 	f.mu.Unlock()
 	mark(f.wake)
 	select {

@@ -438,3 +438,47 @@ func TestChangesDoNotWaitForALook(t *testing.T) {
 		}
 	})
 }
+
+// Nor does an agent that leaves, also when a change has just ended the look before.
+func TestLeavingDoesNotWaitForALook(t *testing.T) {
+	t.Parallel()
+	for name, change := range map[string]bool{"first": false, "after one that was ended": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				p := newPackets(t)
+				services := []service{{key: tcp("10.0.0.200", 80), ipvs: true, pods: 1, scheduler: "rr", mark: 0x0fa00001}}
+				f := p.agent(dataPlaneAuto)
+				f.Want(wanted{ready: true, Forwarding: p.planOf(services)})
+				turn(t, f, 3)
+				looks := 0
+				f.plane.guard, f.generation = slowGuard{f.plane.guard, &looks}, 0
+				ctx, cancel := context.WithCancel(t.Context())
+				ended := make(chan error)
+				go func() { ended <- f.Run(ctx) }()
+				time.Sleep(2 * sentinel) //nolint:forbidigo // a bubble's clock
+				if change {
+					services[0].pods = 2
+					f.Want(wanted{ready: true, Forwarding: p.planOf(services)})
+					for looks < 2 {
+						time.Sleep(tick) //nolint:forbidigo // a bubble's clock
+					}
+				}
+				at := time.Now()
+				if err := f.Leave(t.Context()); err != nil {
+					t.Error(err)
+				}
+				if took := time.Since(at); took >= sentinel || looks == 0 {
+					t.Errorf("it took %s, with %d looks before", took, looks)
+				}
+				if p.nft.Table != nil {
+					t.Error("the table is still there")
+				}
+				cancel()
+				if err := <-ended; err != nil {
+					t.Error(err)
+				}
+			})
+		})
+	}
+}

@@ -196,13 +196,11 @@ func (f *forwarder) repair(ctx context.Context) error {
 const checkTimeout = 5 * time.Second
 
 // repairGuard puts our nftables table back. What the loop wants meanwhile, such as nothing
-// more for a dead node, ends the look, but not two in a row.
+// more for a dead node, ends the look, but not two in a row; that the agent leaves ends any.
 func (f *forwarder) repairGuard(ctx context.Context) error {
 	bounded, cancel := context.WithTimeout(ctx, checkTimeout)
 	defer cancel()
-	if !f.interrupted {
-		f.mayInterrupt(cancel)
-	}
+	f.mayInterrupt(cancel)
 	intact, err := f.guardIntact(bounded)
 	f.mayInterrupt(nil)
 	f.interrupted = err != nil && ctx.Err() == nil && errors.Is(bounded.Err(), context.Canceled)
@@ -222,10 +220,14 @@ func (f *forwarder) repairGuard(ctx context.Context) error {
 	return nil
 }
 
+// mayInterrupt tells how to end the look that begins, or that it is over.
 func (f *forwarder) mayInterrupt(by context.CancelFunc) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.interrupt = by
+	f.interrupt, f.insists = by, f.interrupted
+	if by != nil && f.leaving != nil {
+		by()
+	}
 }
 
 // forgetHalfOpen gives connections that were begun without the guard another chance: without
