@@ -44,17 +44,18 @@ const downTimeout = 2 * time.Minute
 const (
 	partAll  = "all"
 	partLab  = "lab"
+	partBGP  = "bgp"
 	partIPVS = "ipvs"
 )
 
 func run(ctx context.Context) error {
-	part := flag.String("part", partAll, "what is told: lab (a cluster), ipvs (what needs a kernel with ip_vs) or all")
+	part := flag.String("part", partAll, "what is told: lab (a cluster), bgp (of that only the section on BGP), ipvs (what needs a kernel with ip_vs) or all")
 	here := flag.String("here", "", "in the machine of the IPVS part: tell it, with the control plane that this file describes")
 	stateDir := flag.String("state-dir", "", "the lab's state directory (default: a fresh one below the temporary directory)")
 	reuse := flag.Bool("reuse", false, "use the cluster that runs at --state-dir already, and leave it running")
 	flag.Parse()
-	if !slices.Contains([]string{partAll, partLab, partIPVS}, *part) {
-		return fmt.Errorf("-part %s: want %s, %s or %s", *part, partAll, partLab, partIPVS)
+	if !slices.Contains([]string{partAll, partLab, partBGP, partIPVS}, *part) {
+		return fmt.Errorf("-part %s: want %s, %s, %s or %s", *part, partAll, partLab, partBGP, partIPVS)
 	}
 	if *here != "" {
 		root, err := harness.Root()
@@ -65,9 +66,9 @@ func run(ctx context.Context) error {
 	}
 	var errs []error
 	if *part != partIPVS {
-		errs = append(errs, labPart(ctx, *stateDir, *reuse))
+		errs = append(errs, labPart(ctx, *stateDir, *reuse, *part == partBGP))
 	}
-	if *part != partLab && ctx.Err() == nil {
+	if (*part == partAll || *part == partIPVS) && ctx.Err() == nil {
 		root, err := harness.Root()
 		if err != nil {
 			return err //nolint:wrapcheck // says what it is
@@ -78,7 +79,7 @@ func run(ctx context.Context) error {
 }
 
 // labPart tells what a cluster can show on any kernel.
-func labPart(ctx context.Context, stateDir string, reuse bool) (err error) {
+func labPart(ctx context.Context, stateDir string, reuse, onlyBGP bool) (err error) {
 	keep := os.Getenv("KEEP") == "1" || reuse
 	if stateDir == "" {
 		dir, err := os.MkdirTemp("", "fairlead-demo-")
@@ -101,7 +102,13 @@ func labPart(ctx context.Context, stateDir string, reuse bool) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, finish(context.WithoutCancel(ctx), lab, keep)) }()
-	return d.play(ctx, reuse)
+	chapters := []func(context.Context){
+		d.cluster, d.configure, d.services, d.announcers, d.traffic, d.failover, d.planned, d.local, d.addresses, d.externalIPs, d.bgp, d.remove, d.uninstall,
+	}
+	if onlyBGP {
+		chapters = []func(context.Context){d.cluster, d.configure, d.bgp}
+	}
+	return d.play(ctx, reuse, chapters)
 }
 
 // finish removes the cluster, or says how to go on with it.
@@ -137,9 +144,9 @@ type demo struct {
 	cut    time.Time
 }
 
-// play runs every chapter. A step that does not hold does not end the story; a cluster
+// play runs the chapters. A step that does not hold does not end the story; a cluster
 // that does not come up does.
-func (d *demo) play(ctx context.Context, reuse bool) error {
+func (d *demo) play(ctx context.Context, reuse bool, chapters []func(context.Context)) error {
 	if !reuse {
 		d.t.Heading("The cluster")
 		up := d.t.Step(ctx, "Start a Kubernetes cluster with Fairlead in it", func(ctx context.Context) (harness.Observation, error) {
@@ -154,9 +161,7 @@ func (d *demo) play(ctx context.Context, reuse bool) error {
 	d.t.Note("kubectl stands for: bin/fairlead-lab kubectl --state-dir %[1]s --\n"+
 		"mypc$ CMD stands for: bin/fairlead-lab exec --state-dir %[1]s mypc -- CMD\n"+
 		"kubectl fairlead is the plugin bin/kubectl-fairlead", d.lab.StateDir())
-	for _, chapter := range []func(context.Context){
-		d.cluster, d.configure, d.services, d.announcers, d.traffic, d.failover, d.planned, d.local, d.addresses, d.externalIPs, d.bgp, d.remove, d.uninstall,
-	} {
+	for _, chapter := range chapters {
 		if ctx.Err() != nil {
 			return errors.Join(d.t.Summary(), ctx.Err())
 		}

@@ -22,22 +22,27 @@ func TestBlackout(t *testing.T) {
 		name   string
 		report Report
 		want   float64
+		share  float64
 		err    string
 	}{
 		{
 			name:   "silent and back",
-			report: Report{Sent: 100, Failed: 40, LongestGapMs: 800, GapStart: at(990), GapEnd: at(1810), FirstFailure: at(1000), FirstSuccessAfter: at(1810)},
+			report: Report{Sent: 100, Failed: 40, LongestGapMs: 800, GapStart: at(990), GapEnd: at(1810), FirstFailure: at(1000), FirstSuccessAfter: at(1810), LastFailure: at(1790)},
 			want:   800,
+			share:  790,
 		},
 		{name: "nothing failed", report: Report{Sent: 100, OK: 100, LongestGapMs: 5, GapEnd: at(2000)}, err: "was not seen"},
 		{name: "never back", report: Report{Sent: 100, Failed: 50, LongestGapMs: 1000, GapEnd: at(2000), FirstFailure: at(1000)}, err: "no request succeeded after"},
 		{
 			name:   "worse before the cut",
-			report: Report{Sent: 100, Failed: 9, LongestGapMs: 300, GapEnd: at(700), FirstFailure: at(400), FirstSuccessAfter: at(1200)},
+			report: Report{Sent: 100, Failed: 9, LongestGapMs: 300, GapEnd: at(700), FirstFailure: at(400), FirstSuccessAfter: at(1200), LastFailure: at(900)},
 			err:    "ended before the cut",
 		},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
+			if ms := tc.report.Share(at(1000)); ms != tc.share {
+				t.Errorf("a share failed for %v ms, want %v", ms, tc.share)
+			}
 			got, err := tc.report.Blackout(at(1000))
 			if tc.err == "" && (err != nil || got != tc.want) {
 				t.Errorf("%v, %v; want %v", got, err, tc.want)
@@ -52,13 +57,13 @@ func TestBlackout(t *testing.T) {
 // TestReportFields holds the field names against an answer of the prober.
 func TestReportFields(t *testing.T) {
 	const in = `{"sent":3,"ok":2,"failed":1,"longestGapMs":40.5,"gapStart":"2026-01-02T03:04:05.1Z","gapEnd":"2026-01-02T03:04:05.2Z",
-"firstFailure":"2026-01-02T03:04:05.15Z","firstSuccessAfter":"2026-01-02T03:04:05.2Z","hostnames":{"b":1,"a":1},"remoteAddrs":{},"errors":{"EOF":1}}`
+"firstFailure":"2026-01-02T03:04:05.15Z","firstSuccessAfter":"2026-01-02T03:04:05.2Z","lastFailure":"2026-01-02T03:04:05.15Z","hostnames":{"b":1,"a":1},"remoteAddrs":{},"errors":{"EOF":1}}`
 	var r Report
 	if err := json.Unmarshal([]byte(in), &r); err != nil {
 		t.Fatal(err)
 	}
 	if r.Sent != 3 || r.OK != 2 || r.Failed != 1 || r.LongestGapMs != 40.5 || r.GapStart.IsZero() || r.GapEnd.IsZero() ||
-		r.FirstFailure.IsZero() || r.FirstSuccessAfter.IsZero() || r.Hostnames.String() != "a 1, b 1" || r.Errors["EOF"] != 1 {
+		r.FirstFailure.IsZero() || r.FirstSuccessAfter.IsZero() || r.LastFailure.IsZero() || r.Hostnames.String() != "a 1, b 1" || r.Errors["EOF"] != 1 {
 		t.Errorf("read as %+v", r)
 	}
 }

@@ -26,6 +26,8 @@ type Report struct {
 	// later one succeeded, zero if none did.
 	FirstFailure      time.Time `json:"firstFailure,omitzero"`
 	FirstSuccessAfter time.Time `json:"firstSuccessAfter,omitzero"`
+	// LastFailure is when the last failing request began.
+	LastFailure time.Time `json:"lastFailure,omitzero"`
 	// LatencyP50Ms and LatencyP99Ms are over the successful requests.
 	LatencyP50Ms float64 `json:"latencyP50Ms"`
 	LatencyP99Ms float64 `json:"latencyP99Ms"`
@@ -49,6 +51,13 @@ func (r *Report) Blackout(cut time.Time) (float64, error) {
 		return 0, fmt.Errorf("the longest gap ended before the cut: %s", r)
 	}
 	return r.LongestGapMs, nil
+}
+
+// Share is how long some of the requests failed because of what happened at the instant
+// cut, in milliseconds, where others were answered all the time: those that a router sends
+// to one of several nodes. It is 0 if none failed since.
+func (r *Report) Share(cut time.Time) float64 {
+	return max(0, float64(r.LastFailure.Sub(cut))/float64(time.Millisecond))
 }
 
 // String is one line for people.

@@ -2,24 +2,13 @@
 
 package routers
 
-// remoteDir is FRR's directory on a machine that has a /run of its own.
-const remoteDir = "/run/fairlead-frr"
+// RemoteScript starts FRR's daemons where Debian's package expects them, for a machine that
+// has a /run of its own: vtysh finds them there without being told. They go into the
+// background when they can be configured, and end with the machine.
+const RemoteScript = "install -d -o frr -g frr /run/frr && for d in zebra bfdd bgpd; do " + frrDaemons + "/$d -d -f /dev/null; done"
 
-// remoteScript starts FRR in the background; it ends with the machine.
-const remoteScript = `set -e
-install -d -o frr -g frr "$1"
-: >"$1/vtysh.conf"
-setsid sh -c "$3" sh "$1" "$2" >"$1/log" 2>&1 </dev/null &
-i=0; while ! [ -S "$1/bgpd.vty" ] && [ $i -lt 500 ]; do i=$((i+1)); sleep 0.02; done
-`
-
-// RemoteStart is the command that starts FRR on a machine of a lab, as root. It waits until
-// FRR can be configured, at most 10 s.
-func RemoteStart() []string {
-	return []string{"sh", "-c", remoteScript, "sh", remoteDir, frrDaemons, frrScript}
-}
+// RemoteStart is the command that starts FRR on a machine of a lab, as root.
+func RemoteStart() []string { return []string{"sh", "-c", RemoteScript} }
 
 // RemoteVtysh is the command that runs vtysh there.
-func RemoteVtysh(args ...string) []string {
-	return append([]string{"vtysh", "--vty_socket", remoteDir, "--config_dir", remoteDir}, args...)
-}
+func RemoteVtysh(args ...string) []string { return append([]string{"vtysh"}, args...) }

@@ -63,6 +63,9 @@ func TestReportCounts(t *testing.T) {
 	if r.FirstFailure != "1970-01-01T00:16:40.04Z" || r.FirstSuccessAfter != "1970-01-01T00:16:40.061Z" {
 		t.Errorf("first failure %s, first success after %s", r.FirstFailure, r.FirstSuccessAfter)
 	}
+	if r := newReport(20*time.Millisecond, series("axaxb")); r.FirstFailure != "1970-01-01T00:16:40.02Z" || r.LastFailure != "1970-01-01T00:16:40.06Z" {
+		t.Errorf("failures from %s to %s", r.FirstFailure, r.LastFailure)
+	}
 }
 
 func TestQuantiles(t *testing.T) {

@@ -29,6 +29,10 @@ type report struct {
 	// FirstSuccessAfter is when the first attempt succeeded that started after
 	// FirstFailure.
 	FirstSuccessAfter string `json:"firstSuccessAfter,omitempty"`
+	// LastFailure is when the last failing attempt started. Where only some
+	// connections fail, as those that a router sends to one of several nodes,
+	// it is the end of the blackout.
+	LastFailure string `json:"lastFailure,omitempty"`
 	// LatencyP50Ms and LatencyP99Ms are quantiles of how long the successful
 	// attempts took, from connecting to the last byte.
 	LatencyP50Ms float64 `json:"latencyP50Ms"`
@@ -59,6 +63,7 @@ func newReport(interval time.Duration, attempts []attempt) *report {
 		if a.err != "" {
 			r.Failed++
 			r.Errors[a.err]++
+			r.LastFailure = stamp(a.start)
 			if firstFailure.IsZero() {
 				firstFailure = a.start
 				r.FirstFailure = stamp(a.start)
