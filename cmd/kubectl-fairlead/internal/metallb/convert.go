@@ -39,7 +39,7 @@ type Result struct {
 	Secrets           []corev1.Secret
 	Peers             []v1alpha1.BGPPeer
 	BGPAdvertisements []v1alpha1.BGPAdvertisement
-	Claims         []v1alpha1.IPClaim
+	Claims            []v1alpha1.IPClaim
 	// Services that carry MetalLB's annotations.
 	Services []AnnotatedService
 	Remarks  []Remark

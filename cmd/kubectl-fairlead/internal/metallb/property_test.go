@@ -153,11 +153,16 @@ func kinds() map[string]map[string]*rapid.Generator[any] {
 				}
 			})),
 		},
-		"AddressPool":      {"protocol": oneOf("bgp", "layer2", "ospf"), "addresses": addresses(), "autoAssign": flag, "bgpAdvertisements": names},
-		"BGPPeer":          {"myASN": oneOf(int64(1)), "password": oneOf("secret")},
-		"BGPAdvertisement": {"communities": names, "localPref": oneOf(int64(9))},
-		"BFDProfile":       {"receiveInterval": oneOf(int64(9))},
-		"Community":        {"communities": oneOf([]any{map[string]any{"name": "a", "value": "1:2"}})},
+		"AddressPool": {
+			"protocol": oneOf("bgp", "layer2", "ospf"), "addresses": addresses(), "autoAssign": flag,
+			"bgpAdvertisements": listOf(rapid.Custom(func(t *rapid.T) any { return fill(t, routes(modern)) })),
+		},
+		"BGPPeer":          peers(modern),
+		"BGPAdvertisement": bgpAdvertisements(),
+		"BFDProfile":       profiles(modern),
+		"Community": {"communities": listOf(rapid.Custom(func(t *rapid.T) any {
+			return fill(t, map[string]*rapid.Generator[any]{"name": oneOf("a", "b", "no-export", "1:2", ""), "value": oneOf("1:2", "large:1:2:3", "pizza", "65535:65281")})
+		}))},
 	}
 }
 
@@ -230,17 +235,25 @@ func carried(out []leaf, l leaf) bool {
 func TestRestrictionsAreNotLoosened(t *testing.T) {
 	t.Parallel()
 	bad := map[string][]string{
-		"IPAddressPool":   {"serviceAllocation: x", "serviceAllocation: {namespaces: a}", "serviceAllocation: {namespaceSelectors: [{matchLabel: {}}]}", "serviceAllocation: {future: 1}"},
-		"L2Advertisement": {"ipAddressPools: a", "nodeSelectors: {a: b}", "nodeSelectors: [[]]", "interfaces: [7]", "serviceSelectors: [{matchLabels: 7}]", "ipAddressPoolSelectors: x"},
+		"IPAddressPool":    {"serviceAllocation: x", "serviceAllocation: {namespaces: a}", "serviceAllocation: {namespaceSelectors: [{matchLabel: {}}]}", "serviceAllocation: {future: 1}"},
+		"BGPAdvertisement": {"ipAddressPools: a", "nodeSelectors: {a: b}", "peers: x", "serviceSelectors: [{matchLabels: 7}]", "aggregationLength: 33", "localPref: -1", "communities: no-export"},
+		"BGPPeer":          {"nodeSelectors: {a: b}", "passwordSecret: x", "holdTime: soon", "myASN: 0", "peerASN: 4294967296", "peerAddress: pizza", "bfdProfile: [a]", "ebgpMultiHop: 7"},
+		"L2Advertisement":  {"ipAddressPools: a", "nodeSelectors: {a: b}", "nodeSelectors: [[]]", "interfaces: [7]", "serviceSelectors: [{matchLabels: 7}]", "ipAddressPoolSelectors: x"},
 	}
 	for kind, specs := range bad {
 		for _, spec := range specs {
-			objects, err := manifest.Read("f", strings.NewReader("apiVersion: metallb.io/v1beta1\nkind: "+kind+"\nmetadata: {name: a}\nspec:\n  "+spec+"\n  addresses: [10.0.0.0/24]\n"))
+			valid := map[string]string{"myASN": "64512", "peerASN": "64513", "peerAddress": "192.0.2.1"} // which the other kinds do not know
+			delete(valid, strings.SplitN(spec, ":", 2)[0])
+			text := "apiVersion: metallb.io/v1beta1\nkind: " + kind + "\nmetadata: {name: a}\nspec:\n  " + spec + "\n  addresses: [10.0.0.0/24]\n"
+			for field, value := range valid {
+				text += "  " + field + ": " + value + "\n"
+			}
+			objects, err := manifest.Read("f", strings.NewReader(text))
 			if err != nil {
 				t.Fatal(err)
 			}
 			r := metallb.Convert(objects, options())
-			if len(r.Advertisements) > 0 || len(r.Pools) > 0 && (r.Pools[0].Spec.AutoAssign == nil || *r.Pools[0].Spec.AutoAssign) || !r.Lost() {
+			if len(r.Advertisements)+len(r.BGPAdvertisements)+len(r.Peers) > 0 || len(r.Pools) > 0 && (r.Pools[0].Spec.AutoAssign == nil || *r.Pools[0].Spec.AutoAssign) || !r.Lost() {
 				t.Errorf("%s with %s became %+v %+v", kind, spec, r.Pools, r.Advertisements)
 			}
 		}
@@ -272,6 +285,7 @@ func TestOldPoolsAreAnnouncedAsTheySay(t *testing.T) {
 			name: "another advertisement has the name, after it", lost: true, ads: []string{"one [two]"},
 			input: one + fmt.Sprintf(object, "L2Advertisement", "one", "{ipAddressPools: [two]}"),
 		},
+		{name: "bgp pools get no layer 2", input: strings.ReplaceAll(one, "layer2", "bgp")},
 		{name: "the advertisement of the name selects it", ads: []string{"one []"}, input: one + fmt.Sprintf(object, "L2Advertisement", "one", "{}")},
 	}
 	for _, tt := range tests {
@@ -322,84 +336,13 @@ func TestTooManyRangesAreALoss(t *testing.T) {
 	}
 }
 
-// outputOf returns the leaves of the object that an input object became, nil for none.
-func outputOf(t *rapid.T, o manifest.Object, result metallb.Result) []leaf {
-	var found any
-	name := o.Name()
-	if name == "Bad Name" {
-		name = "bad-name" // which a remark says
-	}
-	for i := range result.Pools {
-		if result.Pools[i].Name == name && strings.HasSuffix(o.Kind(), "AddressPool") {
-			found = &result.Pools[i]
-		}
-	}
-	for i := range result.Advertisements {
-		if result.Advertisements[i].Name == name && o.Kind() == "L2Advertisement" {
-			found = &result.Advertisements[i]
-		}
-	}
-	if found == nil {
-		return nil
-	}
-	fields, err := manifest.Encode(found)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return flatten("", fields)
-}
-
-// The same for the ConfigMap of MetalLB before 0.13.
-func TestNothingOfTheConfigMapIsLostSilently(t *testing.T) {
-	t.Parallel()
-	spelling := map[string]string{"auto-assign": "spec.autoAssign", "avoid-buggy-ips": "spec.avoidBuggyIPs", "addresses": "spec.addresses", "name": "metadata.name"}
-	rapid.Check(t, func(t *rapid.T) {
-		flag := oneOf(true, false)
-		config := fill(t, map[string]*rapid.Generator[any]{
-			"peers": oneOf([]any{map[string]any{"my-asn": int64(1), "password": "secret"}}), "bgp-communities": oneOf(map[string]any{"a": "1:2"}),
-			"address-pools": listOf(rapid.Custom(func(t *rapid.T) any {
-				return fill(t, map[string]*rapid.Generator[any]{
-					"name": oneOf("a", "b", "c", "Bad Name"), "protocol": oneOf("bgp", "layer2"), "addresses": addresses(),
-					"auto-assign": flag, "avoid-buggy-ips": flag, "bgp-advertisements": oneOf([]any{map[string]any{"localpref": int64(9)}}),
-				})
-			})),
-		})
-		config["peers"] = []any{map[string]any{"my-asn": int64(1)}} // so that it is recognised
-		result := metallb.Convert([]manifest.Object{{Source: "s", Fields: config}}, options())
-		pools, _ := config["address-pools"].([]any)
-		for _, l := range flatten("", config) {
-			if named(result, "s", l.path) || l.value == "empty" {
-				continue
-			}
-			var i int
-			var field string
-			if n, err := fmt.Sscanf(strings.Replace(l.path, "].", "] ", 1), "address-pools[%d] %s", &i, &field); n != 2 || err != nil {
-				t.Fatalf("%s is not named: %+v", l.path, result.Remarks)
-			}
-			if field == "protocol" && l.value == "layer2" {
-				continue
-			}
-			p, _ := pools[i].(map[string]any)
-			name, _ := p["name"].(string)
-			key, rest, _ := strings.Cut(field, "[")
-			if rest != "" {
-				rest = "[" + rest
-			}
-			out := outputOf(t, manifest.Object{Fields: map[string]any{"kind": "IPAddressPool", "metadata": map[string]any{"name": name}}}, result)
-			if !carried(out, leaf{spelling[key] + rest, l.value}) {
-				t.Errorf("%s %v is neither in the output nor named\noutput: %v\nremarks: %+v", l.path, l.value, out, result.Remarks)
-			}
-		}
-	})
-}
-
 // The order of the input's documents changes nothing, as long as no two have one name.
 func TestOrderDoesNotMatter(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		var objects []manifest.Object
 		for i := range rapid.IntRange(1, 5).Draw(t, "objects") {
-			kind := rapid.SampledFrom([]string{"IPAddressPool", "L2Advertisement", "BGPPeer"}).Draw(t, "kind")
+			kind := rapid.SampledFrom([]string{"IPAddressPool", "L2Advertisement", "AddressPool", "BGPPeer", "BGPAdvertisement", "BFDProfile", "Community"}).Draw(t, "kind")
 			objects = append(objects, manifest.Object{Source: fmt.Sprint(i), Fields: map[string]any{
 				"apiVersion": "metallb.io/v1beta1", "kind": kind, "metadata": map[string]any{"name": fmt.Sprintf("n%d", i)},
 				"spec": fill(t, kinds()[kind]),
