@@ -17,6 +17,12 @@ import (
 // dataPlane measures the data plane, or is one of the stages of doing so.
 func dataPlane(ctx context.Context, lab *harness.Lab, o *options) error {
 	c := ipvs.Config{Root: lab.Root(), Dir: o.stateDir, Part: o.part, Services: o.services, Round: o.round, Plane: o.plane, PlaneHost: o.planeHost, Progress: os.Stdout}
+	if o.sizes != "" {
+		var err error
+		if c.Beside, err = parseSizes(o.sizes); err != nil {
+			return err
+		}
+	}
 	if o.stage != "" {
 		return ipvs.Stage(ctx, o.stage, c) //nolint:wrapcheck // says what failed
 	}

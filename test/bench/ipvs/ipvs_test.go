@@ -5,6 +5,8 @@ package ipvs
 import (
 	"context"
 	"errors"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -101,18 +103,74 @@ func TestStub(t *testing.T) {
 }
 
 func TestMarkdown(t *testing.T) {
+	costs := func(requests uint64, ms float64) Costs {
+		return Costs{Counts: nlmeter.Counts{Requests: requests}, WorkMs: ms}
+	}
 	r := Result{
 		Date: "2026-01-01T00:00:00Z", Kernel: "6.1", Emulated: true,
-		Programming: []*Programming{{Name: "Fairlead", Services: 5, Look: &Costs{WorkMs: 1}}, {Name: "kube-proxy"}},
-		Paths:       []Path{{Proxy: "nftables", Way: "a way", Kept: Load{Failed: 77}}},
+		Programming: []*Programming{
+			{Name: Name, Services: 20, VirtualServers: 40, Full: costs(100, 10)}, {Name: proxyName, Services: 20, Full: costs(1000, 20000)},
+			{Name: Name, Services: 40, VirtualServers: 80, Full: costs(200, 0)}, {Name: proxyName, Services: 40, Full: costs(1500, 40000)},
+			{Name: Name, Services: 4000, VirtualServers: 8000, Full: costs(7777, 10), Look: &Costs{WorkMs: 1}},
+		},
+		Paths: []Path{{Proxy: "nftables", Way: "a way", Kept: Load{Failed: 77}}},
 	}
 	text := r.Markdown()
-	for _, want := range []string{"Linux 6.1", "emulated", "Fairlead: a look each second", "kube-proxy: from nothing", "| nftables | a way |", "| 77 |"} {
+	for _, want := range []string{
+		"Linux 6.1", "emulated", "with 4000 Services: 8000 virtual servers", "| from nothing | 7777 |", "| a look each second |",
+		"| 20 | 40 | from nothing | 100 | 1000 | 10.0 | 10 | 20000 | 2000.0 |", "| 40 | 80 | from nothing | 200 | 1500 | 7.5 | 0 | 40000 | – |",
+		"Between 20 and 40 Services, each one more costs kube-proxy 25.0 requests and 1.00 s",
+		"With 4000 Services kube-proxy was not measured.** If each one further costs it as much, that is 100500 requests and 1.1 h on this processor: computed, not measured.",
+		"| nftables | a way |", "| 77 |",
+	} {
 		if !strings.Contains(text, want) {
 			t.Errorf("no %q in\n%s", want, text)
 		}
 	}
-	if strings.Contains(text, "kube-proxy: a look") {
-		t.Errorf("kube-proxy looks at nothing:\n%s", text)
+	if strings.Contains(text, "table emptied") {
+		t.Errorf("nothing was emptied:\n%s", text)
+	}
+	r.Programming = r.Programming[:4]
+	if text := r.Markdown(); strings.Contains(text, "not measured") {
+		t.Errorf("everything was measured:\n%s", text)
+	}
+	r.Programming = r.Programming[:1]
+	if text := r.Markdown(); !strings.Contains(text, "with 20 Services") || strings.Contains(text, "Beside") {
+		t.Errorf("kube-proxy was not measured at all:\n%s", text)
+	}
+}
+
+func TestUsual(t *testing.T) {
+	if got := joinSizes(usual(true, 5000)); got != "20,40,80" {
+		t.Errorf("emulated: %s", got)
+	}
+	if got := joinSizes(usual(false, 5000)); got != "100,1000,5000" {
+		t.Errorf("not emulated: %s", got)
+	}
+}
+
+func TestToolsOf4(t *testing.T) {
+	bin, dir := t.TempDir(), t.TempDir()
+	for _, name := range []string{"ipset", "iptables", "iptables-save", "iptables-restore", "ip6tables"} {
+		if err := os.WriteFile(filepath.Join(bin, name), []byte("#!/bin/sh\n"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Setenv("PATH", bin)
+	for range 2 { // the second finds what the first made
+		tools, err := toolsOf4(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := os.Stat(filepath.Join(tools, "iptables-restore")); err != nil {
+			t.Error(err)
+		}
+		if _, err := os.Stat(filepath.Join(tools, "ip6tables")); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("ip6tables: %v", err)
+		}
+	}
+	t.Setenv("PATH", dir)
+	if _, err := toolsOf4(dir); err == nil {
+		t.Error("there is no ipset")
 	}
 }

@@ -18,6 +18,9 @@ import (
 	"github.com/fairlead-lb/fairlead/test/bench/ipvs/nlmeter"
 )
 
+// Name of what is measured, in the results.
+const Name = "Fairlead"
+
 // Costs of one thing done to the kernel.
 type Costs struct {
 	nlmeter.Counts
@@ -59,7 +62,7 @@ func median(all []Costs) Costs {
 // MeasureFairlead runs the node agent's benchmark, compiled before, which has a network
 // namespace of its own.
 func MeasureFairlead(ctx context.Context, binary string, services int, progress io.Writer) (*Programming, error) {
-	out := &Programming{Name: "Fairlead", Services: services, VirtualServers: 2 * services, RealServers: 2 * services * endpoints}
+	out := &Programming{Name: Name, Services: services, VirtualServers: 2 * services, RealServers: 2 * services * endpoints}
 	cmd := exec.CommandContext(ctx, binary, "-test.run=^$", "-test.bench=^BenchmarkIPVS$", "-test.benchtime=1x", "-test.timeout=40m")
 	cmd.Env = append(os.Environ(), "FAIRLEAD_BENCH_SERVICES="+strconv.Itoa(services))
 	var text bytes.Buffer

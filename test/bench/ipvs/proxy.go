@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -24,11 +25,17 @@ import (
 
 const nodeAddress = "10.0.0.1"
 
+const proxyName = "kube-proxy v1.37, mode ipvs"
+
 // clockTick is the unit of times in /proc/PID/stat.
 const clockTick = 10 * time.Millisecond
 
 // fullPatience with one sync: it runs a program for each element of a set.
 const fullPatience = 40 * time.Minute
+
+// lookEvery is how often kube-proxy is asked whether it is done: often enough, and seldom
+// enough for the answers to cost it little.
+const lookEvery = 500 * time.Millisecond
 
 // changesOfProxy is how many endpoints are replaced, one after another.
 const changesOfProxy = 3
@@ -61,7 +68,7 @@ func MeasureProxy(ctx context.Context, program, dir string, services int) (*Prog
 		return nil, err
 	}
 	defer func() { _ = p.proc.Stop() }() // or it dies with us
-	out := &Programming{Name: "kube-proxy v1.37, mode ipvs", Services: services}
+	out := &Programming{Name: proxyName, Services: services}
 	if err := p.until(ctx, fullPatience, func(m proxyMetrics) bool { return m.syncs > 0 }); err != nil {
 		return nil, err
 	}
@@ -121,8 +128,12 @@ func startProxy(ctx context.Context, program, dir, url string) (*plane.Process, 
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		return nil, fmt.Errorf("start kube-proxy: %w", err)
 	}
+	tools, err := toolsOf4(dir)
+	if err != nil {
+		return nil, err
+	}
 	return plane.StartProcess(ctx, plane.Program{ //nolint:wrapcheck // says what failed
-		Name: "kube-proxy", LogFile: filepath.Join(dir, "kube-proxy.log"), Path: program,
+		Name: "kube-proxy", LogFile: filepath.Join(dir, "kube-proxy.log"), Path: program, Env: []string{"PATH=" + tools},
 		Args: []string{
 			"--kubeconfig=" + config, "--hostname-override=" + stubNode, "--proxy-mode=ipvs", "--cluster-cidr=172.16.0.0/12",
 			"--conntrack-max-per-core=0", "--conntrack-min=0", "--conntrack-tcp-timeout-established=0s", "--conntrack-tcp-timeout-close-wait=0s",
@@ -131,6 +142,29 @@ func startProxy(ctx context.Context, program, dir, url string) (*plane.Process, 
 			"--ipvs-sync-period=1h",
 		},
 	})
+}
+
+// toolsOf4 makes a directory with the programs that kube-proxy runs for IPv4. Where it finds
+// those for IPv6 it goes on to program that family, which has no Service here: that is no
+// part of what is compared.
+func toolsOf4(dir string) (string, error) {
+	tools := filepath.Join(dir, "tools")
+	if err := os.RemoveAll(tools); err != nil {
+		return "", fmt.Errorf("start kube-proxy: %w", err)
+	}
+	if err := os.Mkdir(tools, 0o700); err != nil {
+		return "", fmt.Errorf("start kube-proxy: %w", err)
+	}
+	for _, name := range []string{"ipset", "iptables", "iptables-save", "iptables-restore"} {
+		path, err := exec.LookPath(name)
+		if err != nil {
+			return "", fmt.Errorf("start kube-proxy: %w", err)
+		}
+		if err := os.Symlink(path, filepath.Join(tools, name)); err != nil {
+			return "", fmt.Errorf("start kube-proxy: %w", err)
+		}
+	}
+	return tools, nil
 }
 
 // proxyMetrics are kube-proxy's own.
@@ -175,7 +209,7 @@ func readMetrics(ctx context.Context) (proxyMetrics, error) {
 func (p *proxy) until(ctx context.Context, patience time.Duration, done func(proxyMetrics) bool) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, patience, fmt.Errorf("kube-proxy is not done within %s", patience))
 	defer cancel()
-	tick := time.NewTicker(50 * time.Millisecond)
+	tick := time.NewTicker(lookEvery)
 	defer tick.Stop()
 	for {
 		if err := p.proc.Err(); err != nil {

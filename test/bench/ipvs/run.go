@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -32,6 +33,9 @@ type Config struct {
 	Part string
 	// Services each make two virtual servers with three real ones.
 	Services int
+	// Beside are the numbers of Services that kube-proxy is given too; none: what is
+	// usual on the kernel that is measured.
+	Beside []int
 	// Round is how long clients ask at a time.
 	Round time.Duration
 	// Plane is the file that describes the control plane of the second part, PlaneHost
@@ -85,10 +89,15 @@ func Measure(ctx context.Context, c Config, m harness.Machine) (*Result, error) 
 	if err != nil {
 		return nil, fmt.Errorf("find this program: %w", err)
 	}
-	argv := []string{self, "-bench", "ipvs", "-state-dir", c.Dir, "-services", strconv.Itoa(c.Services), "-round", c.Round.String()}
 	run, host, err := c.runner(ctx, out)
 	if err != nil {
 		return nil, err
+	}
+	if len(c.Beside) == 0 {
+		c.Beside = usual(out.Emulated, c.Services)
+	}
+	argv := []string{
+		self, "-bench", "ipvs", "-state-dir", c.Dir, "-services", strconv.Itoa(c.Services), "-sizes", joinSizes(c.Beside), "-round", c.Round.String(),
 	}
 	if c.Part != PartTraffic {
 		if err := run(append(argv, "-stage", StageKernel), out); err != nil {
@@ -103,6 +112,24 @@ func Measure(ctx context.Context, c Config, m harness.Machine) (*Result, error) 
 		err = run(append(argv, "-stage", StageTraffic, "-plane", file, "-plane-host", host), &out.Paths)
 	}
 	return out, errors.Join(err, stop())
+}
+
+// usual numbers of Services for the comparison. kube-proxy in mode ipvs starts a program for
+// each element of a set, five times per Service: on an emulated processor it takes about a
+// second for each Service, and would take hours for all.
+func usual(emulated bool, services int) []int {
+	if emulated {
+		return []int{20, 40, 80}
+	}
+	return []int{100, 1000, services}
+}
+
+func joinSizes(sizes []int) string {
+	texts := make([]string, len(sizes))
+	for i, n := range sizes {
+		texts[i] = strconv.Itoa(n)
+	}
+	return strings.Join(texts, ",")
 }
 
 // runner returns what runs this program on the kernel that is measured and reads its
@@ -167,9 +194,9 @@ func (c *Config) controlPlane(ctx context.Context) (stop func() error, file stri
 // compile makes all programs: nothing is compiled on an emulated processor.
 func (c *Config) compile(ctx context.Context) error {
 	for _, args := range [][]string{
-		{"build", "-trimpath", "-o", filepath.Join(c.Root, "bin") + "/", "./cmd/..."},
+		{"build", "-trimpath", "-tags", "grpcnotrace", "-o", filepath.Join(c.Root, "bin") + "/", "./cmd/" + harness.ControllerProgram, "./cmd/" + harness.AgentProgram},
 		{"build", "-trimpath", "-o", filepath.Join(c.Dir, "fairlead-vm"), "./test/vm/cmd/fairlead-vm"},
-		{"test", "-c", "-trimpath", "-tags", "kernel,ipvs", "-o", c.agentBenchmark(), "./nodeagent"},
+		{"test", "-c", "-trimpath", "-tags", "kernel,ipvs,grpcnotrace", "-o", c.agentBenchmark(), "./nodeagent"},
 	} {
 		cmd := exec.CommandContext(ctx, "go", args...) //nolint:gosec // constants and our own directory
 		cmd.Dir, cmd.Env = c.Root, append(os.Environ(), "CGO_ENABLED=0")
@@ -233,7 +260,8 @@ type firstPart struct {
 	Programming []*Programming `json:"programming"`
 }
 
-// onKernel measures the first part, one program after the other.
+// onKernel measures the first part: each number of Services with both programs, one after
+// the other, and all of them with Fairlead.
 func (c *Config) onKernel(ctx context.Context) (*firstPart, error) {
 	out := &firstPart{}
 	b, err := os.ReadFile("/proc/sys/kernel/osrelease")
@@ -241,21 +269,31 @@ func (c *Config) onKernel(ctx context.Context) (*firstPart, error) {
 		return nil, fmt.Errorf("find the kernel's version: %w", err)
 	}
 	out.Kernel = strings.TrimSpace(string(b))
-	ours, err := MeasureFairlead(ctx, c.agentBenchmark(), c.Services, c.Progress)
-	if err != nil {
-		return nil, err
-	}
 	self, err := os.Executable()
 	if err != nil {
 		return nil, fmt.Errorf("find this program: %w", err)
 	}
-	cmd := exec.CommandContext(ctx, self, "-bench", "ipvs", "-stage", StageProxy, "-state-dir", c.Dir, "-services", strconv.Itoa(c.Services)) //nolint:gosec // ourselves
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
-	theirs := &Programming{}
-	if err := stage(cmd, c.Progress, theirs); err != nil {
-		return nil, err
+	for _, n := range c.Beside {
+		ours, err := MeasureFairlead(ctx, c.agentBenchmark(), n, c.Progress)
+		if err != nil {
+			return nil, err
+		}
+		cmd := exec.CommandContext(ctx, self, "-bench", "ipvs", "-stage", StageProxy, "-state-dir", c.Dir, "-services", strconv.Itoa(n)) //nolint:gosec // ourselves
+		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
+		theirs := &Programming{}
+		if err := stage(cmd, c.Progress, theirs); err != nil {
+			showLogs(c.Dir, c.Progress)
+			return nil, err
+		}
+		out.Programming = append(out.Programming, ours, theirs)
 	}
-	out.Programming = []*Programming{ours, theirs}
+	if !slices.Contains(c.Beside, c.Services) {
+		ours, err := MeasureFairlead(ctx, c.agentBenchmark(), c.Services, c.Progress)
+		if err != nil {
+			return nil, err
+		}
+		out.Programming = append(out.Programming, ours)
+	}
 	return out, nil
 }
 
