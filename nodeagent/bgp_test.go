@@ -366,7 +366,7 @@ func TestFlappingIsCalmed(t *testing.T) {
 			speaker.again()
 			s.wait(time.Second)
 		}
-		if writes := s.agents.Writes() - before; writes > 5+5*4+1 {
+		if writes := s.agents.Writes() - before; writes > boardBurst+5*4+1 {
 			s.t.Errorf("%d writes in five minutes", writes)
 		}
 		n.router.setDown("spine", true)

@@ -21,7 +21,7 @@ const (
 	maxPeerAddress = 64
 	// boardBurst is how many changes of sessions are told at once, boardRefill how long until
 	// one more is: a session that goes up and down is not to be written each time.
-	boardBurst  = 5
+	boardBurst  = 8
 	boardRefill = 15 * time.Second
 	// boardSpare changes are left to states by those of figures and words, which are told
 	// after boardRest at the earliest.

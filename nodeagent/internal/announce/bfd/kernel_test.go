@@ -84,6 +84,7 @@ func isState(d *Detector, key, want string) func() bool {
 // so it hears as a raw socket does.
 type double struct {
 	t    *testing.T
+	port int
 	out  *net.UDPConn
 	in   *ipv4.RawConn
 	self wire.BFDHeader
@@ -108,7 +109,7 @@ func newDouble(t *testing.T, port int) *double {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { in.Close() })
-	p := &double{t: t, in: in, self: wire.BFDHeader{
+	p := &double{t: t, port: port, in: in, self: wire.BFDHeader{
 		Version: 1, State: wire.StateDown, DetectTimeMultiplier: 3, MyDiscriminator: 77, DesiredMinTxInterval: 1000000, RequiredMinRxInterval: 50000,
 	}}
 	p.dial("127.0.0.2", port)
@@ -147,22 +148,27 @@ func (p *double) say(state wire.StateType) {
 	}
 }
 
-// hear waits for the next packet.
+// hear waits for the next packet to its port.
 func (p *double) hear() heard {
 	p.t.Helper()
 	if err := p.in.SetReadDeadline(time.Now().Add(limit)); err != nil {
 		p.t.Fatal(err)
 	}
-	var buf [128]byte
-	ip, b, _, err := p.in.ReadFrom(buf[:])
-	if err != nil {
-		p.t.Fatal(err)
+	for {
+		var buf [128]byte
+		ip, b, _, err := p.in.ReadFrom(buf[:])
+		if err != nil {
+			p.t.Fatal(err)
+		}
+		h := heard{ttl: ip.TTL, from: binary.BigEndian.Uint16(b), to: binary.BigEndian.Uint16(b[2:])}
+		if int(h.to) != p.port {
+			continue // the farewell of another session
+		}
+		if err := h.UnmarshalBinary(b[8:]); err != nil {
+			p.t.Fatal(err)
+		}
+		return h
 	}
-	h := heard{ttl: ip.TTL, from: binary.BigEndian.Uint16(b), to: binary.BigEndian.Uint16(b[2:])}
-	if err := h.UnmarshalBinary(b[8:]); err != nil {
-		p.t.Fatal(err)
-	}
-	return h
 }
 
 // await waits for a packet that says state.

@@ -14,7 +14,7 @@ import (
 
 // Over a restart that was told, the router sees nothing but one session.
 func TestRestartUnnoticed(t *testing.T) {
-	for name, kind := range daemons() {
+	for name, kind := range daemonsOr("BIRD") {
 		t.Run(name, func(t *testing.T) {
 			r := newRouter(t, 1, kind)
 			kind.start(r, 300, false)
@@ -86,7 +86,7 @@ func TestForgottenIsNotResumed(t *testing.T) {
 // A run that is killed says nothing. The next one begins anew, or goes on, before or after
 // the router has noticed.
 func TestCrash(t *testing.T) {
-	for name, kind := range daemons() {
+	for name, kind := range daemonsOr("FRR") {
 		t.Run(name, func(t *testing.T) {
 			r := newRouter(t, 1, kind)
 			kind.start(r, 300, false)

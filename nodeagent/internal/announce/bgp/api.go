@@ -70,7 +70,8 @@ type SessionState struct {
 	Since time.Time
 	// Reason why the session is not Established, or not all that is configured; "" for none.
 	Reason reason.Reason
-	// Message says in words what ended the session last, or why it is not complete.
+	// Message says in words what ended the session last, after "before: " where it is up again,
+	// or why it is not complete.
 	Message string
 	// Prefixes that the peer was told: none while it is not Established.
 	Prefixes int

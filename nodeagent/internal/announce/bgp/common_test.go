@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
@@ -71,6 +72,7 @@ func awaitState(t *testing.T, s *Speaker, peer string, want State) SessionState 
 // planOf sessions that are told the same routes.
 func planOf(routes []loadbalancer.BGPRoute, sessions ...loadbalancer.BGPSession) loadbalancer.BGPPlan {
 	p := loadbalancer.BGPPlan{Sessions: sessions, Routes: make(map[string][]loadbalancer.BGPRoute)}
+	routes = slices.SortedFunc(slices.Values(routes), func(a, b loadbalancer.BGPRoute) int { return a.Prefix.Compare(b.Prefix) })
 	for i := range sessions {
 		p.Routes[sessions[i].Peer] = routes
 	}

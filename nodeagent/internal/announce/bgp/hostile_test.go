@@ -176,6 +176,28 @@ func TestRoutesOfAPeerTakeNoMemoryAndDoNoHarm(t *testing.T) {
 	}
 }
 
+// What is wrong no more must not read as if it were.
+func TestAnEarlierEndIsSaidToBeEarlier(t *testing.T) {
+	first := true
+	p := newStranger(t, "127.0.0.2", func(c net.Conn) {
+		if !greet(c) {
+			return
+		}
+		if first {
+			first = false
+			_, _ = c.Write(notification{code: codeCease, subcode: adminReset}.bytes())
+		}
+		_ = lastWords(c)
+	})
+	spec := p.spec("p")
+	s := begin(t, Options{})
+	s.Apply(planOf(nil, spec), lab)
+	eventually(t, "up again, and why it fell", func() bool {
+		st := stateOf(s, "p")
+		return st.State == Established && st.Flaps == 1 && st.Reason == "" && st.Message == "before: the peer ended it: Cease/Administrative Reset (6/4)"
+	})
+}
+
 func TestDynamicASN(t *testing.T) {
 	tests := []struct {
 		dynamic loadbalancer.DynamicASN

@@ -7,6 +7,7 @@ package bgp
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -79,7 +80,13 @@ func (r *realRouter) kill(pidFile string) {
 		return
 	}
 	_ = syscall.Kill(pid, syscall.SIGKILL) // may be dead
-	eventually(r.t, "a daemon ends", func() bool { return syscall.Kill(pid, 0) != nil })
+	eventually(r.t, "a daemon ends", func() bool { return ended(pid) })
+}
+
+// ended says whether a process runs no more. Whoever is to collect it may take its time.
+func ended(pid int) bool {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	return err != nil || strings.Contains(string(stat), ") Z ")
 }
 
 const birdBase = `router id 10.99.0.254;
@@ -129,7 +136,7 @@ func (r *realRouter) vtysh(command string, into any) {
 func realSpec(change func(*loadbalancer.BGPSession)) loadbalancer.BGPSession {
 	s := loadbalancer.BGPSession{
 		Peer: "r", MyASN: 64513, PeerASN: 64512, Addr: netip.MustParseAddr("10.99.0.254"), Port: 179,
-		Hold: 90 * time.Second, Keepalive: 30 * time.Second, Connect: time.Second, IdleHold: time.Second,
+		Hold: 90 * time.Second, Keepalive: 30 * time.Second, Connect: 100 * time.Millisecond, IdleHold: 100 * time.Millisecond,
 		RouterID: netip.MustParseAddr("10.99.0.1"), IPv4: true, IPv6: true,
 	}
 	if change != nil {

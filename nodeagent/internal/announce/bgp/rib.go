@@ -10,6 +10,7 @@ import (
 	"math"
 	"net"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/osrg/gobgp/v4/api"
@@ -43,8 +44,14 @@ type rib struct {
 	spec   *loadbalancer.BGPSession
 	server *server.BgpServer
 	port   int
-	told   map[netip.Prefix]told
 	peer   bool
+
+	// want is what it was last given, with the next hops of then; told is what became of it,
+	// four and six how many of each family.
+	want      []loadbalancer.BGPRoute
+	at        hops
+	told      map[netip.Prefix]told
+	four, six int
 }
 
 // newRIB starts a server.
@@ -198,62 +205,107 @@ func families(s *loadbalancer.BGPSession) []gobgp.Family {
 // seconds rounds up: BGP knows no less.
 func seconds(d time.Duration) uint64 { return uint64(math.Ceil(d.Seconds())) }
 
-// set makes the routes of the server those that are wanted and have a next hop, and says
-// how many were told or withdrawn. What cannot be told is left out; the error says why.
+// set makes the routes of the server those that are wanted, ascending by prefix, and have a
+// next hop, and says how many were told or withdrawn. What cannot be told is left out; the
+// error says why. The caller must not write to want afterwards.
+//
+// Most often one route of thousands differs: old and new are walked side by side, and what is
+// the same is not touched.
 func (r *rib) set(want []loadbalancer.BGPRoute, at hops) (changed int, err error) {
 	var errs []error
-	keep := make(map[netip.Prefix]struct{}, len(want))
-	var add []*apiutil.Path
-	for i := range want {
-		route := &want[i]
-		hop := at.six
-		if route.Prefix.Addr().Is4() {
-			hop = at.four
+	var add, gone []*apiutil.Path
+	whole, old := r.at != at, r.want
+	r.want, r.at = want, at
+	for i, j := 0, 0; i < len(old) || j < len(want); {
+		side := 0
+		switch {
+		case i == len(old):
+			side = 1
+		case j == len(want):
+			side = -1
+		case old[i].Prefix != want[j].Prefix:
+			side = old[i].Prefix.Compare(want[j].Prefix)
 		}
-		if !hop.IsValid() || !r.carries(route.Prefix) {
+		if side < 0 {
+			gone = r.drop(gone, old[i].Prefix)
+			i++
 			continue
 		}
-		old, ok := r.told[route.Prefix]
-		if ok && old.hop == hop && old.route.Equal(&route.BGPAttributes) {
-			old.route.Addrs = route.Addrs
-			r.told[route.Prefix] = old
-			keep[route.Prefix] = struct{}{}
-			continue
+		if side > 0 || whole || !sameRoute(&old[i], &want[j]) {
+			if hop := r.hop(want[j].Prefix, at); !hop.IsValid() {
+				gone = r.drop(gone, want[j].Prefix)
+			} else if add, err = r.put(add, &want[j], hop); err != nil {
+				gone = r.drop(gone, want[j].Prefix)
+				errs = append(errs, err)
+			}
 		}
+		if side == 0 {
+			i++
+		}
+		j++
+	}
+	errs = append(errs, r.withdraw(gone), r.tell(add))
+	if err = errors.Join(errs...); err != nil {
+		r.at = hops{} // and once more, all of it
+	}
+	return len(add) + len(gone), err
+}
+
+// sameRoute compares. Plans share what did not change, which is seen soonest.
+func sameRoute(a, b *loadbalancer.BGPRoute) bool {
+	return a.BGPAttributes.Equal(&b.BGPAttributes) && len(a.Addrs) == len(b.Addrs) &&
+		(len(a.Addrs) == 0 || &a.Addrs[0] == &b.Addrs[0] || slices.Equal(a.Addrs, b.Addrs))
+}
+
+// hop of a prefix, not valid where the session cannot carry it.
+func (r *rib) hop(p netip.Prefix, at hops) netip.Addr {
+	switch is4 := p.Addr().Is4(); {
+	case is4 && r.spec.IPv4:
+		return at.four
+	case !is4 && r.spec.IPv6:
+		return at.six
+	default:
+		return netip.Addr{}
+	}
+}
+
+// put notes a route and adds to paths what the server is to be told of it, if anything.
+func (r *rib) put(paths []*apiutil.Path, route *loadbalancer.BGPRoute, hop netip.Addr) ([]*apiutil.Path, error) {
+	before, known := r.told[route.Prefix]
+	if !known || before.hop != hop || !before.route.Equal(&route.BGPAttributes) {
 		p, err := path(r.spec, route, hop)
 		if err != nil {
-			errs = append(errs, err)
-			continue
+			return paths, err
 		}
-		keep[route.Prefix] = struct{}{}
-		r.told[route.Prefix] = told{*route, hop}
-		add = append(add, p)
+		paths = append(paths, p)
 	}
-	gone := r.gone(keep)
-	errs = append(errs, r.withdraw(gone), r.tell(add))
-	return len(add) + len(gone), errors.Join(errs...)
+	if !known {
+		*r.count(route.Prefix)++
+	}
+	r.told[route.Prefix] = told{*route, hop}
+	return paths, nil
 }
 
-func (r *rib) carries(p netip.Prefix) bool {
+// drop forgets a prefix and adds its withdrawal to paths if it was told.
+func (r *rib) drop(paths []*apiutil.Path, prefix netip.Prefix) []*apiutil.Path {
+	if _, ok := r.told[prefix]; !ok {
+		return paths
+	}
+	delete(r.told, prefix)
+	*r.count(prefix)--
+	nlri, err := gobgp.NewIPAddrPrefix(prefix)
+	if err != nil {
+		return paths // not possible: it was told, so it is a prefix
+	}
+	return append(paths, &apiutil.Path{Family: familyOf(prefix), Nlri: nlri, Withdrawal: true})
+}
+
+// count is how many prefixes of the family of one are told.
+func (r *rib) count(p netip.Prefix) *int {
 	if p.Addr().Is4() {
-		return r.spec.IPv4
+		return &r.four
 	}
-	return r.spec.IPv6
-}
-
-func (r *rib) gone(keep map[netip.Prefix]struct{}) []*apiutil.Path {
-	var gone []*apiutil.Path
-	for prefix := range r.told {
-		if _, ok := keep[prefix]; ok {
-			continue
-		}
-		delete(r.told, prefix)
-		nlri, err := gobgp.NewIPAddrPrefix(prefix)
-		if err == nil { // it was told, so it is a prefix
-			gone = append(gone, &apiutil.Path{Family: familyOf(prefix), Nlri: nlri, Withdrawal: true})
-		}
-	}
-	return gone
+	return &r.six
 }
 
 // withdraw comes before tell: a router must not see more at once than the plan has.

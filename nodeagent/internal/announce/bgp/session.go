@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"net"
 	"net/netip"
 	"slices"
@@ -79,7 +78,7 @@ type session struct {
 	greeting greeting
 	falls    uint64
 	bfd      string
-	told     map[netip.Prefix]loadbalancer.BGPRoute
+	told     int // prefixes
 	cancel   context.CancelFunc
 	last     *notification // what the peer is told at the end of the session
 }
@@ -94,7 +93,7 @@ func (s *session) snapshot() SessionState {
 		st.Prefixes, st.LeftOut = 0, 0
 		return st
 	}
-	st.Prefixes = len(s.told)
+	st.Prefixes = s.told
 	st.LeftOut = len(s.want) - st.Prefixes
 	if st.LeftOut > 0 {
 		st.Reason = reason.InvalidPeer
@@ -106,11 +105,19 @@ func (s *session) snapshot() SessionState {
 // routes that the peer was told.
 func (s *session) routes() []loadbalancer.BGPRoute {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.state.State != Established {
-		return nil
+	up, g := s.state.State == Established, s.greeting
+	s.mu.Unlock()
+	if !up {
+		return nil // and the server may be busy with a new connection for long
 	}
-	r := slices.Collect(maps.Values(s.told))
+	s.ribMu.Lock()
+	defer s.ribMu.Unlock()
+	r := make([]loadbalancer.BGPRoute, 0, len(s.rib.told))
+	for p, t := range s.rib.told {
+		if p.Addr().Is4() && g.v4 || p.Addr().Is6() && g.v6 {
+			r = append(r, t.route)
+		}
+	}
 	slices.SortFunc(r, func(a, b loadbalancer.BGPRoute) int { return a.Prefix.Compare(b.Prefix) })
 	return r
 }
@@ -323,14 +330,15 @@ func (s *session) sync() {
 	if err != nil {
 		s.synced = synced{} // and once more with the next plan
 	}
-	carried := make(map[netip.Prefix]loadbalancer.BGPRoute, len(s.rib.told))
-	for p, t := range s.rib.told {
-		if p.Addr().Is4() && g.v4 || p.Addr().Is6() && g.v6 {
-			carried[p] = t.route
-		}
+	told := 0
+	if g.v4 {
+		told += s.rib.four
+	}
+	if g.v6 {
+		told += s.rib.six
 	}
 	s.mu.Lock()
-	s.told = carried
+	s.told = told
 	if up {
 		s.totals.updates.Add(uint64(changed)) //nolint:gosec // a count
 	}
@@ -385,10 +393,20 @@ func (s *session) reach(st State) {
 	s.state.State = st
 	if st == Established {
 		s.state.Since, s.state.Reason = time.Now(), ""
-		s.totals.updates.Add(uint64(len(s.told)))
+		s.state.Message = formerly(s.state.Message, s.totals.flaps.Load())
+		s.totals.updates.Add(uint64(s.told))
 	}
 	s.mu.Unlock()
 	s.changed()
+}
+
+// formerly is what a session that is up says of what was before: why it fell last, which is
+// not to be read as if it were so now. Attempts before the first success are nobody's concern.
+func formerly(message string, flaps uint64) string {
+	if message == "" || flaps == 0 {
+		return ""
+	}
+	return "before: " + message
 }
 
 // fell notes the end of a connection, or of an attempt.
