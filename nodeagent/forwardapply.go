@@ -181,6 +181,9 @@ func (f *forwarder) noteUnbound(ctx context.Context, r viplink.Result) {
 func (f *forwarder) repair(ctx context.Context) error {
 	result, err := f.plane.servers.Check(ctx)
 	f.repaired(ctx, partServers, result.Repaired)
+	if result.Expiring {
+		f.repaired(ctx, partSysctls, 1)
+	}
 	if err == nil {
 		f.noteRefused(ctx, result)
 	}

@@ -30,7 +30,7 @@ type sysctl struct {
 	// needed says that nothing is forwarded without it.
 	needed bool
 	// pulsed says that the data plane itself has it otherwise for moments: once it is
-	// recorded it is left alone, and it is recorded before the first of them.
+	// recorded it is the data plane's to keep, and it is recorded before the first of them.
 	pulsed bool
 }
 

@@ -26,8 +26,10 @@ type Guard struct {
 	have contents
 	// lists of sources that are in the kernel, used or not.
 	lists map[string]bool
-	// owned is what was or will be served since the last Settle.
+	// owned is what was or will be served since the last Settle; lost says that it is all
+	// although have is nil: somebody else has changed the table.
 	owned map[element]bool
+	lost  bool
 	// handles of the rules as we made them, ascending; nil: not looked at since.
 	handles []int
 	// rulesDue and elementsDue are when they are compared next.
@@ -74,7 +76,7 @@ func (g *Guard) Prepare(ctx context.Context, want loadbalancer.Forwarding) error
 		g.difference(tx, name, nil, fresh[name])
 	}
 	if err := g.nft.Run(ctx, tx); err != nil {
-		g.have = nil
+		g.have, g.lost = nil, false
 		return fmt.Errorf("noting in nftables what will be served: %w", err)
 	}
 	for name, elements := range fresh {
@@ -94,7 +96,7 @@ func (g *Guard) Prepare(ctx context.Context, want loadbalancer.Forwarding) error
 func (g *Guard) Apply(ctx context.Context, want loadbalancer.Forwarding) error {
 	next := contentsOf(want)
 	owned := maps.Clone(g.owned)
-	if g.have == nil {
+	if g.have == nil && !g.lost {
 		former, err := g.former(ctx)
 		if err != nil {
 			return err
@@ -242,13 +244,13 @@ func (g *Guard) run(ctx context.Context, tx *knftables.Transaction, next content
 		return nil
 	}
 	if err := g.nft.Run(ctx, tx); err != nil {
-		g.have = nil
+		g.have, g.lost = nil, false
 		return fmt.Errorf("changing nftables: %w", err)
 	}
 	if g.have == nil || !maps.Equal(lists, g.lists) {
 		g.handles, g.rulesDue = nil, time.Time{}
 	}
-	g.have, g.lists = next, lists
+	g.have, g.lists, g.lost = next, lists, false
 	return nil
 }
 
@@ -260,7 +262,7 @@ func (g *Guard) Remove(ctx context.Context) error {
 	if err := g.nft.Run(ctx, tx); err != nil {
 		return fmt.Errorf("deleting the nftables table: %w", err)
 	}
-	g.have, g.handles = nil, nil
+	g.have, g.handles, g.lost = nil, nil, false
 	clear(g.owned)
 	return nil
 }

@@ -27,6 +27,12 @@ type failing struct {
 	*knftables.Fake
 
 	fail, short bool
+	reads       int
+}
+
+func (f *failing) ListElements(ctx context.Context, kind, name string) ([]*knftables.Element, error) {
+	f.reads++
+	return f.Fake.ListElements(ctx, kind, name)
 }
 
 func (f *failing) ListAll(ctx context.Context) (map[string][]string, error) {
@@ -328,7 +334,12 @@ func TestCheckSeesWhatIsGone(t *testing.T) {
 		if ok, err := g.Check(t.Context()); ok || err != nil {
 			t.Errorf("%s is gone: intact %t (%v)", what, ok, err)
 		}
+		reads := f.reads
 		must(t, g.Apply(t.Context(), plan()))
+		// Each is a run of nft, while connections wait.
+		if f.reads > reads {
+			t.Errorf("%s is gone: %d lists were read to put it back", what, f.reads-reads)
+		}
 		if ok, err := g.Check(t.Context()); !ok || err != nil {
 			t.Errorf("%s was repaired: intact %t (%v)", what, ok, err)
 		}

@@ -135,7 +135,7 @@ func (g *Guard) Check(ctx context.Context) (bool, error) {
 		return false, err
 	}
 	if !intact {
-		g.have, g.handles = nil, nil
+		g.have, g.handles, g.lost = nil, nil, true
 	}
 	return intact, nil
 }

@@ -114,3 +114,13 @@ func (s *Servers) stopExpiring() error {
 	s.expires, s.expired = false, time.Now()
 	return nil
 }
+
+// startsExpiring says whether somebody else has set what stopExpiring is then to set back.
+func (s *Servers) startsExpiring() bool {
+	if s.expires {
+		return false
+	}
+	value, err := s.settings.Sysctl(expireNodest)
+	s.expires = err == nil && value != "0"
+	return s.expires
+}

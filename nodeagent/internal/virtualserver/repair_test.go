@@ -299,3 +299,20 @@ func TestMadeButNotTold(t *testing.T) {
 		n.wantTable(t, "172.20.0.2:80/TCP rr 1:1")
 	})
 }
+
+// kube-proxy in ipvs mode has connections thrown away from its start on, for good.
+func TestOthersHaveConnectionsThrownAway(t *testing.T) {
+	n := newNode()
+	n.apply(t, service(vip(1), loadbalancer.TCP, "rr", pods(1)...))
+	if r := n.check(t); r.Expiring {
+		t.Error("nobody did yet")
+	}
+	n.Settle(expireNodest, "1")
+	if r := n.check(t); !r.Expiring || n.Setting(expireNodest) != "0" {
+		t.Errorf("told: %t; it is %s", r.Expiring, n.Setting(expireNodest))
+	}
+	n.wantOps(t, "SetSysctl")
+	if r := n.check(t); r.Expiring {
+		t.Error("told again")
+	}
+}

@@ -29,6 +29,8 @@ type Table interface {
 
 // Settings are the kernel's: [kernel.Kernel].
 type Settings interface {
+	// Sysctl returns kernel.ErrNotFound for one that this kernel does not have.
+	Sysctl(name string) (string, error)
 	SetSysctl(name, value string) error
 }
 
@@ -82,6 +84,9 @@ type Result struct {
 	Draining int
 	// Repaired virtual servers were missing or had been altered, in this call.
 	Repaired int
+	// Expiring: somebody else had the kernel throw away connections whose real server is not
+	// there, as kube-proxy in ipvs mode does when it starts; it is to keep them again.
+	Expiring bool
 	// Refused ascend by key. All others are as they should be.
 	Refused []Refusal
 }
@@ -196,6 +201,13 @@ func (s *Servers) Check(ctx context.Context) (Result, error) {
 	if !s.applied {
 		return Result{}, nil
 	}
+	expiring := s.startsExpiring()
+	result, err := s.check(ctx)
+	result.Expiring = expiring
+	return result, err
+}
+
+func (s *Servers) check(ctx context.Context) (Result, error) {
 	if s.known {
 		if err := s.look(ctx); err != nil {
 			return s.result(), err
