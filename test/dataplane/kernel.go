@@ -76,12 +76,16 @@ func (k *Kernel) tableOwner(name string) *string {
 	return &k.Foreign
 }
 
+// firstNodePort of the API server's default range; no Service here has such a port.
+const firstNodePort = 30000
+
 // serverOwner knows virtual servers by their address: marks are ours, addresses of the pool
-// are, documentation addresses (RFC 5737) are the tests' own, all others kube-proxy's.
+// are, but for node ports, which kube-proxy in ipvs mode serves on all addresses of a node,
+// ours included; documentation addresses (RFC 5737) are the tests' own, all others kube-proxy's.
 func (k *Kernel) serverOwner(server string) *string {
 	ap, err := netip.ParseAddrPort(server)
 	switch {
-	case err != nil, netip.MustParsePrefix(pool4).Contains(ap.Addr()), netip.MustParsePrefix(pool6).Contains(ap.Addr()):
+	case err != nil, inPool(ap.Addr()) && ap.Port() < firstNodePort:
 		return &k.Ours
 	case netip.MustParsePrefix(documentation).Contains(ap.Addr()):
 		return &k.Foreign
@@ -90,6 +94,10 @@ func (k *Kernel) serverOwner(server string) *string {
 }
 
 const documentation = "192.0.2.0/24"
+
+func inPool(a netip.Addr) bool {
+	return netip.MustParsePrefix(pool4).Contains(a) || netip.MustParsePrefix(pool6).Contains(a)
+}
 
 func (k *Kernel) linkOwner(name string) *string {
 	switch name {
@@ -104,10 +112,13 @@ func (k *Kernel) linkOwner(name string) *string {
 // lifetimes count down, and indexes come first.
 var lifetimes = regexp.MustCompile(`^\d+: |\\ .*|\n`)
 
-// tables splits what nft prints.
+// tables splits what nft prints. Its remarks stand between tables and are of none.
 func tables(rules string) []string {
 	var out []string
 	for line := range strings.Lines(rules) {
+		if strings.HasPrefix(line, "#") {
+			continue
+		}
 		if strings.HasPrefix(line, "table ") {
 			out = append(out, "")
 		}

@@ -16,6 +16,7 @@ func TestOwnersInTheKernel(t *testing.T) {
 	for server, want := range map[string]*string{
 		"10.30.64.7:80": &k.Ours, "[fd00:30::1:7]:80": &k.Ours, "262144": &k.Ours,
 		"10.96.0.1:443": &k.Proxy, "10.30.0.10:30080": &k.Proxy, "192.0.2.1:80": &k.Foreign,
+		"10.30.64.7:32049": &k.Proxy, "[fd00:30::1:7]:30001": &k.Proxy,
 	} {
 		if got := k.serverOwner(server); got != want {
 			t.Errorf("virtual server %s is taken for another's", server)
@@ -35,7 +36,7 @@ func TestOwnersInTheKernel(t *testing.T) {
 
 func TestReadingWhatToolsPrint(t *testing.T) {
 	t.Parallel()
-	got := tables("# a warning\ntable ip a {\n\tchain x {\n\t}\n}\ntable inet b {\n}\n")
+	got := tables("# a warning\ntable ip a {\n\tchain x {\n\t}\n}\n# another, of somebody\ntable inet b {\n}\n")
 	if want := []string{"table ip a {\n\tchain x {\n\t}\n}\n", "table inet b {\n}\n"}; !slices.Equal(got, want) {
 		t.Errorf("tables: %q", got)
 	}

@@ -9,9 +9,13 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/fairlead-lb/fairlead/test/harness"
 	"github.com/fairlead-lb/fairlead/test/harness/rig"
@@ -33,7 +37,7 @@ func testRepair(t *testing.T, w *World, mode Mode) {
 	s := &Service{Name: "repair", Pods: []*Pod{w.A, w.B}}
 	to := w.serve(t, s)
 	n := w.Rig.Nodes()[0]
-	w.settle(t, n)
+	w.settle(t, n, s)
 	breaks := []struct {
 		name string
 		do   func(ctx context.Context) error
@@ -72,9 +76,13 @@ func testRepair(t *testing.T, w *World, mode Mode) {
 			if err != nil {
 				t.Error(err)
 			}
-			w.say("%s: %s: broken in %s, whole %s later; %s", mode, b.name, broken.Round(time.Millisecond), took.Round(time.Millisecond), result)
+			log, back := repairs(t, n, began)
+			w.say("%s: %s: broken in %s, put back %s, found whole %s later; %s", mode, b.name, broken.Round(time.Millisecond), back, took.Round(time.Millisecond), result)
 			for _, f := range result.Failures {
 				t.Errorf("%s after the break began: %v", f.At.Sub(began).Round(time.Millisecond), f.Err)
+			}
+			if t.Failed() {
+				t.Logf("what the agent said since %s:\n%s", began.Format(klogTime), log)
 			}
 			// A kube-proxy that has just started says that it runs before it has programmed all.
 			_, err = harness.Eventually(t.Context(), time.Minute, func(ctx context.Context) error {
@@ -92,32 +100,68 @@ func testRepair(t *testing.T, w *World, mode Mode) {
 }
 
 // lasting leaves out what kube-proxy has or has not by its own timing: the rule on the range
-// of cluster IPs comes with the first change after it has heard of that range.
+// of cluster IPs comes with the first change after it has heard of that range; in ipvs mode,
+// node ports are served on our addresses if those were there when it last changed anything.
 func lasting(proxy string) string {
 	var b strings.Builder
 	for line := range strings.Lines(proxy) {
-		if !strings.Contains(line, "Drop traffic to unallocated ClusterIPs") {
-			b.WriteString(line)
+		if strings.Contains(line, "Drop traffic to unallocated ClusterIPs") {
+			continue
 		}
+		if f := strings.Fields(line); len(f) > 2 && (f[0] == "-A" || f[0] == "-a") {
+			if ap, err := netip.ParseAddrPort(f[2]); err == nil && inPool(ap.Addr()) {
+				continue
+			}
+		}
+		b.WriteString(line)
 	}
 	return b.String()
 }
 
-// settle waits until kube-proxy has done with what came before.
-func (w *World) settle(t *testing.T, n *rig.Node) {
+// settle waits until kube-proxy has done with what came before: it has taken away all of
+// every Service that was removed, which it does last, has these, and rests.
+func (w *World) settle(t *testing.T, n *rig.Node, there ...*Service) {
 	t.Helper()
-	last := readKernel(t, n)
+	var last Kernel
 	_, err := harness.Eventually(t.Context(), proxyTimeout, func(ctx context.Context) error {
 		if err := harness.Pause(ctx, quiet); err != nil {
 			return err
 		}
 		before := last
-		last = readKernel(t, n)
-		return same("what is kube-proxy's", before.Proxy, last.Proxy)
+		var err error
+		if last, err = ReadKernel(ctx, n); err != nil {
+			return err
+		}
+		return errors.Join(w.mentions(ctx, last.Proxy, there), same("what is kube-proxy's", before.Proxy, last.Proxy))
 	})
 	if err != nil {
 		t.Error(err)
 	}
+}
+
+// mentions says whether what kube-proxy has names the cluster IPs of these Services and of
+// none that was removed.
+func (w *World) mentions(ctx context.Context, proxy string, there []*Service) error {
+	for _, ip := range w.removed {
+		if whole(ip).MatchString(proxy) {
+			return fmt.Errorf("kube-proxy still has %s, which was a Service's", ip)
+		}
+	}
+	for _, s := range there {
+		o, err := w.Rig.Kube().CoreV1().Services(rig.Namespace).Get(ctx, s.Name, metav1.GetOptions{})
+		if err != nil {
+			return fmt.Errorf("get %s: %w", s.Name, err)
+		}
+		if !whole(o.Spec.ClusterIP).MatchString(proxy) {
+			return fmt.Errorf("kube-proxy does not have %s of %s", o.Spec.ClusterIP, s.Name)
+		}
+	}
+	return nil
+}
+
+// whole matches an address that is no part of a longer one.
+func whole(ip string) *regexp.Regexp {
+	return regexp.MustCompile(`(^|[^0-9a-f.:])` + regexp.QuoteMeta(ip) + `($|[^0-9a-f])`)
 }
 
 // removeServers leaves kube-proxy's alone, which it would miss for half a minute.
@@ -145,6 +189,39 @@ func deleteTables(ctx context.Context, n *rig.Node) error {
 		return fmt.Errorf("no table of ours among\n%s", list)
 	}
 	return nil
+}
+
+// klogTime is how klog writes a time, after a letter.
+const klogTime = "0102 15:04:05.000000"
+
+// putBack is how the agent says that it repairs something.
+var putBack = regexp.MustCompile(`put it back" .*what="([a-z-]+)"`)
+
+// repairs reads what the agent has logged since a moment, and when after it the agent put
+// something back, by its own clock, which no measuring program slows down.
+func repairs(t *testing.T, n *rig.Node, since time.Time) (log, back string) {
+	t.Helper()
+	b, err := os.ReadFile(n.LogFile())
+	if err != nil {
+		t.Error(err)
+	}
+	var text strings.Builder
+	var at []string
+	for line := range strings.Lines(string(b)) {
+		if len(line) <= len(klogTime) || line[1:len(klogTime)+1] < since.Format(klogTime) {
+			continue
+		}
+		text.WriteString(line)
+		when, err := time.ParseInLocation(klogTime, line[1:len(klogTime)+1], time.Local)
+		if m := putBack.FindStringSubmatch(line); m != nil && err == nil {
+			after := when.AddDate(since.Year(), 0, 0).Sub(since)
+			at = append(at, fmt.Sprintf("%s %s after the break began", m[1], after.Round(time.Millisecond)))
+		}
+	}
+	if len(at) == 0 {
+		return text.String(), "nothing"
+	}
+	return text.String(), strings.Join(at, ", ")
 }
 
 func run(ctx context.Context, n *rig.Node, name string, args ...string) error {

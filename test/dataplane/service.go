@@ -229,6 +229,9 @@ func (w *World) owner(ctx context.Context, a netip.Addr) (*rig.Node, error) {
 func (w *World) Remove(ctx context.Context, services ...*Service) error {
 	api := w.Rig.Kube().CoreV1().Services(rig.Namespace)
 	for _, s := range services {
+		if o, err := api.Get(ctx, s.Name, metav1.GetOptions{}); err == nil {
+			w.removed = append(w.removed, o.Spec.ClusterIPs...)
+		}
 		if err := api.Delete(ctx, s.Name, metav1.DeleteOptions{}); err != nil && !apierrors.IsNotFound(err) {
 			return fmt.Errorf("delete %s: %w", s.Name, err)
 		}

@@ -55,6 +55,8 @@ type World struct {
 	began       time.Time
 	kubeProxy   string
 	proxyConfig string
+	// removed are cluster IPs of Services that are gone.
+	removed []string
 }
 
 // nodes of a world.
