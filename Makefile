@@ -131,12 +131,12 @@ test-e2e: ## Each behaviour once, on a lab cluster (root).
 	$(GOTEST) -tags e2e -count=1 -timeout 20m -v ./test/e2e/...
 
 .PHONY: bench
-bench: deps lab ## Measure: BENCH=failover on a lab, ipam on a control plane, ipvs on a kernel that has it, l2-failover, l2-rollout, l2-arp, l2-gossip or l2-all on a rig of agents (RUNS=30).
+bench: deps lab ## Measure: BENCH=bgp on a rig of agents with FRR and BIRD, failover on a lab, ipam on a control plane, ipvs on a kernel that has it, l2-failover, l2-rollout, l2-arp, l2-gossip or l2-all on a rig of agents (RUNS=30).
 	@$(BUILD) -o bin/fairlead-bench ./test/bench
 	bin/fairlead-bench -bench $(BENCH) $(if $(RUNS),-runs $(RUNS))
 
 .PHONY: soak
-soak: deps build ## Repeat with full counts and write a result file: SOAK=controller, failover, ipam, l2 or ipvs.
+soak: deps build ## Repeat with full counts and write a result file: SOAK=bgp, controller, failover, ipam, l2 or ipvs.
 	@bin/fairlead-lab build
 	@$(BUILD) -o bin/fairlead-soak ./test/soak
 	@$(BUILD) -o bin/fairlead-vm ./test/vm/cmd/fairlead-vm

@@ -19,6 +19,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/fairlead-lb/fairlead/test/bench/bgp"
 	"github.com/fairlead-lb/fairlead/test/bench/failover"
 	"github.com/fairlead-lb/fairlead/test/bench/ipvs"
 	"github.com/fairlead-lb/fairlead/test/harness"
@@ -60,25 +61,28 @@ type options struct {
 	round    time.Duration
 	// stage of ipvs, plane and planeHost are what the program tells itself.
 	stage, plane, planeHost string
+	// metallb is the program of MetalLB's speaker.
+	metallb string
 }
 
 // benchmarks by name.
 func benchmarks() []string {
-	return append([]string{"failover", "ipam", "ipvs", "l2-all"}, layer2Names()...)
+	return append([]string{"bgp", "failover", "ipam", "ipvs", "l2-all"}, layer2Names()...)
 }
 
 func parse() (*options, error) {
 	o := &options{}
 	flag.StringVar(&o.bench, "bench", "failover", "which benchmark: "+strings.Join(benchmarks(), ", "))
-	flag.IntVar(&o.runs, "runs", 30, "failover, l2-failover, l2-gossip: how many deaths (with many addresses or nodes fewer)")
+	flag.IntVar(&o.runs, "runs", 30, "bgp, failover, l2-failover, l2-gossip: how many deaths (with many addresses or nodes fewer)")
 	flag.StringVar(&o.profiles, "profiles", "default,fast", "failover, l2-*: profiles of the agents, one after another")
-	flag.StringVar(&o.sizes, "sizes", "", "ipam: numbers of Services to reach, one after another; l2-*: numbers of addresses or nodes (default: those of the reports)")
-	flag.StringVar(&o.part, "part", "all", "ipam: micro (the allocator alone), rollout (a control plane without nodes), all (both) or lab (with nodes and agents); ipvs: programming, traffic or all")
+	flag.StringVar(&o.sizes, "sizes", "", "ipam: numbers of Services to reach, one after another; l2-*: numbers of addresses or nodes; bgp: numbers of routes; ipvs: numbers of Services that kube-proxy is given too (default: those of the reports)")
+	flag.StringVar(&o.part, "part", "all", "ipam: micro (the allocator alone), rollout (a control plane without nodes), all (both) or lab (with nodes and agents); ipvs: programming, traffic or all; bgp: routes, metallb, cuts or all")
 	flag.IntVar(&o.services, "services", 0, "ipam -part lab: how many Services (default 200); ipvs: how many, with two virtual servers each (default 5000)")
-	flag.DurationVar(&o.round, "round", 10*time.Second, "ipvs: how long clients ask each way in each of 3 rounds")
+	flag.DurationVar(&o.round, "round", 5*time.Second, "ipvs: how long clients ask each way in each of 3 rounds")
 	flag.StringVar(&o.plane, "plane", "", "ipvs: the file that describes the control plane; the program tells itself so")
 	flag.StringVar(&o.planeHost, "plane-host", "", "ipvs: where that plane's loopback is; the program tells itself so")
 	flag.StringVar(&o.stage, "stage", "", "ipvs: what of it to do; the program runs itself so")
+	flag.StringVar(&o.metallb, "metallb-speaker", "", "bgp: the program of MetalLB's speaker, to be measured in the same run (go install go.universe.tf/metallb/speaker@v0.15.2)")
 	flag.StringVar(&o.stateDir, "state-dir", "", "the lab's state directory (default: a fresh one)")
 	flag.BoolVar(&o.reuse, "reuse", false, "use the cluster that runs at --state-dir and leave it running")
 	flag.StringVar(&o.out, "out", "", "directory of the result file (default: docs/results)")
@@ -89,7 +93,7 @@ func parse() (*options, error) {
 	if o.services == 0 {
 		o.services = map[bool]int{true: 5000, false: 200}[o.bench == "ipvs"]
 	}
-	if parts := []string{"all", "micro", "rollout", "lab", ipvs.PartProgramming, ipvs.PartTraffic}; !slices.Contains(parts, o.part) {
+	if parts := []string{"all", "micro", "rollout", "lab", ipvs.PartProgramming, ipvs.PartTraffic, bgp.PartRoutes, bgp.PartMetalLB, bgp.PartCuts}; !slices.Contains(parts, o.part) {
 		return nil, fmt.Errorf("unknown part %q; there are: %s", o.part, strings.Join(parts, ", "))
 	}
 	if o.runs < 1 {
@@ -118,6 +122,9 @@ func run(ctx context.Context) error {
 	}
 	if strings.HasPrefix(o.bench, "l2-") {
 		return onRig(ctx, lab, o)
+	}
+	if o.bench == "bgp" {
+		return routing(ctx, lab, o)
 	}
 	if o.bench == "ipvs" { // on a kernel that has it
 		return dataPlane(ctx, lab, o)

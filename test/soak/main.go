@@ -20,6 +20,7 @@ import (
 
 	"github.com/fairlead-lb/fairlead/test/bench/failover"
 	"github.com/fairlead-lb/fairlead/test/harness"
+	"github.com/fairlead-lb/fairlead/test/soak/bgp"
 	"github.com/fairlead-lb/fairlead/test/soak/churn"
 	"github.com/fairlead-lb/fairlead/test/soak/l2"
 )
@@ -51,26 +52,26 @@ type options struct {
 
 // defaults of -runs and -services by soak.
 func defaults() map[string][2]int {
-	return map[string][2]int{"controller": {50, 200}, "failover": {20, 0}, "ipam": {1000, 500}, "ipvs": {1, 0}, "l2": {30, 0}}
+	return map[string][2]int{"bgp": {20, 0}, "controller": {50, 200}, "failover": {20, 0}, "ipam": {1000, 500}, "ipvs": {1, 0}, "l2": {30, 0}}
 }
 
 func parse() (options, error) {
 	var o options
-	flag.StringVar(&o.soak, "soak", "controller", "which soak: controller, failover, ipam, ipvs or l2")
-	flag.IntVar(&o.runs, "runs", 0, "how many kills (default: 50 for controller, 20 for failover); ipam: how many Services (1000); l2: how many power cuts, and pulled cables (30)")
+	flag.StringVar(&o.soak, "soak", "controller", "which soak: bgp, controller, failover, ipam, ipvs or l2")
+	flag.IntVar(&o.runs, "runs", 0, "how many kills (default: 50 for controller, 20 for failover); ipam: how many Services (1000); l2: how many power cuts, and pulled cables (30); bgp: power cuts with each BFD profile (20)")
 	flag.IntVar(&o.services, "services", 0, "how many Services at one time (default: 200 for controller, 500 for ipam)")
 	flag.Uint64Var(&o.seed, "seed", uint64(time.Now().Unix()), "controller, ipam: seed of the load") //nolint:gosec // a time after 1970
 	flag.StringVar(&o.kinds, "kinds", "", "ipam: only these kinds of Services, separated by commas")
-	flag.StringVar(&o.parts, "parts", "", "l2: only these parts, separated by commas: "+strings.Join(l2.Parts(), ", "))
+	flag.StringVar(&o.parts, "parts", "", "only these parts, separated by commas, of l2: "+strings.Join(l2.Parts(), ", ")+"; of bgp: "+strings.Join(bgp.Parts(), ", "))
 	flag.DurationVar(&o.apiPause, "api-pause", 10*time.Minute, "l2: how long the API server is away")
-	flag.IntVar(&o.rate, "rate", 1000, "l2: new connections a second, half by IPv4 and half by IPv6, that nothing may disturb")
+	flag.IntVar(&o.rate, "rate", 1000, "bgp, l2: new connections a second that nothing may disturb; of l2 half by IPv4 and half by IPv6")
 	flag.StringVar(&o.stateDir, "state-dir", "", "the lab's state directory (default: a fresh one)")
 	flag.BoolVar(&o.reuse, "reuse", false, "use the cluster that runs at --state-dir and leave it running")
 	flag.StringVar(&o.out, "out", "", "directory of the result file (default: docs/results)")
 	flag.Parse()
 	d, known := defaults()[o.soak]
 	if !known {
-		return o, fmt.Errorf("unknown soak %q; there are: controller, failover, ipam, ipvs, l2", o.soak)
+		return o, fmt.Errorf("unknown soak %q; there are: bgp, controller, failover, ipam, ipvs, l2", o.soak)
 	}
 	if o.runs == 0 {
 		o.runs = d[0]
@@ -89,7 +90,7 @@ func run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if o.soak == "ipam" || o.soak == "ipvs" { // has no lab, but is somewhere in the repository and on a machine
+	if o.soak == "ipam" || o.soak == "ipvs" || o.soak == "bgp" { // has no lab, but is somewhere in the repository and on a machine
 		o.stateDir = os.TempDir()
 	} else if o.stateDir, err = harness.TempStateDir(o.stateDir, "soak"); err != nil {
 		return err
@@ -106,6 +107,8 @@ func run(ctx context.Context) error {
 	switch o.soak {
 	case "ipam": // on a control plane of its own, without nodes
 		body, soakErr = allocation(ctx, lab, &o)
+	case "bgp": // on a rig of its own
+		body, soakErr = routing(ctx, lab, &o)
 	case "ipvs":
 		body, soakErr = dataPlane(ctx, lab)
 	default:
