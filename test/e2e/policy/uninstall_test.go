@@ -53,6 +53,13 @@ func TestUninstallKeepsServices(t *testing.T) {
 		check(t, administrator().patch(ctx, manifest, status, "status"), "")
 	}
 	check(t, administrator().create(ctx, claimManifest("203.0.113.1", "Retained")), "")
+	for kind, spec := range map[string]string{
+		"BGPPeer": "myASN: 64512, peerASN: 64513, peerAddress: 192.0.2.254, passwordSecret: {name: router}", "BGPAdvertisement": "peers: [routing]", "BFDProfile": "", "Community": "",
+	} {
+		check(t, administrator().create(ctx, manifestOf(kind, "routing", spec)), "")
+		check(t, controller().create(ctx, strings.Replace(manifestOf(kind, "copied", spec), "name: copied", "name: copied, labels: {fairlead.dev/source: metallb.io}", 1)), "")
+	}
+	check(t, administrator().create(ctx, "apiVersion: v1\nkind: Secret\nmetadata: {name: router, namespace: fairlead-system}\ntype: kubernetes.io/basic-auth\nstringData: {password: p}\n"), "")
 	check(t, administrator().create(ctx, strings.SplitAfter(grants, "spec:")[0]+" {}\n"), "")
 	for _, w := range []string{"daemonset/fairlead-node-agent", "deployment/fairlead-controller"} {
 		// Nobody here ends what a deletion in the foreground waits for.

@@ -162,7 +162,11 @@ func sessionWords(sessions []v1alpha1.BGPSessionStatus, ads []bgpAd, none string
 			continue
 		}
 		if s.State == v1alpha1.BGPEstablished {
-			told = append(told, s.Peer)
+			words := s.Peer
+			if s.Reason == reason.FamilyNotAgreed.String() || s.Reason == reason.NoNextHop.String() {
+				words += " (" + s.Reason + ": " + strings.TrimSuffix(s.Message, ".") + ")"
+			}
+			told = append(told, words)
 			draining = s.Draining
 			continue
 		}
