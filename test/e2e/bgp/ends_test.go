@@ -67,16 +67,23 @@ func (b *bed) undisturbed(before map[netip.Addr]int) {
 	}
 }
 
-// keeps watches FRR's kernel until the function that it returns is called: the route must
-// have all next hops all the time.
+// keeps watches FRR's kernel and what BIRD knows until the function that it returns is
+// called: the route must have all next hops all the time.
 func (b *bed) keeps(prefix netip.Prefix, nodes ...*rig.Node) (stop func()) {
 	ctx, cancel := context.WithCancel(b.t.Context())
 	done := make(chan error, 1)
 	looks := 0
 	go func() {
-		done <- harness.Always(ctx, time.Hour, func(context.Context) error {
+		done <- harness.Always(ctx, time.Hour, func(ctx context.Context) error {
 			looks++
-			return b.inKernel(prefix, alike(nodes...))
+			all, err := b.bird.Paths(ctx, prefix)
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			if err == nil {
+				_, err = inOrder(all, nodes)
+			}
+			return errors.Join(err, b.inKernel(prefix, alike(nodes...)))
 		})
 	}()
 	return func() {
@@ -232,59 +239,6 @@ func excluded(b *bed) {
 	b.paths(b.frr, web, n, nil)
 	b.kernel(web, alike(n...))
 	b.lossless(s.stop(), "an exclusion")
-}
-
-const fast = `
-apiVersion: fairlead.dev/v1alpha1
-kind: BFDProfile
-metadata: {name: fast}
-spec: {receiveInterval: 100, transmitInterval: 100, detectMultiplier: 3}
-`
-
-// powerCut is a node that falls silent, which BFD notices.
-func powerCut(b *bed) {
-	n := b.Nodes()
-	b.apply(fast)
-	b.kubectl("patch", "bgppeer", frrPeer, "--type=merge", "-p", `{"spec":{"bfdProfile":"fast"}}`)
-	c := "router bgp 64513\n"
-	for _, a := range addresses(n) {
-		c += fmt.Sprintf(" neighbor %s bfd\n neighbor %s bfd profile x\n", a, a)
-	}
-	b.must(b.frr.Configure(b.t.Context(), c+"exit\n"))
-	b.eventually(func(ctx context.Context) error {
-		for _, node := range n {
-			s, err := routers.SessionOf(ctx, b.frr, node.IPv4())
-			if err != nil {
-				return err
-			}
-			a, err := b.session(ctx, node, frrPeer)
-			if err != nil {
-				return err
-			}
-			if !s.Established || s.BFD != "Up" || a.BFD != "Up" {
-				return fmt.Errorf("FRR says %+v, %s says %+v", s, node.Name(), a)
-			}
-		}
-		return nil
-	})
-	b.kernel(web, alike(n...))
-	s := b.streamTo(web, 5*time.Millisecond)
-	b.must(harness.Pause(b.t.Context(), time.Second))
-	cut, err := n[1].PowerCut()
-	b.must(err)
-	b.kernel(web, alike(n[0], n[2]))
-	b.t.Logf("FRR's kernel was without the node %s after the cut", time.Since(cut).Round(time.Millisecond))
-	b.must(harness.Pause(b.t.Context(), time.Second))
-	lost := s.stop()
-	b.t.Logf("a power cut with BFD 100 ms x 3: %d of %d packets lost, longest gap %s", lost.lost, lost.asked, lost.gap.Round(time.Millisecond))
-	if lost.gap > 3*time.Second {
-		b.t.Errorf("the gap is %s", lost.gap)
-	}
-	b.must(n[1].PowerOn(b.t.Context()))
-	b.serve(n[1])
-	b.must(b.hosts[frrPeer].Back(n[1]))
-	b.back(n[1])
-	b.kernel(web, alike(n...))
 }
 
 // left is an agent that does not come back: it drains, withdraws, and closes its sessions.

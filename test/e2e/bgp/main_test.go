@@ -6,6 +6,7 @@ package bgp
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -42,6 +43,8 @@ var (
 	web6  = netip.MustParsePrefix("2001:db8:99::1/128")
 	local = netip.MustParsePrefix("198.51.100.2/32")
 	said  = netip.MustParsePrefix("198.51.100.65/32")
+	six4  = netip.MustParsePrefix("198.51.100.129/32")
+	six6  = netip.MustParsePrefix("2001:db8:98::1/128")
 )
 
 const objects = `
@@ -62,13 +65,13 @@ spec: {addresses: [198.51.100.64/26], autoAssign: false}
 apiVersion: fairlead.dev/v1alpha1
 kind: BGPAdvertisement
 metadata: {name: plain}
-spec: {ipAddressPools: [plain]}
+spec: {ipAddressPools: [plain], peers: [frr, bird]}
 ---
 apiVersion: fairlead.dev/v1alpha1
 kind: BGPPeer
 metadata: {name: frr}
 spec:
-  {myASN: 64512, peerASN: 64513, peerAddress: %[1]s, holdTime: 30s, connectTime: 1s, enableGracefulRestart: true, dualStackAddressFamily: true}
+  {myASN: 64512, peerASN: 64513, peerAddress: %[1]s, holdTime: 30s, connectTime: 1s, enableGracefulRestart: true, dualStackAddressFamily: true, ttlSecurityHops: 1}
 ---
 apiVersion: fairlead.dev/v1alpha1
 kind: BGPPeer
@@ -91,10 +94,13 @@ spec: {type: LoadBalancer, externalTrafficPolicy: Local, selector: {app: none}, 
 type bed struct {
 	*rig.Rig
 
-	t *testing.T
+	// t is of the part that runs, whole of all of them.
+	t, whole *testing.T
 	// hosts of the routers, by peer; client is behind FRR.
 	hosts  map[string]*rig.Host
 	client *rig.Host
+	// far is behind the third router's host.
+	far    *rig.Host
 	frr    *routers.FRR
 	bird   *routers.BIRD
 	// echoes by node, who answer for every Service as pods would.
@@ -112,15 +118,23 @@ func TestBGP(t *testing.T) {
 	}{
 		{"sessions", sessions},
 		{"equal paths", equalPaths},
+		{"families", families},
 		{"attributes", attributes},
+		{"selectors", selectors},
+		{"fields", fields},
 		{"local", localPolicy},
 		{"wrong ASN", wrongASN},
 		{"password", password},
 		{"MetalLB", mirrored},
+		{"flood", flood},
+		{"resets", resets},
 		{"killed", killed},
 		{"restarted", restarted},
 		{"cordoned", cordoned},
 		{"excluded", excluded},
+		{"BFD", watched},
+		{"restarted with BFD", restarted},
+		{"hostile BFD", hostileBFD},
 		{"power cut", powerCut},
 		{"left", left},
 	} {
@@ -141,7 +155,7 @@ func start(t *testing.T) *bed {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
-	b := &bed{t: t, hosts: map[string]*rig.Host{}, echoes: map[string]*echo{}}
+	b := &bed{t: t, whole: t, hosts: map[string]*rig.Host{}, echoes: map[string]*echo{}}
 	t.Cleanup(func() { showLogs(t, dir) })
 	b.Rig, err = rig.Start(t.Context(), rig.Options{
 		Root: root, Dir: dir, Nodes: 3, AgentArgs: []string{"--v=2", "--bgp-drain=" + drain.String()}, Progress: t.Output(),
@@ -160,6 +174,8 @@ func start(t *testing.T) *bed {
 		b.hosts[peer] = h
 	}
 	b.client, err = b.AddBehind(b.hosts[frrPeer])
+	b.must(err)
+	b.far, err = b.AddBehind(b.hosts[thirdPeer])
 	b.must(err)
 	b.frr, err = routers.NewFRR(b.hosts[frrPeer], dir, "frr", b.config(frrPeer, frrASN))
 	b.must(err)
@@ -195,7 +211,7 @@ func (b *bed) config(peer string, asn uint32) routers.Config {
 		Origin: []netip.Prefix{netip.MustParsePrefix("203.0.113.0/24")},
 	}
 	for _, n := range b.Nodes() {
-		c.Neighbors = append(c.Neighbors, routers.Neighbor{Addr: n.IPv4(), ASN: nodesASN, Hold: 30 * time.Second})
+		c.Neighbors = append(c.Neighbors, routers.Neighbor{Addr: n.IPv4(), ASN: nodesASN, Hold: 30 * time.Second, TTLSecurity: peer == frrPeer})
 	}
 	return c
 }
@@ -244,7 +260,8 @@ func (b *bed) eventually(check func(ctx context.Context) error) time.Duration {
 	return took
 }
 
-// session is what a node's agent says of one of its sessions.
+// session is what a node's agent says of one of its sessions in the API, which it does
+// calmly: not every change is there at once.
 func (b *bed) session(ctx context.Context, n *rig.Node, peer string) (v1alpha1.BGPSessionStatus, error) {
 	a, err := b.API().NodeAgents().Get(ctx, n.Name(), metav1.GetOptions{})
 	if err != nil {
@@ -258,23 +275,60 @@ func (b *bed) session(ctx context.Context, n *rig.Node, peer string) (v1alpha1.B
 	return v1alpha1.BGPSessionStatus{}, fmt.Errorf("%s says nothing of its session with %s", n.Name(), peer)
 }
 
+// now is what a node's agent says to who asks it, which is how it is at that moment. It
+// knows the sessions that there are, not those that are refused.
+type now struct {
+	Peer    string
+	Local   netip.Addr
+	ASN     uint32
+	State   v1alpha1.BGPSessionState
+	Reason  string
+	Message string
+	BFD     string
+	Flaps   int
+}
+
+func (b *bed) now(ctx context.Context, n *rig.Node, peer string) (now, error) {
+	text, err := n.Get(ctx, "/debug/bgp")
+	if err != nil {
+		return now{}, err
+	}
+	var all struct{ Sessions []now }
+	if err := json.Unmarshal([]byte(text), &all); err != nil {
+		return now{}, err
+	}
+	for _, s := range all.Sessions {
+		if s.Peer == peer {
+			return s, nil
+		}
+	}
+	return now{}, fmt.Errorf("%s has no session with %s", n.Name(), peer)
+}
+
 // says waits until a node's agent gives a reason for a session that is not up.
 func (b *bed) says(n *rig.Node, peer, reason string, words ...string) {
 	b.t.Helper()
-	b.eventually(func(ctx context.Context) error {
-		s, err := b.session(ctx, n, peer)
+	b.eventually(func(ctx context.Context) error { return b.saysNow(ctx, n, peer, reason, words...) })
+}
+
+func (b *bed) saysNow(ctx context.Context, n *rig.Node, peer, reason string, words ...string) error {
+	s, err := b.now(ctx, n, peer)
+	if err != nil {
+		// What is refused is in the API only.
+		said, err := b.session(ctx, n, peer)
 		if err != nil {
 			return err
 		}
-		ok := s.Reason == reason && s.State != v1alpha1.BGPEstablished
-		for _, w := range words {
-			ok = ok && strings.Contains(s.Message, w)
-		}
-		if !ok {
-			return fmt.Errorf("%s says of %s: %+v; want reason %s and %q", n.Name(), peer, s, reason, words)
-		}
-		return nil
-	})
+		s = now{Peer: peer, State: said.State, Reason: said.Reason, Message: said.Message}
+	}
+	ok := s.Reason == reason && s.State != v1alpha1.BGPEstablished
+	for _, w := range words {
+		ok = ok && strings.Contains(s.Message, w)
+	}
+	if !ok {
+		return fmt.Errorf("%s says of %s: %+v; want reason %s and %q", n.Name(), peer, s, reason, words)
+	}
+	return nil
 }
 
 // addresses of nodes.

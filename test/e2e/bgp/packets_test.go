@@ -36,7 +36,7 @@ func (b *bed) serve(n *rig.Node) {
 		if err != nil {
 			return err
 		}
-		for _, p := range []netip.Prefix{web, web6, local, said} {
+		for _, p := range []netip.Prefix{web, web6, local, said, six4, six6} {
 			dst, err := netlink.ParseIPNet(p.String())
 			if err != nil {
 				return err
@@ -60,7 +60,7 @@ func (b *bed) serve(n *rig.Node) {
 		go answer(c, n.Name())
 	}
 	b.echoes[n.Name()] = e
-	b.t.Cleanup(func() {
+	b.whole.Cleanup(func() {
 		for _, c := range e.conns {
 			_ = c.Close()
 		}

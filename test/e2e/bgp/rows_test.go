@@ -34,7 +34,7 @@ func sessions(b *bed) {
 		}
 	}
 	b.eventually(func(ctx context.Context) error {
-		p, err := b.API().BGPPeers().Get(ctx, frrPeer, metav1.GetOptions{})
+		p, err := b.peer(ctx, frrPeer)
 		if err != nil {
 			return err
 		}
@@ -44,6 +44,11 @@ func sessions(b *bed) {
 		}
 		return err
 	})
+}
+
+// peer by its name.
+func (b *bed) peer(ctx context.Context, name string) (*v1alpha1.BGPPeer, error) {
+	return b.API().BGPPeers().Get(ctx, name, metav1.GetOptions{})
 }
 
 // equalPaths has every node tell a Cluster Service's addresses, of both families, and
@@ -99,7 +104,7 @@ const attributed = `
 apiVersion: fairlead.dev/v1alpha1
 kind: Community
 metadata: {name: site}
-spec: {communities: [{name: customers, value: "64512:100"}]}
+spec: {communities: [{name: customers, value: "64512:100"}, {name: everywhere, value: "large:64512:9:9"}]}
 ---
 apiVersion: fairlead.dev/v1alpha1
 kind: BGPAdvertisement
@@ -109,8 +114,8 @@ spec:
   localPref: 150
   med: 7
   asPathPrepend: 2
-  communities: [customers, "65000:1", "large:65000:1:2", "target:65000:7"]
-  serviceOverrides: [med]
+  communities: [customers, everywhere, no-export, "65000:1", "large:65000:1:2", "target:65000:7", "origin:65000:8"]
+  serviceOverrides: [med, asPathPrepend, communities]
 ---
 apiVersion: v1
 kind: Service
@@ -123,7 +128,7 @@ func attributes(b *bed) {
 	capture, err := routers.StartCapture(b.t.Context(), b.hosts[frrPeer], "eth0", b.Path("attributes.txt"))
 	b.must(err)
 	b.apply(attributed)
-	communities := []string{"64512:100", "65000:1", "65000:1:2", "rt:65000:7"}
+	communities := []string{"64512:100", "64512:9:9", "65000:1", "65000:1:2", "65535:65281", "ro:65000:8", "rt:65000:7"}
 	b.paths(b.frr, said, b.Nodes(), func(p *routers.Path) error {
 		if p.MED != 7 || !slices.Equal(p.ASPath, []uint32{nodesASN, nodesASN, nodesASN}) || !slices.Equal(p.Communities, communities) {
 			return fmt.Errorf("want MED 7, three times the AS number and %v", communities)
@@ -143,16 +148,32 @@ func attributes(b *bed) {
 	})
 	b.must(capture.Stop())
 	b.t.Logf("the UPDATE that FRR got:\n%s", update)
-	b.kubectl("annotate", "-n", rigNamespace, "service", "said", "fairlead.dev/bgp-med=9", "fairlead.dev/bgp-local-pref=300")
-	b.paths(b.bird, said, b.Nodes(), func(p *routers.Path) error {
-		if p.MED != 9 || p.LocalPref != 150 { // only the MED is left to it
-			return errors.New("want MED 9 and local preference 150")
-		}
-		return nil
-	})
+	b.overridden(communities)
 	b.kubectl("delete", "-n", rigNamespace, "service", "said")
 	b.paths(b.frr, said, nil, nil)
 	b.paths(b.bird, said, nil, nil)
+}
+
+// overridden is the Service with words of its own: what is left to it counts, the local
+// preference is not.
+func (b *bed) overridden(communities []string) {
+	b.t.Helper()
+	b.kubectl("annotate", "-n", rigNamespace, "service", "said", "fairlead.dev/bgp-med=9", "fairlead.dev/bgp-local-pref=300",
+		"fairlead.dev/bgp-as-path-prepend=1", "fairlead.dev/bgp-communities=65000:3")
+	communities = append(slices.Clone(communities), "65000:3")
+	slices.Sort(communities)
+	b.paths(b.frr, said, b.Nodes(), func(p *routers.Path) error {
+		if p.MED != 9 || !slices.Equal(p.ASPath, []uint32{nodesASN, nodesASN}) || !slices.Equal(p.Communities, communities) {
+			return fmt.Errorf("want MED 9, twice the AS number and %v", communities)
+		}
+		return nil
+	})
+	b.paths(b.bird, said, b.Nodes(), func(p *routers.Path) error {
+		if p.MED != 9 || p.LocalPref != 150 || !slices.Equal(p.Communities, communities) {
+			return fmt.Errorf("want MED 9, local preference 150 and %v", communities)
+		}
+		return nil
+	})
 }
 
 // localPolicy has nodes with endpoints alone tell a Local Service, with weights.

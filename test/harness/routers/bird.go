@@ -261,6 +261,7 @@ func (c *Config) BIRD() string {
 		multiHop = multiHop || n.MultiHop
 		b.WriteString(n.bird(c.ASN, fmt.Sprintf("n%d", i+1)))
 	}
+	b.WriteString(c.Lines)
 	if multiHop {
 		// Next hops of such sessions are looked up among BIRD's own routes.
 		b.WriteString("protocol direct { ipv4; ipv6; }\n")

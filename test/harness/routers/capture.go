@@ -5,8 +5,10 @@ package routers
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/fairlead-lb/fairlead/test/harness"
 	"github.com/fairlead-lb/fairlead/test/harness/plane"
@@ -52,6 +54,40 @@ func (c *Capture) Update(words ...string) (string, error) {
 		return "", fmt.Errorf("read the capture: %w", err)
 	}
 	return FindUpdate(string(b), words...)
+}
+
+// Keepalives returns when a KEEPALIVE was seen from one address to another.
+func (c *Capture) Keepalives(from, to netip.Addr) ([]time.Time, error) {
+	b, err := os.ReadFile(c.file)
+	if err != nil {
+		return nil, fmt.Errorf("read the capture: %w", err)
+	}
+	return findKeepalives(string(b), from, to)
+}
+
+// findKeepalives looks through what tcpdump -v printed: the time in the first line of a
+// packet, its ends in the second one, the messages in those that follow.
+func findKeepalives(text string, from, to netip.Addr) ([]time.Time, error) {
+	var out []time.Time
+	var at string
+	between := false
+	for line := range strings.Lines(text) {
+		f := strings.Fields(line)
+		switch {
+		case len(f) == 0:
+		case line[0] != ' ' && line[0] != '\t':
+			at, between = f[0], false
+		case len(f) > 2 && f[1] == ">":
+			between = strings.HasPrefix(f[0], from.String()+".") && strings.HasPrefix(f[2], to.String()+".")
+		case between && strings.Contains(line, "Keepalive Message (4)"):
+			t, err := time.Parse("15:04:05.000000", at)
+			if err != nil {
+				return nil, fmt.Errorf("read the capture: %w", err)
+			}
+			out = append(out, t)
+		}
+	}
+	return out, nil
 }
 
 // FindUpdate looks through what tcpdump -v printed for an UPDATE that holds all words.

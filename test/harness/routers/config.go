@@ -33,6 +33,8 @@ type Config struct {
 	Neighbors []Neighbor
 	// Origin are prefixes that the router tells its neighbours, who should not care.
 	Origin []netip.Prefix
+	// Lines of configuration besides (BIRD only).
+	Lines string
 }
 
 // BFD is how a router watches its neighbours.

@@ -7,6 +7,7 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+	"time"
 )
 
 const birdSays = `BIRD 2.0.12 ready.
@@ -66,5 +67,26 @@ func TestAnUpdateIsFound(t *testing.T) {
 	}
 	if got, err := FindUpdate(text, "198.51.100.3/32"); err == nil {
 		t.Errorf("found %q, want an error", got)
+	}
+}
+
+func TestKeepalivesAreFound(t *testing.T) {
+	const text = `tcpdump: listening on eth0
+22:00:01.500000 IP (tos 0xc0, ttl 1, id 1, offset 0, flags [DF], proto TCP (6), length 71)
+    10.0.0.1.40000 > 10.0.0.2.179: Flags [P.], length 19: BGP
+	Keepalive Message (4), length: 19
+22:00:01.600000 IP (tos 0xc0, ttl 1, id 1, offset 0, flags [DF], proto TCP (6), length 71)
+    10.0.0.2.179 > 10.0.0.1.40000: Flags [P.], length 19: BGP
+	Keepalive Message (4), length: 19
+22:00:02.750000 IP (tos 0xc0, ttl 1, id 1, offset 0, flags [DF], proto TCP (6), length 71)
+    10.0.0.1.40000 > 10.0.0.2.179: Flags [P.], length 38: BGP
+	Update Message (2), length: 23
+	Keepalive Message (4), length: 19
+22:00:03.000000 IP (tos 0xc0, ttl 1, id 1, offset 0, flags [DF], proto TCP (6), length 71)
+    10.0.0.1.40000 > 10.0.0.2.179: Flags [.], length 0
+`
+	got, err := findKeepalives(text, netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("10.0.0.2"))
+	if err != nil || len(got) != 2 || got[1].Sub(got[0]) != 1250*time.Millisecond {
+		t.Errorf("found %v, %v", got, err)
 	}
 }
