@@ -7,7 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"path/filepath"
+	"os"
 	"slices"
 	"strings"
 	"time"
@@ -108,9 +108,9 @@ func (d *demo) onRouter(ctx context.Context, command string) (string, error) {
 // configureRouter types lines of configuration into the router.
 func (d *demo) configureRouter(ctx context.Context, text string) error {
 	d.t.Command(bgpRouter, "cat <<EOF | vtysh -f /dev/stdin\n%sEOF", text)
-	file, err := d.scratch("router.conf", text)
-	if err != nil {
-		return err
+	file := d.scratch("router.conf")
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		return fmt.Errorf("write the router's configuration: %w", err)
 	}
 	res, err := d.lab.Exec(ctx, bgpRouter, routers.RemoteVtysh("-f", file)...)
 	d.t.Output(res.Stdout, 0)
@@ -131,6 +131,15 @@ func (d *demo) router(ctx context.Context) (harness.Observation, error) {
 	}
 	d.t.Note("The tutorial's configuration, and a line that FRR wants today to accept routes without a filter:")
 	if err := d.configureRouter(ctx, bgpRouterConfig); err != nil {
+		return o, err
+	}
+	// A router in Idle refuses connections (RFC 4271 §8.2.2), and agents try again after 10 s only.
+	if _, err := d.sessions(ctx, func(s routers.Session) error {
+		if s.State == "Idle" {
+			return fmt.Errorf("the router has not begun with %s", s.Neighbor)
+		}
+		return nil
+	}); err != nil {
 		return o, err
 	}
 	out, err := d.onRouter(ctx, "show bgp summary")
@@ -268,7 +277,7 @@ func (d *demo) hops(ctx context.Context, want func([]string) bool) (hops []strin
 func many(n int) func([]string) bool { return func(hops []string) bool { return len(hops) == n } }
 
 // capture is where the router's tcpdump writes.
-func (d *demo) capture() string { return filepath.Join(d.lab.StateDir(), "bgp-capture.txt") }
+func (d *demo) capture() string { return d.scratch("bgp-capture.txt") }
 
 func (d *demo) routed(ctx context.Context) (harness.Observation, error) {
 	o := harness.Observation{Expected: bgpVIP + "/32 with 4 next hops, the nodes' own addresses"}

@@ -235,6 +235,14 @@ func (d *demo) weighed(ctx context.Context) (harness.Observation, error) {
 	if err != nil {
 		return o, err
 	}
+	// kube-proxy may need a moment for the new policy.
+	_, _ = harness.Eventually(ctx, 10*time.Second, func(ctx context.Context) error {
+		answer, err := d.lab.Fetch(ctx, "mypc", harness.URL(bgpVIP))
+		if err == nil && !strings.HasPrefix(harness.Field(answer, "RemoteAddr"), mypcAddress+":") {
+			err = errors.New("the pod sees a node")
+		}
+		return err
+	})
 	res, err = d.onHost(ctx, "mypc", 0, "curl", "-s", "--max-time", "3", bgpVIP)
 	remote := harness.Field(res.Stdout, "RemoteAddr")
 	o.Observed = fmt.Sprintf("%s; RemoteAddr: %s", strings.Join(weights(route), ", "), remote)

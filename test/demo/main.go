@@ -101,7 +101,7 @@ func labPart(ctx context.Context, stateDir string, reuse, onlyBGP bool) (err err
 	if err := lab.BuildPlugin(ctx); err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, finish(context.WithoutCancel(ctx), lab, keep)) }()
+	defer func() { err = errors.Join(err, d.finish(context.WithoutCancel(ctx), keep)) }()
 	chapters := []func(context.Context){
 		d.cluster, d.configure, d.services, d.announcers, d.traffic, d.failover, d.planned, d.local, d.addresses, d.externalIPs, d.bgp, d.remove, d.uninstall,
 	}
@@ -112,7 +112,8 @@ func labPart(ctx context.Context, stateDir string, reuse, onlyBGP bool) (err err
 }
 
 // finish removes the cluster, or says how to go on with it.
-func finish(ctx context.Context, lab *harness.Lab, keep bool) error {
+func (d *demo) finish(ctx context.Context, keep bool) error {
+	lab := d.lab
 	if keep {
 		fmt.Printf("\nThe cluster is still there. Go on with:\n"+
 			"  bin/fairlead-lab kubectl --state-dir %[1]s -- get loadbalancers,ipclaims -A\n"+
@@ -124,6 +125,11 @@ func finish(ctx context.Context, lab *harness.Lab, keep bool) error {
 	defer cancel()
 	if err := lab.Down(ctx); err != nil {
 		return err
+	}
+	for _, path := range d.made {
+		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return fmt.Errorf("remove what the demo wrote: %w", err)
+		}
 	}
 	if err := os.Remove(lab.StateDir()); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("remove the state directory: %w", err)
@@ -139,6 +145,8 @@ type demo struct {
 	macs map[string]string
 	// owners maps the Services' addresses to the nodes that announce them, as last seen.
 	owners map[string]string
+	// made are the files that the demo wrote into the state directory.
+	made []string
 	// killed is the node whose power was cut, at cut.
 	killed string
 	cut    time.Time
@@ -194,13 +202,14 @@ func (d *demo) onHost(ctx context.Context, host string, limit int, argv ...strin
 	return res, err
 }
 
-// scratch writes a file that hosts of the lab can read.
-func (d *demo) scratch(name, text string) (string, error) {
+// scratch is the path of a file that hosts of the lab can read and write. It goes with the
+// cluster.
+func (d *demo) scratch(name string) string {
 	path := filepath.Join(d.lab.StateDir(), name)
-	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
-		return "", fmt.Errorf("write %s: %w", name, err)
+	if !slices.Contains(d.made, path) {
+		d.made = append(d.made, path)
 	}
-	return path, nil
+	return path
 }
 
 // shellJoin quotes what a shell would split or expand.
