@@ -113,7 +113,7 @@ func TestRouters(t *testing.T) {
 	}{{frr, birdAddr}, {bird, frrAddr}} {
 		eventually(t, func(ctx context.Context) error {
 			s, err := SessionOf(ctx, r, r.other)
-			if err == nil && (s.BFD != "Up" || s.Prefixes != 1) {
+			if err == nil && (s.BFD != "Up" || s.Prefixes != 1 || s.RouterID != r.other || s.Hold != 90*time.Second) {
 				err = fmt.Errorf("session %+v", s)
 			}
 			return err
