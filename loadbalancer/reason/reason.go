@@ -198,6 +198,10 @@ const (
 	UnknownCommunity Reason = "UnknownCommunity"
 	// InvalidPeer: a peer's fields cannot be understood, or contradict each other on a node.
 	InvalidPeer Reason = "InvalidPeer"
+	// FamilyNotAgreed: the session is up, but the peer does not take routes of a family.
+	FamilyNotAgreed Reason = "FamilyNotAgreed"
+	// NoNextHop: the session is up, but this node has no next hop to name for a family's routes.
+	NoNextHop Reason = "NoNextHop"
 	// VRFNotSupported: a peer asks for a VRF.
 	VRFNotSupported Reason = "VRFNotSupported"
 	// ConflictingAdvertisements: two advertisements say different things of one route.

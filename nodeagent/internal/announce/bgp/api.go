@@ -75,7 +75,8 @@ type SessionState struct {
 	Message string
 	// Prefixes that the peer was told: none while it is not Established.
 	Prefixes int
-	// LeftOut is how many routes of the plan this session cannot carry.
+	// LeftOut is how many routes of the plan this session cannot carry; Reason is
+	// FamilyNotAgreed or NoNextHop then.
 	LeftOut int
 	// Flaps counts how often it fell out of Established, Updates how many routes were told or
 	// withdrawn, both since this process saw the peer first.

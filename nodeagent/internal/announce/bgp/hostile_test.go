@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"runtime"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -178,13 +179,12 @@ func TestRoutesOfAPeerTakeNoMemoryAndDoNoHarm(t *testing.T) {
 
 // What is wrong no more must not read as if it were.
 func TestAnEarlierEndIsSaidToBeEarlier(t *testing.T) {
-	first := true
+	var later atomic.Bool
 	p := newStranger(t, "127.0.0.2", func(c net.Conn) {
 		if !greet(c) {
 			return
 		}
-		if first {
-			first = false
+		if !later.Swap(true) {
 			_, _ = c.Write(notification{code: codeCease, subcode: adminReset}.bytes())
 		}
 		_ = lastWords(c)

@@ -5,7 +5,6 @@ package bgp
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net"
 	"net/netip"
 	"slices"
@@ -79,6 +78,7 @@ type session struct {
 	falls    uint64
 	bfd      string
 	told     int // prefixes
+	left     leftOut
 	cancel   context.CancelFunc
 	last     *notification // what the peer is told at the end of the session
 }
@@ -94,10 +94,8 @@ func (s *session) snapshot() SessionState {
 		return st
 	}
 	st.Prefixes = s.told
-	st.LeftOut = len(s.want) - st.Prefixes
-	if st.LeftOut > 0 {
-		st.Reason = reason.InvalidPeer
-		st.Message = fmt.Sprintf("%d routes are left out: the session, the peer or this node's link has not their address family", st.LeftOut)
+	if st.LeftOut = s.left.count; st.LeftOut > 0 {
+		st.Reason, st.Message = s.left.reason, s.left.why
 	}
 	return st
 }
@@ -330,15 +328,9 @@ func (s *session) sync() {
 	if err != nil {
 		s.synced = synced{} // and once more with the next plan
 	}
-	told := 0
-	if g.v4 {
-		told += s.rib.four
-	}
-	if g.v6 {
-		told += s.rib.six
-	}
+	left := leaves(want, s.rib, now.hops, g)
 	s.mu.Lock()
-	s.told = told
+	s.told, s.left = len(want)-left.count, left
 	if up {
 		s.totals.updates.Add(uint64(changed)) //nolint:gosec // a count
 	}

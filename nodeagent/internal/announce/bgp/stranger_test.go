@@ -81,11 +81,17 @@ func (s *stranger) spec(name string) loadbalancer.BGPSession {
 
 // openOf a peer that carries both families.
 func openOf(asn uint16, hold uint16, id string) []byte {
+	return openFor(asn, hold, id, gobgp.RF_IPv4_UC, gobgp.RF_IPv6_UC)
+}
+
+// openFor a peer that carries some.
+func openFor(asn uint16, hold uint16, id string, families ...gobgp.Family) []byte {
+	var caps []gobgp.ParameterCapabilityInterface
+	for _, f := range families {
+		caps = append(caps, gobgp.NewCapMultiProtocol(f))
+	}
 	m, err := gobgp.NewBGPOpenMessage(asn, hold, netip.MustParseAddr(id), []gobgp.OptionParameterInterface{
-		gobgp.NewOptionParameterCapability([]gobgp.ParameterCapabilityInterface{
-			gobgp.NewCapMultiProtocol(gobgp.RF_IPv4_UC), gobgp.NewCapMultiProtocol(gobgp.RF_IPv6_UC),
-			gobgp.NewCapFourOctetASNumber(uint32(asn)), gobgp.NewCapExtendedMessage(),
-		}),
+		gobgp.NewOptionParameterCapability(append(caps, gobgp.NewCapFourOctetASNumber(uint32(asn)), gobgp.NewCapExtendedMessage())),
 	})
 	if err != nil {
 		return nil
@@ -98,8 +104,11 @@ func openOf(asn uint16, hold uint16, id string) []byte {
 }
 
 // greet does what a decent peer does up to Established.
-func greet(c net.Conn) bool {
-	_, _ = c.Write(openOf(theirASN, 90, "192.0.2.254"))
+func greet(c net.Conn) bool { return greetAs(c, openOf(theirASN, 90, "192.0.2.254")) }
+
+// greetAs does so with an OPEN of its own.
+func greetAs(c net.Conn, open []byte) bool {
+	_, _ = c.Write(open)
 	buf := make([]byte, maxMessage)
 	for _, want := range []uint8{gobgp.BGP_MSG_OPEN, gobgp.BGP_MSG_KEEPALIVE} {
 		m, err := readMessage(c, buf)
