@@ -57,8 +57,10 @@ const (
 // +kubebuilder:printcolumn:name="Targets",type=string,JSONPath=`.spec.targetType`
 // +kubebuilder:printcolumn:name="Policy",type=string,JSONPath=`.spec.externalTrafficPolicy`
 // +kubebuilder:printcolumn:name="Node",type=string,JSONPath=`.status.owner.node`
+// +kubebuilder:printcolumn:name="BGP",type=string,JSONPath=`.spec.advertisements[?(@.kind=="BGPAdvertisement")].name`
 // +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].status`
 // +kubebuilder:printcolumn:name="Reason",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].reason`
+// +kubebuilder:printcolumn:name="Announced",type=string,priority=1,JSONPath=`.status.conditions[?(@.type=="Announced")].message`
 // +kubebuilder:printcolumn:name="Message",type=string,priority=1,JSONPath=`.status.conditions[?(@.type=="Ready")].message`
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
 type LoadBalancer struct {

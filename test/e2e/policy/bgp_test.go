@@ -144,3 +144,21 @@ func TestBGPMirrorsAreReadOnly(t *testing.T) {
 		check(t, controller().delete(t.Context(), m), "")
 	}
 }
+
+// Who announces an address is in the table that people look at first: the node by layer 2,
+// the advertisement by BGP, and in the wide one how many nodes tell whom.
+func TestRecordsShowWhoTellsThem(t *testing.T) {
+	t.Parallel()
+	m := record("told")
+	given(t, m)
+	const words = "192.0.2.1 is announced by 2 nodes to 1 peers: router by BGP"
+	check(t, controller().patch(t.Context(), m, `{spec: {advertisements: [{kind: L2Advertisement, name: near}, {kind: BGPAdvertisement, name: far}]}}`), "")
+	check(t, controller().patch(t.Context(), m, `{status: {conditions: [{type: Announced, status: "True", reason: Announced, message: "`+words+
+		`", lastTransitionTime: "2026-01-01T00:00:00Z"}]}}`, "status"), "")
+	for _, tt := range []struct{ output, want string }{{"", "far"}, {"wide", words}} {
+		out, err := cluster.run(t.Context(), "get", "loadbalancers", "-n", "default", "told", "-o", tt.output)
+		if err != nil || !strings.Contains(out, tt.want) || !strings.Contains(out, "BGP") {
+			t.Errorf("-o %q: %v:\n%s\nwant %q", tt.output, err, out, tt.want)
+		}
+	}
+}
