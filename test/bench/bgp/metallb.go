@@ -132,7 +132,7 @@ func measureMetalLB(ctx context.Context, c *Config, f *field.Field) (_ []Routes,
 	if err != nil {
 		return nil, "", errors.Join(err, m.proc.Stop())
 	}
-	out, err := measureRoutes(ctx, c, f, func(context.Context, *field.Field) (speaker, error) { return m, nil })
+	out, err := measureRoutes(ctx, c, f, m)
 	return out, moduleOf(c.MetalLB), errors.Join(err, m.proc.Err(), m.proc.Stop())
 }
 

@@ -87,8 +87,6 @@ type speaker interface {
 // agent is ours.
 type agent struct{ f *field.Field }
 
-func ours(_ context.Context, f *field.Field) (speaker, error) { return agent{f}, nil }
-
 func (a agent) process() *plane.Process                               { return a.f.Nodes()[0].Agent() }
 func (a agent) grow(ctx context.Context, n int) error                 { return a.f.Grow(ctx, n) }
 func (a agent) come(ctx context.Context, addr netip.Addr) error       { return a.f.Come(ctx, addr) }
@@ -97,12 +95,8 @@ func (a agent) addresses() []netip.Addr                               { return a
 func (a agent) tell(ctx context.Context, yes bool) (time.Time, error) { return a.f.Tell(ctx, yes) }
 
 // measureRoutes goes through all sizes.
-func measureRoutes(ctx context.Context, c *Config, f *field.Field, by func(context.Context, *field.Field) (speaker, error)) ([]Routes, error) {
+func measureRoutes(ctx context.Context, c *Config, f *field.Field, s speaker) ([]Routes, error) {
 	var out []Routes
-	s, err := by(ctx, f)
-	if err != nil {
-		return nil, err
-	}
 	for _, n := range c.Sizes {
 		start := time.Now()
 		if err := s.grow(ctx, n); err != nil {

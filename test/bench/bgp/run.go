@@ -72,7 +72,7 @@ func Measure(ctx context.Context, c Config, h l2.Head) (*Result, error) {
 	var errs []error
 	if c.wants(PartRoutes) {
 		errs = append(errs, c.on(ctx, "routes", 1, func(f *field.Field) (err error) {
-			res.Routes, err = measureRoutes(ctx, &c, f, ours)
+			res.Routes, err = measureRoutes(ctx, &c, f, agent{f})
 			return err
 		}))
 	}

@@ -50,17 +50,14 @@ const lossless = "0 failed, 0 broken"
 
 // restarts ends agents and starts them again, with graceful restart.
 func restarts(ctx context.Context, s *soak) error {
-	calm := func() error {
-		if s.c.Rate > 0 {
-			return harness.Pause(ctx, 10*time.Second)
-		}
-		return nil
-	}
 	if err := s.Watch(ctx, field.NoBFD, field.Hold, true); err != nil {
 		return err //nolint:wrapcheck // says what it is
 	}
 	r, end := s.row("nothing happens, for comparison", 1, "", lossless)
-	err := s.during(ctx, r, func() error { r.Times++; return calm() })
+	err := s.during(ctx, r, func() error {
+		r.Times++
+		return harness.Pause(ctx, 10*time.Second)
+	})
 	end()
 	errs := []error{
 		err,

@@ -10,7 +10,6 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"time"
 
 	"github.com/fairlead-lb/fairlead/test/harness/rig"
@@ -270,9 +269,4 @@ func (f *Field) Stop() error {
 		errs = append(errs, f.Rig.Stop())
 	}
 	return errors.Join(errs...)
-}
-
-// Logs are the files in which programs of the field wrote.
-func (f *Field) Logs() ([]string, error) {
-	return filepath.Glob(filepath.Join(f.o.Dir, "*.log")) //nolint:wrapcheck // a constant pattern
 }

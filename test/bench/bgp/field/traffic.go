@@ -20,12 +20,10 @@ import (
 
 // Flow is what was seen of one flow: all its packets have the same ports.
 type Flow struct {
-	// Before is the node that answered last before the cut, After the one that did at the end.
-	Before, After string
+	// Before is the node that answered last before the cut.
+	Before string
 	// Gap is the longest time between two answers that ended after the cut.
 	Gap time.Duration
-	// Ended is when that gap ended.
-	Ended time.Time
 }
 
 // flow is one of a prober.
@@ -102,7 +100,7 @@ func (fl *flow) hear() {
 		now, by := time.Now(), string(buf[:n])
 		fl.mu.Lock()
 		if gap := now.Sub(fl.last); !fl.last.IsZero() && fl.cut && gap > fl.seen.Gap {
-			fl.seen.Gap, fl.seen.Ended = gap, now
+			fl.seen.Gap = gap
 		}
 		fl.last, fl.by = now, by
 		fl.mu.Unlock()
@@ -149,7 +147,6 @@ func (p *Flows) Stop() []Flow {
 	p.wg.Wait()
 	out := make([]Flow, 0, len(p.flows))
 	for _, fl := range p.flows {
-		fl.seen.After = fl.by
 		out = append(out, fl.seen)
 	}
 	return out
