@@ -201,19 +201,25 @@ func closed(s routers.Session) error {
 	return nil
 }
 
-// peers waits until the agents say something of all four sessions, and shows it.
-func (d *demo) peers(ctx context.Context, word string) error {
+// peers waits until the agents say these words of all four sessions, and shows what they say.
+func (d *demo) peers(ctx context.Context, words ...string) error {
 	d.t.Command("", "kubectl fairlead bgp peers")
-	words := ""
+	said := ""
 	_, err := harness.Eventually(ctx, bgpCalm, func(ctx context.Context) error {
 		res, err := d.lab.Plugin(ctx, "", "bgp", "peers")
-		words = res.Stdout + res.Stderr
-		if n := strings.Count(words, word); err == nil && n != len(harness.FairleadNodes()) {
-			err = fmt.Errorf("%d sessions %s", n, word)
+		said = res.Stdout + res.Stderr
+		n := 0
+		for line := range strings.Lines(said) {
+			if !slices.ContainsFunc(words, func(w string) bool { return !slices.Contains(strings.Fields(line), w) }) {
+				n++
+			}
+		}
+		if err == nil && n != len(harness.FairleadNodes()) {
+			err = fmt.Errorf("%d sessions %s", n, strings.Join(words, ", "))
 		}
 		return err
 	})
-	d.t.Output(words, 0)
+	d.t.Output(said, 0)
 	return err
 }
 

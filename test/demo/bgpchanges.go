@@ -159,7 +159,7 @@ func (d *demo) watched(ctx context.Context) (harness.Observation, error) {
 	if _, err := d.onRouter(ctx, "show bfd peers brief"); err != nil {
 		return o, err
 	}
-	if err := d.peers(ctx, " Up "); err != nil {
+	if err := d.peers(ctx, "Established", "Up"); err != nil {
 		return o, err
 	}
 	_, _, err = d.hops(ctx, many(4))

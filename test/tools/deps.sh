@@ -55,4 +55,23 @@ fi
 export DEBIAN_FRONTEND=noninteractive
 echo "deps: installing ${missing[*]}"
 apt-get update -qq
+
+# The tests start routers of their own, each in a network namespace. Debian would start one on
+# this machine, now and at each boot.
+routers=()
+for package in "${missing[@]}"; do
+  case $package in
+    bird2) routers+=(bird) ;;
+    frr) routers+=(frr) ;;
+  esac
+done
+if [ ${#routers[@]} != 0 ] && ! [ -e /usr/sbin/policy-rc.d ]; then
+  printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d # "forbidden by policy"
+  chmod 755 /usr/sbin/policy-rc.d
+  trap 'rm -f /usr/sbin/policy-rc.d' EXIT
+fi
 apt-get install -y -qq --no-install-recommends "${missing[@]}"
+if [ ${#routers[@]} != 0 ] && [ -d /run/systemd/system ]; then
+  systemctl disable --quiet "${routers[@]}"
+  echo "deps: the services ${routers[*]} are not enabled; systemctl enable --now starts them"
+fi
