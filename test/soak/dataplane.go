@@ -4,6 +4,7 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -43,6 +44,9 @@ func dataPlane(ctx context.Context, lab *harness.Lab) (string, error) {
 type forwardingReport struct {
 	// passed and failed rows by mode of kube-proxy.
 	passed, failed map[string]int
+	// parts are the other tests in the order in which they end, results theirs by mode.
+	parts   []string
+	results map[string]map[string]string
 	// said are the lines of measurements, faults those of failures.
 	said, faults []string
 	where        string
@@ -50,13 +54,14 @@ type forwardingReport struct {
 
 var (
 	rowLine   = regexp.MustCompile(`^ *--- (PASS|FAIL): TestDataPlane/([a-z]+)/matrix/rows/[^/ ]+/[^/ ]+ `)
-	sayLine   = regexp.MustCompile(`^\[ *[0-9.]+ s\] (.*(?:questions|requests went|flows went|every node had noticed|all of it took).*)$`)
+	partLine  = regexp.MustCompile(`^ *--- (PASS|FAIL): TestDataPlane/([a-z]+)/((?:features/)?[A-Za-z0-9-]+) `)
+	sayLine   = regexp.MustCompile(`^\[ *[0-9.]+ s\] (.*(?:NOT TESTED|questions|requests went|flows went|every node had noticed|all of it took).*)$`)
 	faultLine = regexp.MustCompile(`^ +[a-z0-9_]+_test\.go:[0-9]+: (.*)$`)
 	whereLine = regexp.MustCompile(`^==> fairlead-vm: (this machine's kernel.*)$`)
 )
 
 func (r *forwardingReport) read(out io.Reader) error {
-	r.passed, r.failed = make(map[string]int), make(map[string]int)
+	r.passed, r.failed, r.results = make(map[string]int), make(map[string]int), make(map[string]map[string]string)
 	lines := bufio.NewScanner(out)
 	lines.Buffer(nil, 1<<20)
 	for lines.Scan() {
@@ -69,6 +74,9 @@ func (r *forwardingReport) read(out io.Reader) error {
 			} else {
 				r.failed[m[2]]++
 			}
+		case partLine.MatchString(line):
+			m := partLine.FindStringSubmatch(line)
+			r.note(m[3], m[2], map[string]string{"PASS": "passed", "FAIL": "FAILED"}[m[1]])
 		case sayLine.MatchString(line):
 			r.said = append(r.said, sayLine.FindStringSubmatch(line)[1])
 		case faultLine.MatchString(line) && !strings.Contains(line, "the end of "):
@@ -81,6 +89,18 @@ func (r *forwardingReport) read(out io.Reader) error {
 		return fmt.Errorf("read what the tests print: %w", err)
 	}
 	return nil
+}
+
+// note takes the result of a part; the matrix, and what only holds parts, have none of their own.
+func (r *forwardingReport) note(part, mode, result string) {
+	if part == "matrix" || part == "features" {
+		return
+	}
+	part = strings.TrimPrefix(part, "features/")
+	if r.results[part] == nil {
+		r.parts, r.results[part] = append(r.parts, part), make(map[string]string)
+	}
+	r.results[part][mode] = result
 }
 
 func (r *forwardingReport) markdown() string {
@@ -100,8 +120,17 @@ func (r *forwardingReport) markdown() string {
 	for _, mode := range modes {
 		fmt.Fprintf(&b, "| %s | %d | %d |\n", mode, r.passed[mode], r.failed[mode])
 	}
-	b.WriteString("\nA question is a new connection, every 20 ms while something is broken on the node that has the address, every 10 ms else. Times hold those of\n" +
-		"the measuring programs, about 0.7 s under emulation.\n\n")
+	fmt.Fprintf(&b, "\n| beside rows | %s |\n|---%s|\n", strings.Join(modes, " | "), strings.Repeat("|---", len(modes)))
+	for _, part := range r.parts {
+		b.WriteString("| " + part)
+		for _, mode := range modes {
+			b.WriteString(" | " + cmp.Or(r.results[part][mode], "-"))
+		}
+		b.WriteString(" |\n")
+	}
+	b.WriteString("\nA question is a new connection, every 20 ms while something is broken on the node that has the address, every 10 ms else. When something was\n" +
+		"put back is what the agent's log says; what breaks it takes its time before it does. When it was found whole holds the time of the measuring\n" +
+		"programs, some seconds under emulation.\n\n")
 	for _, line := range r.said {
 		b.WriteString("- " + line + "\n")
 	}
