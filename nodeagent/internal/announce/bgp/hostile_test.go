@@ -5,6 +5,7 @@
 package bgp
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 	"math/rand/v2"
@@ -30,6 +31,13 @@ func message(kind uint8, body []byte) []byte {
 	return b
 }
 
+// changed is a message with other octets from one on.
+func changed(m []byte, at int, octets ...byte) []byte {
+	m = bytes.Clone(m)
+	copy(m[at:], octets)
+	return m
+}
+
 func TestWhatAHostilePeerSaysIsNamedAndHarmsNobody(t *testing.T) {
 	good := openOf(theirASN, 90, "192.0.2.254")
 	tests := []struct {
@@ -39,6 +47,20 @@ func TestWhatAHostilePeerSaysIsNamedAndHarmsNobody(t *testing.T) {
 		reason reason.Reason
 		words  string
 	}{
+		{"bad marker", [][]byte{changed(good, 7, 0)}, notification{code: 1, subcode: 1}, reason.NotEstablished, "Connection Not Synchronized (1/1)"},
+		{"length 0", [][]byte{changed(good, 16, 0, 0)}, notification{code: 1, subcode: 2}, reason.NotEstablished, "with length 0; told it Message Header Error/Bad Message Length"},
+		{"length 18", [][]byte{changed(good, 16, 0, 18)}, notification{code: 1, subcode: 2}, reason.NotEstablished, "with length 18"},
+		{"an OPEN of 4097", [][]byte{changed(good, 16, 0x10, 0x01)}, notification{code: 1, subcode: 2}, reason.NotEstablished, "with length 4097"},
+		{"a KEEPALIVE of 20", [][]byte{good, changed(keepalive(), 17, 20)}, notification{code: 1, subcode: 2}, reason.NotEstablished, "type 4 with length 20"},
+		{"an UPDATE of 22", [][]byte{good, keepalive(), changed(message(2, make([]byte, 3)), 17, 22)}, notification{code: 1, subcode: 2}, reason.NotEstablished, "type 2 with length 22"},
+		{"a NOTIFICATION of 20", [][]byte{changed(message(3, []byte{6}), 17, 20)}, notification{code: 1, subcode: 2}, reason.NotEstablished, "type 3 with length 20"},
+		{"type 0", [][]byte{message(0, nil)}, notification{code: 1, subcode: 3}, reason.NotEstablished, "unknown type 0"},
+		{"type 255 once up", [][]byte{good, keepalive(), message(255, make([]byte, 100))}, notification{code: 1, subcode: 3}, reason.NotEstablished, "unknown type 255"},
+		{"hold time 2", [][]byte{openOf(theirASN, 2, "192.0.2.254")}, notification{code: 2, subcode: 6}, reason.NotEstablished, "Unacceptable Hold Time"},
+		{"router id 0", [][]byte{openOf(theirASN, 90, "0.0.0.0")}, notification{code: 2, subcode: 3}, reason.NotEstablished, "Bad BGP Identifier"},
+		{"AS 0", [][]byte{openOf(0, 90, "192.0.2.254")}, notification{code: 2, subcode: 2}, reason.WrongASN, "Bad Peer AS"},
+		{"parameters that end in the air", [][]byte{changed(good, 28, 255)}, notification{}, reason.NotEstablished, "OPEN"},
+		{"a capability that ends in the air", [][]byte{message(1, append(bytes.Clone(good[19:28]), 6, 2, 4, 65, 4, 0, 0))}, notification{}, reason.NotEstablished, "OPEN"},
 		{"no BGP", [][]byte{[]byte("HTTP/1.1 400 Bad Request\r\n\r\n")}, notification{code: 1, subcode: 1}, reason.NotEstablished, "not BGP"},
 		{"length below the header", [][]byte{func() []byte { b := keepalive(); b[17] = 5; return b }()}, notification{code: 1, subcode: 2}, reason.NotEstablished, "Bad Message Length"},
 		{"unknown type", [][]byte{message(77, nil)}, notification{code: 1, subcode: 3}, reason.NotEstablished, "unknown type 77"},
@@ -95,6 +117,11 @@ func TestNotificationsOfThePeerAreSaidInWords(t *testing.T) {
 		want  reason.Reason
 		words string
 	}{
+		{"in OpenSent", false, notification{6, 5, nil}, reason.NotEstablished, "Cease/Connection Rejected (6/5)"},
+		{"of code 0", false, notification{0, 0, nil}, reason.NotEstablished, "Unknown Error (0/0)"},
+		{"text that ends in the air", true, notification{6, 2, []byte{200, 'x'}}, reason.NotEstablished, "Cease/Administrative Shutdown (6/2)"},
+		{"text that is none", true, notification{6, 2, []byte{2, 0xff, 0xfe}}, reason.NotEstablished, "Cease/Administrative Shutdown (6/2)"},
+		{"as long as can be", true, notification{5, 3, make([]byte, 4000)}, reason.NotEstablished, "Finite State Machine Error/Unexpected Message in Established (5/3)"},
 		{"before the session is up", false, notification{2, 2, nil}, reason.WrongASN, "OPEN Message Error/Bad Peer AS (2/2)"},
 		{"shutdown with a message", true, notification{6, 2, append([]byte{5}, "bye\x07!"...)}, reason.NotEstablished, `Cease/Administrative Shutdown (6/2): "bye !"`},
 		{"hold timer", true, notification{4, 0, nil}, reason.NotEstablished, "Hold Timer Expired (4/0)"},
@@ -171,6 +198,8 @@ func TestRoutesOfAPeerTakeNoMemoryAndDoNoHarm(t *testing.T) {
 	runtime.ReadMemStats(&after)
 	if grown := int64(after.HeapAlloc) - int64(before.HeapAlloc); grown > 2<<20 {
 		t.Errorf("the heap has grown by %d octets", grown)
+	} else {
+		t.Logf("the heap has grown by %d octets", grown)
 	}
 	if st.Flaps != 0 || st.Prefixes != 10 {
 		t.Errorf("state %+v", st)
