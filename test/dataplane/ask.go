@@ -50,8 +50,14 @@ func Ask(ctx context.Context, from Place, proto Protocol, to netip.AddrPort) (An
 func askWithin(ctx context.Context, from Place, proto Protocol, to netip.AddrPort, timeout time.Duration) (Answer, error) {
 	var conn *Conn
 	err := from.Do(func() error {
-		d := net.Dialer{Timeout: timeout}
-		c, err := d.DialContext(ctx, strings.ToLower(string(proto)), to.String())
+		var c net.Conn
+		var err error
+		if proto == SCTP {
+			c, err = dialSCTP(ctx, to, timeout)
+		} else {
+			d := net.Dialer{Timeout: timeout}
+			c, err = d.DialContext(ctx, strings.ToLower(string(proto)), to.String())
+		}
 		if err == nil {
 			conn = newConn(c, proto, timeout)
 		}

@@ -46,6 +46,9 @@ func TestDataPlane(t *testing.T) {
 			}
 			w.say("kube-proxy runs in %s mode", mode)
 			t.Run("matrix", func(t *testing.T) { testMatrix(t, w, mode) })
+			if mode == NFTables || full() {
+				t.Run("features", func(t *testing.T) { testFeatures(t, w, mode) })
+			}
 			// Its kube-proxy flushes all of IPVS when it starts.
 			if mode == NFTables {
 				t.Run("round-robin", func(t *testing.T) { testRoundRobin(t, w) })
@@ -55,6 +58,9 @@ func TestDataPlane(t *testing.T) {
 				t.Run("repair", func(t *testing.T) { testRepair(t, w, mode) })
 				t.Run("stream", func(t *testing.T) { testStream(t, w, mode) })
 				t.Run("power-cut", func(t *testing.T) { testPowerCut(t, w) })
+			}
+			if mode == IPVS && full() {
+				t.Run("without-excludeCIDRs", func(t *testing.T) { testWithoutExclude(t, w) })
 			}
 		})
 	}

@@ -41,6 +41,7 @@ type Pod struct {
 
 	file *os.File
 	link string
+	sctp bool // it serves by SCTP
 	wg   sync.WaitGroup
 
 	mu      sync.Mutex

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -75,10 +76,15 @@ func (w *World) prepareProxies(ctx context.Context) error {
 	return nil
 }
 
-// Start runs kube-proxy in a mode; it must not be running. Args come last.
+// Start runs kube-proxy in a mode; it must not be running. Args replace those of their name:
+// of lists, kube-proxy would join them.
 func (p *Proxy) Start(ctx context.Context, mode Mode, args ...string) error {
 	p.mode = mode
-	all := append(p.arguments(mode), args...)
+	all := slices.DeleteFunc(p.arguments(mode), func(own string) bool {
+		name, _, _ := strings.Cut(own, "=")
+		return slices.ContainsFunc(args, func(arg string) bool { return strings.HasPrefix(arg, name+"=") })
+	})
+	all = append(all, args...)
 	var err error
 	p.proc, err = plane.StartProcess(ctx, plane.Program{
 		Name: "kube-proxy of " + p.Node.Name(), LogFile: p.w.Rig.Path("kube-proxy-" + p.Node.Name() + ".log"),

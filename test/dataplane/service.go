@@ -96,7 +96,7 @@ func (w *World) SetEndpoints(ctx context.Context, s *Service) error {
 	for _, p := range []struct {
 		name  string
 		proto corev1.Protocol
-	}{{"tcp", corev1.ProtocolTCP}, {"udp", corev1.ProtocolUDP}} {
+	}{{"tcp", corev1.ProtocolTCP}, {"udp", corev1.ProtocolUDP}, {"sctp", corev1.ProtocolSCTP}} {
 		slice.Ports = append(slice.Ports, discoveryv1.EndpointPort{Name: &p.name, Port: &port, Protocol: &p.proto})
 	}
 	for _, p := range slices.Concat(s.Pods, s.Terminating) {
