@@ -13,6 +13,7 @@ const (
 	// ownNamespace is where Fairlead reads passwords.
 	ownNamespace = "fairlead-system"
 	bgpPort      = 179
+	kindPeer     = "BGPPeer"
 	// hostBits4 and hostBits6 are the lengths of routes to one address.
 	hostBits4 = 32
 	hostBits6 = 128
@@ -25,7 +26,7 @@ func bgpKinds(o Options) []*kind {
 
 func peerKind(o Options) *kind {
 	return &kind{
-		name: "BGPPeer", invalid: reason.InvalidPeer,
+		name: kindPeer, invalid: reason.InvalidPeer,
 		source: newSource("bgppeers", probeInterval, "v1beta2", "v1beta1"),
 		target: &typedTarget[*v1alpha1.BGPPeer, v1alpha1.BGPPeerSpec]{
 			client: o.Peers, cache: o.PeerInformer,

@@ -94,6 +94,9 @@ type Controller struct {
 	// told is what each metallb.io object was last told by an event, noted the version of
 	// it that was told of unread fields; only the worker touches them.
 	told, noted map[key]string
+	// shared is what each BGPPeer of ours was last told of MetalLB's sessions with its
+	// router; only the worker touches it.
+	shared map[string]string
 }
 
 // New checks the options and hooks into the informers. Wiring:
@@ -119,7 +122,7 @@ func New(opts Options) (*Controller, error) {
 		opts:  opts,
 		queue: worker.New[key]("metallb-mirror"),
 		kinds: map[string]*kind{},
-		told:  map[key]string{}, noted: map[key]string{},
+		told:  map[key]string{}, noted: map[key]string{}, shared: map[string]string{},
 	}
 	for _, k := range append(bgpKinds(opts), reportedKind(), poolKind(opts), advertisementKind(opts)) {
 		c.kinds[k.name] = k

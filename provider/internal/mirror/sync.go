@@ -21,6 +21,9 @@ import (
 
 // sync brings the copy of one metallb.io object in line with it.
 func (c *Controller) sync(ctx context.Context, at key) (time.Duration, error) {
+	if k := c.kinds[at.kind]; at.kind == kindPeer {
+		c.warnOfSharedRouters(ctx, k)
+	}
 	return 0, c.bringInLine(ctx, at)
 }
 
