@@ -5,6 +5,7 @@
 package bfd
 
 import (
+	"bytes"
 	"net"
 	"net/netip"
 	"strings"
@@ -75,6 +76,12 @@ func TestWhatIsDropped(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	for n, wrong := range [][]byte{changed(b, 0, 2<<5|b[0]&0x1f), changed(b, 2, 0), changed(b, 3, 23), changed(b, 3, 25), b[:23], changed(b, 4, 0, 0, 0, 0)} {
+		if _, err := p.out.Write(wrong); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "version, multiplier, lengths and discriminator 0 are dropped", d, dropped(Malformed, uint64(5+n)))
+	}
 	b[1] |= flagAuth
 	b[3] = 26
 	if _, err := p.out.Write(append(b, 0, 0)); err != nil {
@@ -87,6 +94,62 @@ func TestWhatIsDropped(t *testing.T) {
 	p.dial("127.0.0.3", portSingle)
 	p.say(wire.StateDown)
 	eventually(t, "a stranger is not heard", d, func() bool { return d.Strangers()[Stranger] > 0 })
+}
+
+// changed is a packet with other octets from one on.
+func changed(b []byte, at int, octets ...byte) []byte {
+	b = bytes.Clone(b)
+	copy(b[at:], octets)
+	return b
+}
+
+// Whatever strangers and a hostile peer send, the session of another peer stays.
+func TestFlood(t *testing.T) {
+	packets := 5000
+	if wholly() {
+		packets = 500_000
+	}
+	d, _ := start(t)
+	p := newDouble(t, portSingle)
+	netns.AddAddr(t, "lo", "127.0.0.4/32")
+	s := single(300 * time.Millisecond)
+	d.Watch("good", away, netip.Addr{}, s)
+	d.Watch("bad", netip.MustParseAddr("127.0.0.4"), netip.Addr{}, s)
+	p.self.DesiredMinTxInterval = 300_000
+	p.up()
+	eventually(t, "up", d, isState(d, "good", "Up"))
+	good := p.out
+	p.dial("127.0.0.4", portSingle)
+	p.ttl(254)
+	bad, over := p.out, make(chan struct{})
+	go func() {
+		defer close(over)
+		b := bytes.Repeat([]byte{0x20}, 24)
+		for i := range packets {
+			b[0], b[3] = byte(0x20+i%3), byte(24+i%2)
+			_, _ = bad.Write(b) // a full buffer is what is wanted
+		}
+	}()
+	p.out = good
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for flooding := true; flooding; {
+		select {
+		case <-over:
+			flooding = false
+		case <-tick.C:
+		}
+		p.say(wire.StateUp)
+	}
+	p.say(wire.StateUp)
+	eventually(t, "what came is counted", d, func() bool {
+		drops := d.States()["bad"].Dropped
+		return drops[TTL]+drops[Malformed] > 0
+	})
+	if state, falls, why := d.State("good"); state != "Up" || falls != 0 {
+		t.Errorf("%s after %d falls: %s", state, falls, why)
+	}
+	t.Logf("%d packets: %+v", packets, d.States()["bad"].Dropped)
 }
 
 // Over several hops the least TTL is configured (RFC 5883 §5 has none of its own), and a
