@@ -23,9 +23,6 @@ import (
 // Tag marks the files of tests that need ip_vs.
 const Tag = "ipvs"
 
-// testTimeout of one package's tests.
-const testTimeout = 20 * time.Minute
-
 // Suite are the tests of the files that are tagged [Tag].
 type Suite struct {
 	// Packages as the go command takes them; those without such a file are left out.
@@ -34,7 +31,8 @@ type Suite struct {
 	Tags string
 	// Run, if set, selects tests as go test's flag of that name does, in place of all.
 	Run string
-	// Timeout of all tests together.
+	// Timeout of all tests together, and of those of a package, which are told in time to say
+	// where they hang.
 	Timeout time.Duration
 	// Output gets what the tests print.
 	Output io.Writer
@@ -221,7 +219,7 @@ func (s *Suite) compile(ctx context.Context, dir string) ([]Job, error) {
 		jobs = append(jobs, Job{
 			Package: p.ImportPath, Dir: p.Dir, Binary: binary,
 			// Tests that wait for silence cost nothing beside each other.
-			Args: []string{"-test.v", "-test.parallel", "8", "-test.run", pattern, "-test.timeout", testTimeout.String()},
+			Args: []string{"-test.v", "-test.parallel", "8", "-test.run", pattern, "-test.timeout", (s.Timeout - s.Timeout/10).String()},
 		})
 	}
 	if len(jobs) == 0 {
