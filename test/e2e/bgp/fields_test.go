@@ -207,6 +207,7 @@ func fields(b *bed) {
 	for _, r := range rows {
 		text += fmt.Sprintf(fieldPeer, r.name, r.at.Local, r.spec)
 	}
+	b.undone("delete", "bgppeer", "-l", "part=fields")
 	b.apply(text)
 	b.fieldsEstablished(many, rows)
 	b.templates(many)
@@ -216,7 +217,6 @@ func fields(b *bed) {
 	b.keepalives(capture, rows)
 	b.idle(many)
 	b.refused()
-	b.kubectl("delete", "bgppeer", "-l", "part=fields")
 	b.kubectl("delete", "bgpadvertisements.fairlead.dev", "fields")
 	b.undisturbed(before)
 }

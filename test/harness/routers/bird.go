@@ -20,6 +20,9 @@ import (
 	"github.com/fairlead-lb/fairlead/test/harness/plane"
 )
 
+// firstPort of those that BIRD connects to of neighbours that it has several sessions with.
+const firstPort = 20_000
+
 // BIRD is a running BIRD 2.
 type BIRD struct {
 	place   Place
@@ -259,7 +262,7 @@ func (c *Config) BIRD() string {
 	for i := range c.Neighbors {
 		n := &c.Neighbors[i]
 		multiHop = multiHop || n.MultiHop
-		b.WriteString(n.bird(c.ASN, fmt.Sprintf("n%d", i+1)))
+		b.WriteString(n.bird(c.ASN, i+1))
 	}
 	b.WriteString(c.Lines)
 	if multiHop {
@@ -269,17 +272,20 @@ func (c *Config) BIRD() string {
 	return b.String()
 }
 
-func (n *Neighbor) bird(asn uint32, name string) string {
-	local := fmt.Sprintf("as %d", cmp.Or(n.LocalASN, asn))
+// bird is the i-th neighbour in BIRD's words.
+func (n *Neighbor) bird(asn uint32, i int) string {
+	local, port := fmt.Sprintf("as %d", cmp.Or(n.LocalASN, asn)), ""
 	if n.Port > 0 {
 		local = fmt.Sprintf("port %d ", n.Port) + local
 	}
 	if n.Local.IsValid() {
-		local = n.Local.String() + " " + local
+		// Sessions of one neighbour differ in their own address, which BIRD must be strict about,
+		// and it has one session at a time with one port of the neighbour: that to which it
+		// would connect, where nobody listens.
+		local, port = n.Local.String()+" "+local, fmt.Sprintf("port %d ", firstPort+i)
 	}
-	// Sessions of one neighbour differ in their own address, which BIRD must be strict about.
-	return fmt.Sprintf("protocol bgp %s {\n", cmp.Or(n.Name, name)) + lines(
-		fmt.Sprintf("local %s;\nneighbor %s as %d;\nhold time %d;", local, n.Addr, n.ASN, int(n.hold().Seconds())),
+	return fmt.Sprintf("protocol bgp %s {\n", cmp.Or(n.Name, fmt.Sprintf("n%d", i))) + lines(
+		fmt.Sprintf("local %s;\nneighbor %s %sas %d;\nhold time %d;", local, n.Addr, port, n.ASN, int(n.hold().Seconds())),
 		"connect delay time 1; connect retry time 1; error wait time 1,2; error forget time 10;", when(n.Local.IsValid(), "strict bind on;"),
 		when(!n.MultiHop, "direct;"), when(n.MultiHop, "multihop;"), when(n.Password != "", fmt.Sprintf("password %q;", n.Password)),
 		when(n.BFD, "bfd on;"), when(n.GracefulRestart, "graceful restart on;"), when(n.TTLSecurity, "ttl security on;"), when(n.Passive, "passive on;"), n.Lines,
