@@ -141,7 +141,7 @@ func TestMarkdown(t *testing.T) {
 }
 
 func TestUsual(t *testing.T) {
-	if got := joinSizes(usual(true, 5000)); got != "20,40,80" {
+	if got := joinSizes(usual(true, 5000)); got != "10,20,40" {
 		t.Errorf("emulated: %s", got)
 	}
 	if got := joinSizes(usual(false, 5000)); got != "100,1000,5000" {

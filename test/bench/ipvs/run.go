@@ -119,7 +119,7 @@ func Measure(ctx context.Context, c Config, m harness.Machine) (*Result, error) 
 // second for each Service, and would take hours for all.
 func usual(emulated bool, services int) []int {
 	if emulated {
-		return []int{20, 40, 80}
+		return []int{10, 20, 40}
 	}
 	return []int{100, 1000, services}
 }

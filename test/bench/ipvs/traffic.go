@@ -69,17 +69,22 @@ func MeasureTraffic(ctx context.Context, o dataplane.Options, round time.Duratio
 	if err != nil {
 		return nil, err //nolint:wrapcheck // says what failed
 	}
+	began := time.Now()
+	say := func(format string, args ...any) {
+		_, _ = fmt.Fprintf(o.Progress, "traffic: %4.0f s: "+format+"\n", append([]any{time.Since(began).Seconds()}, args...)...)
+	}
 	service := &dataplane.Service{Name: "bench", Pods: []*dataplane.Pod{w.A, w.B}}
 	for i, mode := range []dataplane.Mode{dataplane.IPTables, dataplane.NFTables} {
 		if err := w.Use(ctx, mode); err != nil {
 			return out, err //nolint:wrapcheck // says what failed
 		}
+		say("kube-proxy runs in mode %s", mode)
 		if i == 0 {
 			if err := w.Create(ctx, service); err != nil {
 				return out, err //nolint:wrapcheck // says what failed
 			}
 		}
-		paths, err := compare(ctx, w, service, mode, round)
+		paths, err := compare(ctx, w, service, mode, round, say)
 		out = append(out, paths...)
 		if err != nil {
 			return out, err
@@ -104,12 +109,15 @@ func showLogs(dir string, to io.Writer) {
 	}
 }
 
-func compare(ctx context.Context, w *dataplane.World, service *dataplane.Service, mode dataplane.Mode, round time.Duration) ([]Path, error) {
+func compare(ctx context.Context, w *dataplane.World, service *dataplane.Service, mode dataplane.Mode, round time.Duration,
+	say func(string, ...any),
+) ([]Path, error) {
 	addrs, err := w.Served(ctx, service)
 	if err != nil {
 		return nil, err //nolint:wrapcheck // says what failed
 	}
 	vip := addrs[service]
+	say("%s is served", vip)
 	owner, err := w.Owner(ctx, vip)
 	if err != nil {
 		return nil, err //nolint:wrapcheck // says what failed
@@ -137,7 +145,8 @@ func compare(ctx context.Context, w *dataplane.World, service *dataplane.Service
 			return nil, fmt.Errorf("%s: %w", way.name, err)
 		}
 	}
-	for range roundsEach {
+	for n := range roundsEach {
+		say("round %d of %d", n+1, roundsEach)
 		for i, way := range ways {
 			out[i].Fresh.add(load(ctx, round, func(ctx context.Context, until time.Time, note func(time.Duration, error)) {
 				askAnew(ctx, w.Client, way.to, until, note)
