@@ -41,8 +41,9 @@ func (s *soak) during(ctx context.Context, r *Row, do func() error) error {
 	if loss := stood.Lossless(); loss != nil {
 		r.fault("%s", loss)
 	}
-	r.Said = fmt.Sprintf("%d of %d new connections failed within %s, %d of %d held ones broke, longest gap %.0f ms",
-		stood.Failed, stood.Sent, stood.Took.Round(time.Second), stood.Hold.Broken+stood.Hold.NotOpened, stood.Hold.Held, stood.LongestGapMs)
+	r.Said = fmt.Sprintf("%d of %d new connections failed within %s, %d of %d held ones broke; %d segments sent again, longest gap %.0f ms (prober late by up to %.0f ms), p99 %.0f ms",
+		stood.Failed, stood.Sent, stood.Took.Round(time.Second), stood.Hold.Broken+stood.Hold.NotOpened, stood.Hold.Held,
+		stood.Repeated, stood.LongestGapMs, stood.LatestStartMs, stood.LatencyP99Ms)
 	return err
 }
 

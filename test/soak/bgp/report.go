@@ -12,7 +12,8 @@ import (
 const text = `Three node agents (real processes with the shipped arguments, each in a network namespace of its own on one bridge) speak with FRR 8 (external) and BIRD 2 (internal); a client
 is behind FRR, which chooses among next hops by ports too. *Power cuts*: 24 flows (UDP), each asked every 10 ms, which nodes answer themselves; the blackout is the longest gap between
 two answers on a flow of the node that was cut, whose port of the switch goes down and whose agent is killed at once, while FRR's own link stays up. *Streams*: %d new connections a second
-(TCP, one request each, 2 s at most) and %d that stay open with a request every 100 ms, to one pod that every node forwards to without a state of its own: what fails is the fault of routes. What a
+(TCP, one request each, 2 s at most) and %d that stay open with a request every 100 ms, to one pod that every node forwards to without a state of its own: what fails is the fault of routes. A packet that is
+lost is sent again after 200 ms (1 s if it was the first of its connection), so the segments that were sent again tell more than failures; those of the row where nothing happens are the machine's own. What a
 data plane does with a connection that a router moves to another node is not measured here.
 `
 

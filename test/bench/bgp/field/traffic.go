@@ -10,12 +10,15 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/fairlead-lb/fairlead/test/harness"
 	"github.com/fairlead-lb/fairlead/test/harness/plane"
+	"github.com/fairlead-lb/fairlead/test/harness/rig"
 )
 
 // Flow is what was seen of one flow: all its packets have the same ports.
@@ -183,6 +186,8 @@ type Stream struct {
 	fresh, held           *plane.Process
 	freshReport, heldFile string
 	begun                 time.Time
+	client                *rig.Host
+	repeated              int
 }
 
 // Stood is what became of a stream.
@@ -191,6 +196,9 @@ type Stood struct {
 
 	Hold harness.HoldReport
 	Took time.Duration
+	// Repeated are segments that the client's kernel sent again: packets that were lost, or
+	// whose answers took longer than 200 ms.
+	Repeated int
 }
 
 // Lossless fails if a request failed or a connection broke.
@@ -204,7 +212,7 @@ func (s *Stood) Lossless() error {
 // StartStream begins, with so many new connections a second and so many that stay.
 func (f *Field) StartStream(ctx context.Context, rate, hold int) (*Stream, error) {
 	f.probes++
-	s := &Stream{freshReport: f.Path(fmt.Sprintf("stream-%d.json", f.probes)), heldFile: f.Path(fmt.Sprintf("hold-%d.json", f.probes)), begun: time.Now()}
+	s := &Stream{freshReport: f.Path(fmt.Sprintf("stream-%d.json", f.probes)), heldFile: f.Path(fmt.Sprintf("hold-%d.json", f.probes)), begun: time.Now(), client: f.Client}
 	start := func(file string, args ...string) (*plane.Process, error) {
 		return plane.StartProcess(ctx, plane.Program{
 			Name: "prober", LogFile: file, Path: f.prober, Enter: f.Client.Enter,
@@ -212,6 +220,9 @@ func (f *Field) StartStream(ctx context.Context, rate, hold int) (*Stream, error
 		})
 	}
 	var err error
+	if s.repeated, err = repeated(f.Client); err != nil {
+		return nil, err
+	}
 	if s.held, err = start(s.heldFile, "-hold", strconv.Itoa(hold)); err != nil {
 		return nil, err //nolint:wrapcheck // says what it is
 	}
@@ -227,8 +238,37 @@ func (s *Stream) Stop() (*Stood, error) {
 	if err := errors.Join(s.fresh.Stop(), s.held.Stop()); err != nil {
 		return nil, err //nolint:wrapcheck // says what it is
 	}
-	out := &Stood{Took: took}
-	return out, errors.Join(read(s.freshReport, &out.Report), read(s.heldFile, &out.Hold))
+	now, err := repeated(s.client)
+	out := &Stood{Took: took, Repeated: now - s.repeated}
+	return out, errors.Join(err, read(s.freshReport, &out.Report), read(s.heldFile, &out.Hold))
+}
+
+// repeated reads how many segments of TCP a host's kernel has sent again (RetransSegs of
+// /proc/net/snmp, RFC 4022).
+func repeated(h *rig.Host) (n int, err error) {
+	var b []byte
+	err = h.Do(func() error {
+		b, err = os.ReadFile("/proc/thread-self/net/snmp")
+		return err //nolint:wrapcheck // wrapped below
+	})
+	if err != nil {
+		return 0, fmt.Errorf("read the counters of TCP: %w", err)
+	}
+	var names []string
+	for line := range strings.Lines(string(b)) {
+		f := strings.Fields(line)
+		if f[0] != "Tcp:" {
+			continue
+		}
+		if names == nil {
+			names = f
+			continue
+		}
+		if i := slices.Index(names, "RetransSegs"); i > 0 && i < len(f) {
+			return strconv.Atoi(f[i]) //nolint:wrapcheck // the kernel writes a number
+		}
+	}
+	return 0, errors.New("read the counters of TCP: no RetransSegs")
 }
 
 func read(file string, into any) error {

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -62,6 +63,20 @@ func (f *Field) Hops(nodes ...*rig.Node) error {
 		if err := exactly(all[p], nodes); err != nil {
 			return fmt.Errorf("%s: %w", p, err)
 		}
+	}
+	return nil
+}
+
+// Hop fails unless FRR's kernel has a node among its next hops, or not, whatever becomes of
+// the others.
+func (f *Field) Hop(n *rig.Node, want bool) error {
+	all, err := routers.Kernel(f.FRRHost)
+	if err != nil {
+		return err //nolint:wrapcheck // says what it is
+	}
+	has := slices.ContainsFunc(all[OnNodes], func(h routers.NextHop) bool { return h.Via == n.IPv4() })
+	if has != want {
+		return fmt.Errorf("FRR's kernel has %v; %s among them: %v, want %v", all[OnNodes], n.IPv4(), has, want)
 	}
 	return nil
 }
