@@ -61,6 +61,7 @@ func TestBadInputPage(t *testing.T) {
 		why, message := announcement.Assess(&v1alpha1.L2Advertisement{Spec: r.spec}, func(name string) bool { return name == "my-ippool" })
 		row(&b, r.input, why.String(), message)
 	}
+	bgpPart(t, &b)
 	b.WriteString(serviceHead)
 	for _, r := range serviceRows() {
 		event := eventOf(t, r)
@@ -289,6 +290,10 @@ func serviceRows() []serviceRow {
 		annotated(pending, "fairlead.dev/scheduler", "rr,sh-port"),
 		annotated(pending, "fairlead.dev/scheduler", "mh,sh-port"),
 		annotated(pending, corev1.AnnotationLoadBalancerSourceRangesKey, "192.0.2.1"),
+		annotated(pending, "fairlead.dev/bgp-local-pref", "high"),
+		annotated(pending, "fairlead.dev/bgp-med", "4294967296"),
+		annotated(pending, "fairlead.dev/bgp-as-path-prepend", "17"),
+		annotated(pending, "fairlead.dev/bgp-communities", "65000:1 no-export"),
 		{"spec.externalIPs: [203.0.113.36]", besides, false, func(s *corev1.Service) {
 			s.Spec.ExternalIPs = []string{"203.0.113.36"}
 		}},

@@ -53,6 +53,14 @@ type surroundings struct {
 	pool, peer func(name string) bool
 }
 
+// AssessBGP says why a BGPAdvertisement is not in use as written, and in words; Valid when it
+// is. What contradicts other advertisements is not looked at.
+func AssessBGP(ad *v1alpha1.BGPAdvertisement, communities []*v1alpha1.Community, poolExists, peerExists func(string) bool) (why reason.Reason, message string) {
+	aliases, faults := convert.Aliases(communities)
+	a := assessBGPAdvertisement(ad, surroundings{aliases: aliases, faults: faults, pool: poolExists, peer: peerExists})
+	return a.reason, a.message
+}
+
 // assessBGPAdvertisement says whether a BGPAdvertisement is in use as written.
 func assessBGPAdvertisement(ad *v1alpha1.BGPAdvertisement, w surroundings) answer {
 	if _, faults := convert.BGPAdvertisement(ad, w.aliases, nil); len(faults) > 0 {
