@@ -38,10 +38,13 @@ type speaker interface {
 
 // telling is what the owner loop remembers of BGP.
 type telling struct {
-	drain drain
-	gate  gate
+	drain  drain
+	gate   gate
+	damper damper
 	// open are the addresses that have passed the gate.
 	open map[netip.Addr]struct{}
+	// passed are the routes of which all did, nil if some did not.
+	passed map[string][]loadbalancer.BGPRoute
 	// applied is what the speaker was given, and own are the node's addresses as of then.
 	applied loadbalancer.BGPPlan
 	own     []kernel.Link
@@ -67,6 +70,7 @@ func (l *loop) tellPeers(ctx context.Context, now time.Time, state plan.NodeStat
 		t.gate.opened(ctx, now, a)
 		return false
 	})
+	p.Routes = t.damper.pass(now, p.Routes, t.drain.told)
 	if !slices.Equal(p.Faults, t.applied.Faults) {
 		logFaults(ctx, p.Faults, t.applied.Faults)
 	}
@@ -84,6 +88,9 @@ func (l *loop) tellPeers(ctx context.Context, now time.Time, state plan.NodeStat
 // pass leaves the routes out of which no address has passed the gate, and says whether it
 // did. What was told stays told.
 func (t *telling) pass(routes map[string][]loadbalancer.BGPRoute, shut func(netip.Addr) bool) (told map[string][]loadbalancer.BGPRoute, waits bool) {
+	if t.passed != nil && maps.EqualFunc(routes, t.passed, shared) {
+		return routes, false // as most plans are
+	}
 	open := make(map[netip.Addr]struct{}, len(t.open))
 	closed := make(map[netip.Addr]struct{})
 	passes := func(a netip.Addr) bool {
@@ -108,25 +115,35 @@ func (t *telling) pass(routes map[string][]loadbalancer.BGPRoute, shut func(neti
 		return !some
 	}
 	told = routes
+	done := make(map[*loadbalancer.BGPRoute][]loadbalancer.BGPRoute) // peers that are told the same
 	for peer, list := range routes {
-		left := slices.ContainsFunc(list, silent)
-		if !left {
-			// ContainsFunc went through all of them.
+		out, known := done[firstOf(list)]
+		if !known {
+			out = list
+			if slices.ContainsFunc(list, silent) { // which goes through all of them if none is
+				out = slices.DeleteFunc(slices.Clone(list), silent)
+			}
+			done[firstOf(list)] = out
+		}
+		if len(out) == len(list) {
 			continue
 		}
 		if !waits {
 			told, waits = maps.Clone(routes), true
 		}
-		told[peer] = slices.DeleteFunc(slices.Clone(list), silent)
+		told[peer] = out
 	}
-	t.open = open
-	return told, waits || len(closed) > 0
+	t.open, t.passed = open, nil
+	if waits = waits || len(closed) > 0; !waits {
+		t.passed = routes
+	}
+	return told, waits
 }
 
 // sameTold says whether two plans tell the same.
 func sameTold(a, b *loadbalancer.BGPPlan) bool {
 	return slices.Equal(a.Sessions, b.Sessions) && maps.EqualFunc(a.Routes, b.Routes, func(a, b []loadbalancer.BGPRoute) bool {
-		if len(a) == len(b) && (len(a) == 0 || &a[0] == &b[0]) {
+		if shared(a, b) {
 			return true // plans share what did not change
 		}
 		return slices.EqualFunc(a, b, func(a, b loadbalancer.BGPRoute) bool {

@@ -18,8 +18,9 @@ type drain struct {
 	// told anything that could be drained.
 	since time.Time
 	over  bool
-	// looked says that it was asked before.
+	// looked says that it was asked before, told is the last answer.
 	looked bool
+	told   loadbalancer.BGPDrain
 }
 
 // look says how the routes end, given what is known of the node and of this agent.
@@ -37,7 +38,8 @@ func (d *drain) look(now time.Time, node loadbalancer.Node, leaving bool, patien
 	}
 	d.over = d.due(now, patience) || d.over
 	d.looked = true
-	return loadbalancer.BGPDrain{Reason: why.String(), Over: d.over}
+	d.told = loadbalancer.BGPDrain{Reason: why.String(), Over: d.over}
+	return d.told
 }
 
 // drainReason says why a node is to end telling routes, "" when it is not.

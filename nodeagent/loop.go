@@ -164,7 +164,7 @@ func (l *loop) beat(now time.Time) bool {
 	if len(l.kept) > 0 && now.Sub(l.lastPlan) >= takeBackEvery || l.gate.due(now) {
 		return true
 	}
-	if l.bgp.gate.due(now) || l.bgp.drain.due(now, l.a.o.BGPDrain) || l.bgp.board.overdue(now) {
+	if l.bgp.gate.due(now) || l.bgp.damper.due(now) || l.bgp.drain.due(now, l.a.o.BGPDrain) || l.bgp.board.overdue(now) {
 		return true
 	}
 	return l.awaitOver(now) || l.living.due(now) || l.held.overdue(now) || now.Sub(l.lastPlan) >= resync
