@@ -80,6 +80,34 @@ func TestReinstall(t *testing.T) {
 	s.clean("apiVersion: v1\nkind: Namespace\nmetadata: {name: reinstall}\n---\n" + pools)
 }
 
+// silentRouter has agents try BGP and BFD with a router that is not there, so that these
+// have something to end.
+const silentRouter = `apiVersion: fairlead.dev/v1alpha1
+kind: BGPPeer
+metadata: {name: nobody}
+spec: {myASN: 64512, peerASN: 64513, peerAddress: 172.20.251.199, bfdProfile: nobody, passwordSecret: {name: nobody}}
+---
+apiVersion: v1
+kind: Secret
+metadata: {name: nobody, namespace: fairlead-system}
+type: kubernetes.io/basic-auth
+stringData: {password: nobody}
+---
+apiVersion: fairlead.dev/v1alpha1
+kind: BFDProfile
+metadata: {name: nobody}
+---
+apiVersion: fairlead.dev/v1alpha1
+kind: Community
+metadata: {name: nobody}
+spec: {communities: [{name: nobody, value: "65000:1"}]}
+---
+apiVersion: fairlead.dev/v1alpha1
+kind: BGPAdvertisement
+metadata: {name: nobody}
+spec: {ipAddressPools: [uninstall], peers: [nobody], communities: [nobody]}
+`
+
 // TestUninstall ends the package: it stands in the last file, and go test runs files in
 // the order of their names. First the agents leave, then everything goes.
 func TestUninstall(t *testing.T) {
@@ -87,7 +115,7 @@ func TestUninstall(t *testing.T) {
 	s := &scenario{t: t, name: "uninstall"}
 	s.apply("apiVersion: v1\nkind: Namespace\nmetadata: {name: uninstall}\n---\n" +
 		poolManifest(s.name, "172.20.251.150-172.20.251.151", s.name) + "---\n" + adManifest(s.name) + "---\n" +
-		s.podManifest("web1", "control-plane") + "---\n" + s.serviceManifest("web", "", ""))
+		s.podManifest("web1", "control-plane") + "---\n" + s.serviceManifest("web", "", "") + "---\n" + silentRouter)
 	a := s.address("web")
 	s.owner(a)
 	s.answers(a)
