@@ -154,7 +154,7 @@ func (s *soak) expiry(ctx context.Context, n *rig.Node) (all, route time.Duratio
 // nft reads rules at FRR's host.
 func (s *soak) nft(ctx context.Context, rules string) error {
 	return s.FRRHost.Do(func() error { //nolint:wrapcheck // says what it is
-		cmd := exec.CommandContext(ctx, "nft", "-f", "-") //nolint:gosec // the rules are ours
+		cmd := exec.CommandContext(ctx, "nft", "-f", "-")
 		stdin, err := cmd.StdinPipe()
 		if err != nil {
 			return fmt.Errorf("run nft: %w", err)
