@@ -57,6 +57,7 @@ func (s *soak) birdEstablished(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
+//nolint:gosec // a test's own, with a place for the word
 const passwordSecret = `
 apiVersion: v1
 kind: Secret

@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"slices"
 	"time"
 
 	"github.com/fairlead-lb/fairlead/test/harness/rig"
@@ -17,10 +18,14 @@ import (
 )
 
 const (
-	// NodesASN is the nodes' and BIRD's, FRRASN is FRR's.
-	NodesASN, FRRASN = 64512, 64513
-	// FRRPeer and BIRDPeer are the names of the BGPPeers.
-	FRRPeer, BIRDPeer = "frr", "bird"
+	// NodesASN is the nodes' and BIRD's.
+	NodesASN = 64512
+	// FRRASN is FRR's.
+	FRRASN = 64513
+	// FRRPeer is the name of FRR's BGPPeer.
+	FRRPeer = "frr"
+	// BIRDPeer is the name of BIRD's.
+	BIRDPeer = "bird"
 	// Hold is the hold time that both sides offer unless told otherwise.
 	Hold = 30 * time.Second
 	// patience bounds what takes a second or two, on a busy machine.
@@ -262,8 +267,8 @@ func (f *Field) Watch(ctx context.Context, w BFD, hold time.Duration, graceful b
 // Stop ends everything.
 func (f *Field) Stop() error {
 	var errs []error
-	for i := len(f.closers) - 1; i >= 0; i-- {
-		errs = append(errs, f.closers[i].Close())
+	for _, c := range slices.Backward(f.closers) {
+		errs = append(errs, c.Close())
 	}
 	if f.Rig != nil {
 		errs = append(errs, f.Rig.Stop())
