@@ -150,7 +150,7 @@ fmt: ## Format the Go code.
 
 .PHONY: lint
 lint: ## Run the linters (the first run builds golangci-lint).
-	$(TOOL) golangci-lint run --build-tags kernel,e2e
+	$(TOOL) golangci-lint run --build-tags kernel,e2e,ipvs
 
 .PHONY: generate
 generate: ## Generate the deepcopy functions of the API.

@@ -53,6 +53,7 @@ func TestDataPlane(t *testing.T) {
 			if mode == NFTables {
 				t.Run("round-robin", func(t *testing.T) { testRoundRobin(t, w) })
 				t.Run("maglev", func(t *testing.T) { testMaglev(t, w) })
+				t.Run("policy", func(t *testing.T) { testPolicy(t, w) })
 			}
 			if mode == NFTables || full() {
 				t.Run("repair", func(t *testing.T) { testRepair(t, w, mode) })

@@ -9,6 +9,9 @@ import (
 	"github.com/fairlead-lb/fairlead/test/lab/artifacts"
 )
 
+// enforcer is the program that enforces network policies.
+const enforcer = "kube-network-policies"
+
 // Programs finds in the lab's cache, or builds, what a world needs besides its control
 // plane, by name, for the plane's description: no compiler should run on an emulated processor.
 func Programs(ctx context.Context, progress io.Writer) (map[string]string, error) {
@@ -16,7 +19,7 @@ func Programs(ctx context.Context, progress io.Writer) (map[string]string, error
 	if err != nil {
 		return nil, err //nolint:wrapcheck // says what it is
 	}
-	var want []artifacts.Target
+	want := []artifacts.Target{artifacts.PolicyEnforcer()}
 	for _, t := range artifacts.Targets() {
 		if t.Name == proxyAccount {
 			want = append(want, t)

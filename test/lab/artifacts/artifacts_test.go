@@ -13,7 +13,7 @@ import (
 func TestTargetsAreComplete(t *testing.T) {
 	t.Parallel()
 	seen := map[string]bool{}
-	for _, target := range Targets() {
+	for _, target := range append(Targets(), PolicyEnforcer()) {
 		if seen[target.Name] {
 			t.Errorf("%s is listed twice", target.Name)
 		}

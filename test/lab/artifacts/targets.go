@@ -56,6 +56,14 @@ func Targets() []Target {
 	})
 }
 
+// PolicyEnforcer is kube-network-policies, which no lab runs: tests of the data plane do.
+func PolicyEnforcer() Target {
+	return Target{
+		Name: "kube-network-policies", Module: "kube-network-policies", Package: "sigs.k8s.io/kube-network-policies/cmd/kube-network-policies/standard",
+		LDFlags: "-s -w",
+	}
+}
+
 // kubernetesLDFlags stamp the version: without it the binaries say v0.0.0 and
 // refuse each other for version skew.
 func kubernetesLDFlags() string {
