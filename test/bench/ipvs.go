@@ -32,9 +32,9 @@ func dataPlane(ctx context.Context, lab *harness.Lab, o *options) error {
 	}
 	defer os.RemoveAll(dir)
 	c.Dir = dir
-	res, err := ipvs.Measure(ctx, c, harness.ThisMachine(ctx, lab))
-	if err != nil {
-		return err //nolint:wrapcheck // says what failed
+	res, failure := ipvs.Measure(ctx, c, harness.ThisMachine(ctx, lab))
+	if res == nil || len(res.Programming)+len(res.Paths) == 0 {
+		return failure //nolint:wrapcheck // says what failed
 	}
 	text := res.Markdown()
 	fmt.Println("\n" + text)
@@ -49,5 +49,5 @@ func dataPlane(ctx context.Context, lab *harness.Lab, o *options) error {
 		}
 		fmt.Println("written:", name)
 	}
-	return nil
+	return failure //nolint:wrapcheck // says what failed
 }

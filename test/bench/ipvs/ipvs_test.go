@@ -134,6 +134,10 @@ func TestMarkdown(t *testing.T) {
 	if text := r.Markdown(); strings.Contains(text, "not measured") {
 		t.Errorf("everything was measured:\n%s", text)
 	}
+	r.Failure = "it rained\nand more"
+	if text := r.Markdown(); !strings.Contains(text, "**Failed:** it rained\n") || strings.Contains(text, "and more") {
+		t.Errorf("it failed:\n%s", text)
+	}
 	r.Programming = r.Programming[:1]
 	if text := r.Markdown(); !strings.Contains(text, "with 20 Services") || strings.Contains(text, "Beside") {
 		t.Errorf("kube-proxy was not measured at all:\n%s", text)

@@ -18,6 +18,9 @@ func (r *Result) Markdown() string {
 		where = "in a virtual machine whose processors are emulated: times are some ten times those of real hardware and say only how the rows compare; numbers of messages are exact"
 	}
 	say("Measured on Linux %s, %s.\n", r.Kernel, where)
+	if r.Failure != "" {
+		say("**Failed:** %s\n", firstLine(r.Failure))
+	}
 	r.programming(say)
 	if len(r.Paths) > 0 {
 		say("\n## What clients get\n")
@@ -70,6 +73,11 @@ func (r *Result) programming(say func(string, ...any)) {
 		}
 	}
 	beyond(say, most.Services, theirs)
+}
+
+func firstLine(s string) string {
+	line, _, _ := strings.Cut(s, "\n")
+	return line
 }
 
 func (r *Result) by(name string) []*Programming {

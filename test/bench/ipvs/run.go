@@ -55,6 +55,8 @@ type Result struct {
 
 	Programming []*Programming `json:"programming"`
 	Paths       []Path         `json:"paths"`
+	// Failure says why the rest is missing.
+	Failure string `json:"failure,omitempty"`
 }
 
 // resultMark begins the line in which what ran inside hands its result to who started it.
@@ -79,7 +81,7 @@ const (
 const machineTimeout = time.Hour
 
 // Measure compiles what is needed and measures on this machine's kernel, or on the virtual
-// machine's where this one has no ip_vs.
+// machine's where this one has no ip_vs. With an error may come what was measured before it.
 func Measure(ctx context.Context, c Config, m harness.Machine) (*Result, error) {
 	out := &Result{Benchmark: "ipvs", Date: time.Now().UTC().Format(time.RFC3339), Machine: m}
 	if err := c.compile(ctx); err != nil {
@@ -111,7 +113,10 @@ func Measure(ctx context.Context, c Config, m harness.Machine) (*Result, error) 
 	if err == nil {
 		err = run(append(argv, "-stage", StageTraffic, "-plane", file, "-plane-host", host), &out.Paths)
 	}
-	return out, errors.Join(err, stop())
+	if err = errors.Join(err, stop()); err != nil {
+		out.Failure = "what clients get: " + err.Error()
+	}
+	return out, err
 }
 
 // usual numbers of Services for the comparison. kube-proxy in mode ipvs starts a program for
