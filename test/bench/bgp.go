@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"time"
@@ -26,18 +27,20 @@ func routing(ctx context.Context, lab *harness.Lab, o *options) error {
 		}
 	}
 	res, err := bgp.Measure(ctx, c, l2.NewHead("bgp", harness.ThisMachine(ctx, lab)))
-	// What was measured before a fault counts.
 	text := res.Markdown()
 	fmt.Print("\n", text, "\n")
-	if err != nil {
-		return fmt.Errorf("%w; the logs are in %s", err, dir)
+	if err == nil {
+		err = os.RemoveAll(dir)
+	} else {
+		fmt.Println("the logs are in", dir)
 	}
-	if err := os.RemoveAll(dir); err != nil {
-		return fmt.Errorf("remove the rig's files: %w", err)
+	if len(res.Routes)+len(res.MetalLB)+len(res.Cuts) == 0 {
+		return err
 	}
+	// What was measured counts, whatever failed beside it: the file says so.
 	name := "bench-bgp-"
 	if o.part != "all" {
 		name += o.part + "-"
 	}
-	return writeBoth(o.out, name+time.Now().UTC().Format(time.DateOnly), res, text)
+	return errors.Join(err, writeBoth(o.out, name+time.Now().UTC().Format(time.DateOnly), res, text))
 }

@@ -32,6 +32,9 @@ func (r *Result) Markdown() string {
 	m := r.Machine
 	fmt.Fprintf(&b, "# Benchmark: BGP, %.10s\n\n%s; Linux %s, %s, %d cores, %d MiB, %s, commit %s; load before it %s.\n",
 		r.Date, r.Date, m.Kernel, m.Arch, m.Cores, m.MemoryMiB, m.Go, m.Commit, r.Load)
+	for _, f := range r.Faults {
+		b.WriteString("\n**Not measured to the end:**\n\n```\n" + f + "\n```\n")
+	}
 	if len(r.Routes) > 0 {
 		b.WriteString("\n## Routes\n" + routesText + "\n")
 		routesTable(&b, r.Routes)

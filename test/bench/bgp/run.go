@@ -53,6 +53,8 @@ type Result struct {
 	MetalLB []Routes `json:"metallb"`
 	// MetalLBVersion is what the speaker says it is.
 	MetalLBVersion string `json:"metallbVersion,omitempty"`
+	// Faults are what could not be measured, by part.
+	Faults []string `json:"faults,omitempty"`
 }
 
 // Cuts are power cuts that were noticed in one way.
@@ -87,6 +89,11 @@ func Measure(ctx context.Context, c Config, h l2.Head) (*Result, error) {
 			res.Cuts, err = measureCuts(ctx, &c, f)
 			return err
 		}))
+	}
+	for _, err := range errs {
+		if err != nil {
+			res.Faults = append(res.Faults, err.Error())
+		}
 	}
 	return res, errors.Join(errs...)
 }
