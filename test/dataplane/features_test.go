@@ -103,7 +103,7 @@ func testAffinity(t *testing.T, w *World, to netip.Addr) {
 				t.Errorf("%s: %s: %v", proto, name, err)
 				continue
 			}
-			for range 6 {
+			for range 3 {
 				a, err := w.answered(t.Context(), from, proto, at)
 				if err != nil || a.Pod != first.Pod {
 					t.Errorf("%s: %s: pod %s answers after %s: %v", proto, name, a.Pod, first.Pod, err)
