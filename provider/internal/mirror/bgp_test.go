@@ -3,6 +3,7 @@
 package mirror_test
 
 import (
+	"maps"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -24,9 +25,7 @@ import (
 // peer is a BGPPeer with some fields in addition.
 func peer(name string, fields map[string]any) *unstructured.Unstructured {
 	spec := map[string]any{"myASN": int64(64512), "peerASN": int64(64513), "peerAddress": "10.0.0.1"}
-	for k, v := range fields {
-		spec[k] = v
-	}
+	maps.Copy(spec, fields)
 	u := object("BGPPeer", namespace, name, nil, spec)
 	u.SetAPIVersion("metallb.io/v1beta2")
 	return u

@@ -135,15 +135,19 @@ func (a *app) remark(r *metallb.Result) {
 	for _, s := range r.Services {
 		fmt.Fprintf(a.env.Err, "no change needed: Service %s: %s\n", s.Service, strings.Join(s.Read, ", "))
 	}
-	counts := []string{}
+	var counts []string
 	for _, kind := range []struct {
 		name   string
 		n      int
 		always bool
 	}{
-		{"pools", len(r.Pools), true}, {"L2Advertisements", len(r.Advertisements), true},
-		{"BGPPeers", len(r.Peers), false}, {"BGPAdvertisements", len(r.BGPAdvertisements), false},
-		{"BFDProfiles", len(r.Profiles), false}, {"Communities", len(r.Communities), false}, {"Secrets", len(r.Secrets), false},
+		{"pools", len(r.Pools), true},
+		{"L2Advertisements", len(r.Advertisements), true},
+		{"BGPPeers", len(r.Peers), false},
+		{"BGPAdvertisements", len(r.BGPAdvertisements), false},
+		{"BFDProfiles", len(r.Profiles), false},
+		{"Communities", len(r.Communities), false},
+		{"Secrets", len(r.Secrets), false},
 		{"claims", len(r.Claims), true},
 	} {
 		if kind.always || kind.n > 0 {

@@ -218,16 +218,16 @@ func TestCommunitiesAreLookedUp(t *testing.T) {
 	t.Parallel()
 	const community = "apiVersion: metallb.io/v1beta1\nkind: Community\nmetadata: {name: NAME}\nspec: {communities: [{name: a, value: \"VALUE\"}]}\n---\n"
 	const ad = "apiVersion: metallb.io/v1beta1\nkind: BGPAdvertisement\nmetadata: {name: ad}\nspec: {communities: [WORD]}\n---\n"
-	make := func(of string, pairs ...string) string { return strings.NewReplacer(pairs...).Replace(of) }
+	filled := func(of string, pairs ...string) string { return strings.NewReplacer(pairs...).Replace(of) }
 	for _, tt := range []struct {
 		name, input string
 		lost        []string
 	}{
-		{"alias after its use", make(ad, "WORD", "a") + make(community, "NAME", "c", "VALUE", "1:2"), nil},
-		{"unknown", make(ad, "WORD", "b"), []string{"spec.communities[0]"}},
-		{"alias of nothing", make(community, "NAME", "c", "VALUE", "pizza"), []string{"spec.communities[0].name", "spec.communities[0].value"}},
-		{"two values", make(community, "NAME", "c", "VALUE", "1:2") + make(community, "NAME", "d", "VALUE", "1:3"), []string{"spec.communities"}},
-		{"one value twice", make(community, "NAME", "c", "VALUE", "1:2") + make(community, "NAME", "d", "VALUE", "1:2"), nil},
+		{"alias after its use", filled(ad, "WORD", "a") + filled(community, "NAME", "c", "VALUE", "1:2"), nil},
+		{"unknown", filled(ad, "WORD", "b"), []string{"spec.communities[0]"}},
+		{"alias of nothing", filled(community, "NAME", "c", "VALUE", "pizza"), []string{"spec.communities[0].name", "spec.communities[0].value"}},
+		{"two values", filled(community, "NAME", "c", "VALUE", "1:2") + filled(community, "NAME", "d", "VALUE", "1:3"), []string{"spec.communities"}},
+		{"one value twice", filled(community, "NAME", "c", "VALUE", "1:2") + filled(community, "NAME", "d", "VALUE", "1:2"), nil},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()

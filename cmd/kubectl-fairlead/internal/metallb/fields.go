@@ -14,8 +14,8 @@ import (
 	kjson "sigs.k8s.io/json"
 )
 
-// fields is one map of the input. Every key has to be asked for, by a method or by
-// [fields.drop]; those that were not are named by [fields.finish].
+// fields is one map of the input. Every key has to be asked for; those that were not are
+// named by [fields.finish].
 type fields struct {
 	// at is the map's path for remarks, such as spec or address-pools[0]; empty at the top.
 	at   string
@@ -204,13 +204,6 @@ func selector(v any) (metav1.LabelSelector, error) {
 	}
 	_, err = metav1.LabelSelectorAsSelector(&sel)
 	return sel, err
-}
-
-// drop names every leaf under a key as not carried over.
-func (f *fields) drop(key, why, remedy string) {
-	if v, ok := f.take(key); ok {
-		f.r.lost(leaves(join(f.at, key), v), why, remedy)
-	}
 }
 
 // part names every leaf under a key as a tie to the input's surroundings, which is no
