@@ -160,7 +160,7 @@ func carriedOld(t *rapid.T, config map[string]any, l leaf, result *metallb.Resul
 	case field == "protocol" && l.value == "layer2":
 		return len(result.Advertisements) > 0
 	case field == "protocol":
-		return true // its advertisement may have been named as lost
+		return len(result.BGPAdvertisements) > 0
 	case strings.HasPrefix(field, "bgp-advertisements"):
 		_, field, _ = strings.Cut(field, "].")
 		return hasLeaf(t, result, "BGPAdvertisement", leaf{"spec." + legacyField(field), l.value})

@@ -209,6 +209,10 @@ func (c *converter) announce(p oldPool, protocol string, ads []oldAdvertisement)
 			p.r.lost(ads[i].fields, "is of no effect on a pool that layer 2 announces", "take it out of the input")
 		}
 	case protocolBGP:
+		if len(ads) == 0 {
+			p.r.lost([]string{p.field}, "none of the pool's advertisements can be understood, so nobody announces it", "correct one of them")
+			return
+		}
 		c.bgp = append(c.bgp, bgpPool{p, ads})
 	default:
 		for i := range ads {
