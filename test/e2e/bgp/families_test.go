@@ -33,7 +33,7 @@ spec: {ipAddressPools: [six], peers: [frr6, bird6]}
 apiVersion: fairlead.dev/v1alpha1
 kind: BGPPeer
 metadata: {name: frr6}
-spec: {myASN: 64512, peerASN: 64513, peerAddress: %[1]q, connectTime: 1s, dualStackAddressFamily: true}
+spec: {myASN: 64512, peerASN: 64513, peerAddress: %[1]q, connectTime: 1s, dualStackAddressFamily: true, ttlSecurityHops: 1}
 ---
 apiVersion: fairlead.dev/v1alpha1
 kind: BGPPeer
@@ -47,7 +47,8 @@ spec: {type: LoadBalancer, selector: {app: none}, ipFamilyPolicy: RequireDualSta
 `
 
 // families are sessions by IPv6 that carry both: routers get IPv4 routes by the nodes' IPv6
-// addresses (RFC 8950), and forward by them.
+// addresses (RFC 8950), and forward by them. FRR's check TTLs: not in those that BFD watches
+// later, which FRR takes for sessions over several hops then.
 func families(b *bed) {
 	nodes, before := b.Nodes(), b.dropped()
 	six := routers.Config{ASN: frrASN, RouterID: b.hosts[frrPeer].IPv4(), MaxPaths: 16}
@@ -55,7 +56,7 @@ func families(b *bed) {
 	conf := plain
 	conf.Neighbors = slices.Clone(conf.Neighbors)
 	for _, n := range nodes {
-		six.Neighbors = append(six.Neighbors, routers.Neighbor{Addr: n.IPv6(), ASN: nodesASN, ExtendedNextHop: true})
+		six.Neighbors = append(six.Neighbors, routers.Neighbor{Addr: n.IPv6(), ASN: nodesASN, ExtendedNextHop: true, TTLSecurity: true})
 		conf.Neighbors = append(conf.Neighbors, routers.Neighbor{Addr: n.IPv6(), ASN: nodesASN})
 	}
 	b.must(errors.Join(b.frr.Configure(b.t.Context(), six.FRR()), b.bird.Configure(b.t.Context(), conf)))

@@ -71,7 +71,7 @@ apiVersion: fairlead.dev/v1alpha1
 kind: BGPPeer
 metadata: {name: frr}
 spec:
-  {myASN: 64512, peerASN: 64513, peerAddress: %[1]s, holdTime: 30s, connectTime: 1s, enableGracefulRestart: true, dualStackAddressFamily: true, ttlSecurityHops: 1}
+  {myASN: 64512, peerASN: 64513, peerAddress: %[1]s, holdTime: 30s, connectTime: 1s, enableGracefulRestart: true, dualStackAddressFamily: true}
 ---
 apiVersion: fairlead.dev/v1alpha1
 kind: BGPPeer
@@ -211,7 +211,7 @@ func (b *bed) config(peer string, asn uint32) routers.Config {
 		Origin: []netip.Prefix{netip.MustParsePrefix("203.0.113.0/24")},
 	}
 	for _, n := range b.Nodes() {
-		c.Neighbors = append(c.Neighbors, routers.Neighbor{Addr: n.IPv4(), ASN: nodesASN, Hold: 30 * time.Second, TTLSecurity: peer == frrPeer})
+		c.Neighbors = append(c.Neighbors, routers.Neighbor{Addr: n.IPv4(), ASN: nodesASN, Hold: 30 * time.Second})
 	}
 	return c
 }

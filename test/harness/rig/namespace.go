@@ -29,6 +29,10 @@ func newNamespace() (*namespace, error) {
 		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 			return fmt.Errorf("unshare (needs root): %w", err)
 		}
+		// Some routers advertise themselves; nobody shall make addresses of it.
+		if err := os.WriteFile("/proc/sys/net/ipv6/conf/default/accept_ra", []byte("0"), 0o600); err != nil {
+			return err
+		}
 		var err error
 		n.file, err = os.Open(ownNamespace)
 		return err
