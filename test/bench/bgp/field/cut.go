@@ -37,6 +37,9 @@ type Cut struct {
 // until all are answered again, and switches it on again.
 func (f *Field) PowerCut(ctx context.Context, n *rig.Node, limit time.Duration) (Cut, error) {
 	c := Cut{Node: n.Name()}
+	if err := f.Whole(ctx); err != nil {
+		return c, err
+	}
 	p, err := f.startReaching(ctx, n)
 	if err != nil {
 		return c, err

@@ -137,6 +137,7 @@ type Field struct {
 	// closers are what Stop closes, newest first.
 	closers []io.Closer
 	copies  *copies
+	watch   BFD
 }
 
 // Start starts all and waits until both routers have every session and FRR's kernel every
@@ -261,6 +262,7 @@ func (f *Field) Watch(ctx context.Context, w BFD, hold time.Duration, graceful b
 	if err != nil {
 		return err //nolint:wrapcheck // says what it is
 	}
+	f.watch = w
 	return f.watched(ctx, w, hold)
 }
 

@@ -101,6 +101,24 @@ func (f *Field) WaitHops(ctx context.Context, timeout time.Duration, nodes ...*r
 	return Until(ctx, 5*time.Millisecond, timeout, func() error { return f.Hops(nodes...) })
 }
 
+// Whole waits until FRR has every session, with BFD up if it was told to watch by BFD, and
+// every node as next hop: a session that is not strict tells its routes before.
+func (f *Field) Whole(ctx context.Context) error {
+	_, err := harness.Eventually(ctx, patience, func(ctx context.Context) error {
+		all, err := f.FRR.Sessions(ctx)
+		if err != nil {
+			return err //nolint:wrapcheck // says what it is
+		}
+		for i := range all {
+			if !all[i].Established || f.watch.Profile != "" && all[i].BFD != "Up" {
+				return fmt.Errorf("FRR says %+v", all[i])
+			}
+		}
+		return f.Hops(f.Nodes()...)
+	})
+	return err //nolint:wrapcheck // says what it is
+}
+
 // watched waits until both ends of all sessions with FRR are up, BFD too if there is one.
 func (f *Field) watched(ctx context.Context, w BFD, hold time.Duration) error {
 	want := ""
