@@ -5,6 +5,7 @@ package nodeagent
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -143,14 +144,14 @@ func BenchmarkDamper(b *testing.B) {
 	}
 	var plans [2]map[string][]loadbalancer.BGPRoute
 	for i := range plans {
-		one := append([]loadbalancer.BGPRoute(nil), list...)
+		one := slices.Clone(list)
 		one[4711].LinkBandwidth = uint32(i)
 		plans[i] = map[string][]loadbalancer.BGPRoute{"a": one, "b": one, "c": one, "d": one}
 	}
 	var d damper
 	now := time.Unix(1000, 0)
 	b.ReportAllocs()
-	for i := range b.N {
+	for i := 0; b.Loop(); i++ {
 		now = now.Add(dampRefill)
 		d.pass(now, plans[i%2], loadbalancer.BGPDrain{})
 	}

@@ -196,7 +196,8 @@ func TestStrangersOnLoopback(t *testing.T) {
 	var conns []net.Conn
 	refused := 0
 	for i := range 300 {
-		c, err := net.DialTimeout("tcp4", netip.AddrPortFrom(loopback(), uint16(port)).String(), patience)
+		var d net.Dialer
+		c, err := d.DialContext(t.Context(), "tcp4", netip.AddrPortFrom(loopback(), uint16(port)).String())
 		if err != nil {
 			refused++
 			continue

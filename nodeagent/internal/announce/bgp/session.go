@@ -80,6 +80,7 @@ type session struct {
 	told     int // prefixes
 	left     leftOut
 	cancel   context.CancelFunc
+	ended    string        // why it fell out of Established last
 	last     *notification // what the peer is told at the end of the session
 }
 
@@ -385,20 +386,14 @@ func (s *session) reach(st State) {
 	s.state.State = st
 	if st == Established {
 		s.state.Since, s.state.Reason = time.Now(), ""
-		s.state.Message = formerly(s.state.Message, s.totals.flaps.Load())
+		s.state.Message = ""
+		if s.ended != "" { // not to be read as if it were so now
+			s.state.Message = "before: " + s.ended
+		}
 		s.totals.updates.Add(uint64(s.told))
 	}
 	s.mu.Unlock()
 	s.changed()
-}
-
-// formerly is what a session that is up says of what was before: why it fell last, which is
-// not to be read as if it were so now. Attempts before the first success are nobody's concern.
-func formerly(message string, flaps uint64) string {
-	if message == "" || flaps == 0 {
-		return ""
-	}
-	return "before: " + message
 }
 
 // fell notes the end of a connection, or of an attempt.
@@ -407,6 +402,7 @@ func (s *session) fell(ctx context.Context, c cause) {
 	was := s.state.State == Established
 	if was {
 		s.totals.flaps.Add(1)
+		s.ended = c.why
 		s.state.Since = time.Now()
 		s.state.State = Idle
 	} else {
