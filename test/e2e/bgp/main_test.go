@@ -125,7 +125,6 @@ func TestBGP(t *testing.T) {
 		{"local", localPolicy},
 		{"wrong ASN", wrongASN},
 		{"password", password},
-		{"MetalLB", mirrored},
 		{"flood", flood},
 		{"resets", resets},
 		{"killed", killed},
@@ -136,6 +135,7 @@ func TestBGP(t *testing.T) {
 		{"restarted with BFD", restarted},
 		{"hostile BFD", hostileBFD},
 		{"power cut", powerCut},
+		{"MetalLB", mirrored},
 		{"left", left},
 	} {
 		t.Run(part.name, func(t *testing.T) {
@@ -187,19 +187,11 @@ func start(t *testing.T) *bed {
 	for _, n := range b.Nodes() {
 		b.serve(n)
 	}
-	b.must(b.metallbKinds())
+	// The controller looks for MetalLB's kinds once a minute: it will have found them when
+	// their part comes.
+	b.kubectl("apply", "--server-side", "-k", filepath.Join("..", "..", "..", "deploy", "metallb-compat"))
 	b.apply(fmt.Sprintf(objects, b.hosts[frrPeer].IPv4(), b.hosts[birdPeer].IPv4()))
 	return b
-}
-
-// metallbKinds makes MetalLB's kinds. A controller that runs looks for them once a minute,
-// one that starts looks at once.
-func (b *bed) metallbKinds() error {
-	if err := b.StopController(); err != nil {
-		return err
-	}
-	b.kubectl("apply", "--server-side", "-k", filepath.Join("..", "..", "..", "deploy", "metallb-compat"))
-	return b.StartController(b.t.Context())
 }
 
 // config of a router that all nodes are neighbours of.
