@@ -103,9 +103,9 @@ func (s *soak) cutAll(ctx context.Context, name, want string, watch field.BFD, h
 
 // expiries has BFD of one session expire again and again, nothing else being wrong.
 func expiries(ctx context.Context, s *soak) error {
-	r, end := s.row("BFD expiry, in a row", expiryRuns, "ms from the first packet let through until BFD is up and the route in FRR's kernel", "each < 3,000 ms")
+	r, end := s.row("BFD expiry (300 ms × 3), in a row", expiryRuns, "ms from the first packet let through until BFD is up and the route in FRR's kernel", "each < 3,000 ms")
 	defer end()
-	if err := s.Watch(ctx, field.FastBFD, field.Hold, false); err != nil {
+	if err := s.Watch(ctx, field.DefaultBFD, field.Hold, false); err != nil {
 		return err //nolint:wrapcheck // says what it is
 	}
 	n := s.Nodes()[0]
