@@ -175,3 +175,40 @@ func TestBFDIsSuspendedForARestartOnly(t *testing.T) {
 		})
 	}
 }
+
+// A router that hears first that BFD ended shows its operator that as the cause.
+func TestPeersHearTheCauseBeforeBFDEnds(t *testing.T) {
+	for name, end := range map[string]func(s *Speaker) error{
+		"leave":   func(s *Speaker) error { return s.Stop(t.Context(), false) },
+		"removed": func(s *Speaker) error { s.Apply(loadbalancer.BGPPlan{}, nil); return nil },
+	} {
+		t.Run(name, func(t *testing.T) {
+			told := make(chan struct{})
+			p := newStranger(t, "127.0.0.2", func(c net.Conn) {
+				if greet(c) && lastWords(c) != nil {
+					close(told)
+				}
+			})
+			d, forgotten := newFakeDetector(), make(chan bool, 1)
+			d.forgets = func() {
+				select {
+				case <-told:
+					forgotten <- true
+				case <-time.After(5 * time.Second):
+					forgotten <- false
+				}
+			}
+			s := begin(t, Options{Detector: d})
+			spec := p.spec("p")
+			spec.BFD = loadbalancer.BFDSession{Profile: "fast"}
+			s.Apply(planOf(many(1), spec), lab)
+			awaitState(t, s, "p", Established)
+			if err := end(s); err != nil {
+				t.Fatal(err)
+			}
+			if !<-forgotten {
+				t.Error("BFD ended before the peer was told why")
+			}
+		})
+	}
+}

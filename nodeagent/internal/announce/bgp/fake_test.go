@@ -26,6 +26,8 @@ type fakeDetector struct {
 	falls   uint64
 	// suspended keys, in the order of calls.
 	suspended []string
+	// forgets, if set, is called by Forget.
+	forgets func()
 }
 
 func newFakeDetector() *fakeDetector {
@@ -39,6 +41,9 @@ func (f *fakeDetector) Watch(key string, _, _ netip.Addr, s loadbalancer.BFDSess
 }
 
 func (f *fakeDetector) Forget(key string) {
+	if f.forgets != nil {
+		f.forgets()
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	delete(f.watched, key)

@@ -155,7 +155,7 @@ func (s *Speaker) Changed() <-chan struct{} { return s.changed }
 
 // Stop ends all sessions, for good: graceful closes connections without a NOTIFICATION, so
 // that peers keep the routes of those with graceful restart (RFC 4724 §4.2); else peers get
-// Cease/Administrative Shutdown and forget them. BFD is suspended or ended first. Stop
+// Cease/Administrative Shutdown and forget them. BFD is suspended before, or ended after. Stop
 // returns when that is done, or with the error of ctx. Without Run nothing is to be done.
 func (s *Speaker) Stop(ctx context.Context, graceful bool) error {
 	s.mu.Lock()
@@ -186,13 +186,10 @@ func (s *Speaker) endAll() {
 		all = append(all, x)
 	}
 	s.mu.Unlock()
+	suspends := func(x *session) bool { return x.detector != nil && quiet && x.spec.GracefulRestart }
 	for _, x := range all {
-		switch {
-		case x.detector == nil:
-		case quiet && x.spec.GracefulRestart:
+		if suspends(x) {
 			x.detector.Suspend(x.spec.Peer)
-		default:
-			x.detector.Forget(x.spec.Peer)
 		}
 	}
 	for _, x := range all {
@@ -200,6 +197,10 @@ func (s *Speaker) endAll() {
 			x.end(nil, "this node's agent restarts")
 		} else {
 			x.end(shutdown(adminDown, "the node leaves"), "this node leaves")
+		}
+		// Only now: a peer that hears of BFD first takes that for the cause.
+		if x.detector != nil && !suspends(x) {
+			x.detector.Forget(x.spec.Peer)
 		}
 	}
 	for _, x := range all {
@@ -254,10 +255,12 @@ func (s *Speaker) retire(named map[string]*loadbalancer.BGPSession) map[string]<
 	var wg sync.WaitGroup
 	for _, x := range old {
 		now := named[x.spec.Peer]
-		if x.detector != nil && (now == nil || now.BFD.Profile == "" || now.Addr != x.spec.Addr) {
-			x.detector.Forget(x.spec.Peer)
-		}
-		wg.Go(func() { x.end(farewell(&x.spec, now)) })
+		wg.Go(func() {
+			x.end(farewell(&x.spec, now))
+			if x.detector != nil && (now == nil || now.BFD.Profile == "" || now.Addr != x.spec.Addr) {
+				x.detector.Forget(x.spec.Peer)
+			}
+		})
 	}
 	wg.Wait()
 	return ended
