@@ -137,7 +137,7 @@ func measureCuts(ctx context.Context, c *Config, f *field.Field) ([]Cuts, error)
 		var black, noticed []float64
 		for i := range how.runs {
 			nodes := f.Nodes()
-			cut, err := f.PowerCut(ctx, nodes[i%len(nodes)], how.hold+10*time.Second)
+			cut, err := f.PowerCutAgain(ctx, nodes[i%len(nodes)], how.hold+10*time.Second)
 			if err != nil {
 				return append(out, row), fmt.Errorf("%s, cut %d: %w", how.name, i+1, err)
 			}

@@ -89,7 +89,7 @@ func (s *soak) cutAll(ctx context.Context, name, want string, watch field.BFD, h
 	}
 	others, noticed := 0, []float64(nil)
 	for i := range runs {
-		cut, err := s.PowerCut(ctx, s.Nodes()[i%len(s.Nodes())], hold+10*time.Second)
+		cut, err := s.PowerCutAgain(ctx, s.Nodes()[i%len(s.Nodes())], hold+10*time.Second)
 		if err != nil {
 			return fmt.Errorf("cut %d: %w", i+1, err)
 		}

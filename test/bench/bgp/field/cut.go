@@ -20,6 +20,10 @@ const (
 	probeInterval = 10 * time.Millisecond
 )
 
+// ErrNoFlow means that at the moment of a cut no flow reached the node any more, because
+// FRR had just taken its routes out: the cut says nothing.
+var ErrNoFlow = errors.New("no flow reached the node at the moment of the cut")
+
 // Cut is one power cut of a node.
 type Cut struct {
 	Node string `json:"node"`
@@ -74,10 +78,20 @@ func (f *Field) PowerCut(ctx context.Context, n *rig.Node, limit time.Duration) 
 		}
 	}
 	if err == nil && c.Flows == 0 {
-		err = errors.New("no flow reached the node")
+		err = ErrNoFlow
 	}
 	// The node comes back whatever happened: other measurements need it.
 	return c, errors.Join(err, f.powerOn(ctx, n))
+}
+
+// PowerCutAgain is [Field.PowerCut], repeated up to three times where a cut says nothing.
+func (f *Field) PowerCutAgain(ctx context.Context, n *rig.Node, limit time.Duration) (c Cut, err error) {
+	for range 4 {
+		if c, err = f.PowerCut(ctx, n, limit); !errors.Is(err, ErrNoFlow) {
+			break
+		}
+	}
+	return c, err
 }
 
 // startReaching starts flows of which at least two reach the node.
