@@ -3,8 +3,6 @@
 package kernel
 
 import (
-	"net"
-	"net/netip"
 	"testing"
 
 	"github.com/vishvananda/netlink"
@@ -30,9 +28,12 @@ func TestRankOfOwnAddresses(t *testing.T) {
 		"IPv6 loopback":    {"::1/128", 0, -1},
 		"one on a lo link": {"198.51.100.1/32", 0, 0},
 	} {
-		p := netip.MustParsePrefix(tt.cidr)
-		ipnet := &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
-		got, ok := rank(&netlink.Addr{IPNet: ipnet, Flags: tt.flags})
+		addr, err := netlink.ParseAddr(tt.cidr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		addr.Flags = tt.flags
+		got, ok := rank(addr)
 		if ok != (tt.rank >= 0) || ok && (got.rank != tt.rank || got.String() != tt.cidr) {
 			t.Errorf("%s: %+v %t, want rank %d", name, got, ok, tt.rank)
 		}

@@ -109,8 +109,10 @@ func TestMarkdown(t *testing.T) {
 	r := Result{
 		Date: "2026-01-01T00:00:00Z", Kernel: "6.1", Emulated: true,
 		Programming: []*Programming{
-			{Name: Name, Services: 20, VirtualServers: 40, Full: costs(100, 10)}, {Name: proxyName, Services: 20, Full: costs(1000, 20000)},
-			{Name: Name, Services: 40, VirtualServers: 80, Full: costs(200, 0)}, {Name: proxyName, Services: 40, Full: costs(1500, 40000)},
+			{Name: Name, Services: 20, VirtualServers: 40, Full: costs(100, 10)},
+			{Name: proxyName, Services: 20, Full: costs(1000, 20000)},
+			{Name: Name, Services: 40, VirtualServers: 80, Full: costs(200, 0)},
+			{Name: proxyName, Services: 40, Full: costs(1500, 40000)},
 			{Name: Name, Services: 4000, VirtualServers: 8000, Full: costs(7777, 10), Look: &Costs{WorkMs: 1}},
 		},
 		Paths: []Path{{Proxy: "nftables", Way: "a way", Kept: Load{Failed: 77}}},
