@@ -390,7 +390,7 @@ func (s *session) reach(st State) {
 		if s.ended != "" { // not to be read as if it were so now
 			s.state.Message = "before: " + s.ended
 		}
-		s.totals.updates.Add(uint64(s.told))
+		s.totals.updates.Add(uint64(s.told)) //nolint:gosec // a count
 	}
 	s.mu.Unlock()
 	s.changed()
