@@ -86,7 +86,12 @@ func routesTable(b *strings.Builder, all []Routes) {
 	wave("told", func(r *Routes) *Wave { return &r.Told })
 	wave("withdrawn", func(r *Routes) *Wave { return &r.Withdrawn })
 	row("**one change** in FRR's kernel after ms", func(r *Routes) string { return r.One.Ms.String() })
-	row("… CPU ms", func(r *Routes) string { return fmt.Sprintf("%.1f", r.One.CPUMs) })
+	row("… CPU ms", func(r *Routes) string {
+		if r.One.CPUMs <= 0 {
+			return "not above idle"
+		}
+		return fmt.Sprintf("%.1f", r.One.CPUMs)
+	})
 	row("… UPDATEs / octets per session", func(r *Routes) string { return fmt.Sprintf("%.2f / %.0f", r.One.Updates, r.One.Octets) })
 	row("resident MiB before / told / at most", func(r *Routes) string { return fmt.Sprintf("%.0f / %.0f / %.0f", r.IdleMiB, r.ToldMiB, r.PeakMiB) })
 }
