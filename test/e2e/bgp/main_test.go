@@ -100,9 +100,9 @@ type bed struct {
 	hosts  map[string]*rig.Host
 	client *rig.Host
 	// far is behind the third router's host.
-	far    *rig.Host
-	frr    *routers.FRR
-	bird   *routers.BIRD
+	far  *rig.Host
+	frr  *routers.FRR
+	bird *routers.BIRD
 	// echoes by node, who answer for every Service as pods would.
 	echoes map[string]*echo
 }

@@ -279,8 +279,7 @@ type frrWords struct {
 // words are the communities in the form that [Path] has.
 func (w frrWords) words() []string {
 	var out []string
-	fields := strings.Fields(w.String)
-	for _, f := range fields {
+	for f := range strings.FieldsSeq(w.String) {
 		switch {
 		case f == "graceful-shutdown" || f == "gracefulShutdown":
 			out = append(out, "65535:0")
@@ -310,7 +309,7 @@ func (c *Config) FRR() string {
 	fmt.Fprintf(&b, "router bgp %d\n bgp router-id %s\n no bgp ebgp-requires-policy\n bgp bestpath as-path multipath-relax\n no bgp network import-check\n", c.ASN, c.RouterID)
 	for i := range c.Neighbors {
 		n := &c.Neighbors[i]
-		for _, l := range strings.Split(lines(
+		for l := range strings.SplitSeq(lines(
 			fmt.Sprintf("remote-as %d", n.ASN), "timers connect 1",
 			fmt.Sprintf("timers %d %d", int(n.hold().Seconds())/3, int(n.hold().Seconds())),
 			when(n.Password != "", "password "+n.Password), when(n.BFD, "bfd"), when(n.BFD && c.BFD.Interval > 0, "bfd profile x"),

@@ -48,7 +48,7 @@ func Kernel(place Place) (map[netip.Prefix][]NextHop, error) {
 	err := place.Do(func() error {
 		return each(func(r *netlink.Route) error {
 			ones, _ := r.Dst.Mask.Size()
-			addr, ok := netip.AddrFromSlice(r.Dst.IP)
+			addr, ok := netip.AddrFromSlice(r.Dst.IP) //nolint:forbidigo // netlink gives it
 			if !ok {
 				return fmt.Errorf("read a route: destination %v", r.Dst)
 			}
