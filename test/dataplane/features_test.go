@@ -55,7 +55,7 @@ func testFeatures(t *testing.T, w *World, mode Mode) {
 			t.Fatal(err)
 		}
 	}
-	outer := w.createExternal(t)
+	outer, given := w.createExternal(t, mode)
 	addresses, err := w.Served(t.Context(), services...)
 	if err != nil {
 		t.Fatal(err)
@@ -71,7 +71,7 @@ func testFeatures(t *testing.T, w *World, mode Mode) {
 	for _, s := range services[2:] {
 		t.Run(s.Name, func(t *testing.T) { testSCTP(t, w, s, addresses[s]) })
 	}
-	t.Run("external-IPs", func(t *testing.T) { testExternalIPs(t, w, mode) })
+	t.Run("external-IPs", func(t *testing.T) { testExternalIPs(t, w, mode, given) })
 	if err := w.Remove(t.Context(), append(services, outer)...); err != nil {
 		t.Error(err)
 	}
@@ -161,10 +161,16 @@ func testSCTP(t *testing.T, w *World, s *Service, to netip.Addr) {
 	}
 }
 
-// createExternal makes a Service with external IPs: a node's own address and a free one.
-func (w *World) createExternal(t *testing.T) *Service {
+// createExternal makes a Service with external IPs: a free address, and a node's own. Not so
+// in ipvs mode, where kube-proxy binds them to a link of every node: the others would take
+// the node for themselves.
+func (w *World) createExternal(t *testing.T, mode Mode) (*Service, []netip.Addr) {
 	t.Helper()
 	node := w.Rig.Nodes()[0].IPv4()
+	addresses := []netip.Addr{netip.MustParseAddr(external)}
+	if mode != IPVS {
+		addresses = append(addresses, node)
+	}
 	policies := w.Rig.API().ExternalIPPolicies()
 	p, err := policies.Get(t.Context(), v1alpha1.ExternalIPPolicyName, metav1.GetOptions{})
 	if err != nil {
@@ -180,7 +186,10 @@ func (w *World) createExternal(t *testing.T) *Service {
 	}
 	s := &Service{Name: "external", Pods: []*Pod{w.A, w.B}, Change: func(s *corev1.Service) {
 		s.Labels = map[string]string{"announce": "external"}
-		s.Spec.Type, s.Spec.ExternalIPs = corev1.ServiceTypeClusterIP, []string{external, node.String()}
+		s.Spec.Type = corev1.ServiceTypeClusterIP
+		for _, a := range addresses {
+			s.Spec.ExternalIPs = append(s.Spec.ExternalIPs, a.String())
+		}
 		for i := range s.Spec.Ports {
 			s.Spec.Ports[i].Port = nodePortOfOurs
 		}
@@ -190,7 +199,7 @@ func (w *World) createExternal(t *testing.T) *Service {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return s
+	return s, addresses
 }
 
 const everything = `apiVersion: fairlead.dev/v1alpha1
@@ -199,14 +208,13 @@ metadata: {name: everything}
 spec: {serviceSelectors: [{matchLabels: {announce: external}}]}
 `
 
-// testExternalIPs asks at both addresses by everybody. In ipvs mode, kube-proxy has them.
-func testExternalIPs(t *testing.T, w *World, mode Mode) {
+// testExternalIPs asks at all of them by everybody. In ipvs mode, kube-proxy has them.
+func testExternalIPs(t *testing.T, w *World, mode Mode, addresses []netip.Addr) {
 	node := w.Rig.Nodes()[0]
-	free := netip.MustParseAddr(external)
-	if _, err := w.Owner(t.Context(), free); err != nil {
+	if _, err := w.Owner(t.Context(), addresses[0]); err != nil {
 		t.Fatal(err)
 	}
-	for _, to := range []netip.Addr{free, node.IPv4()} {
+	for _, to := range addresses {
 		at := netip.AddrPortFrom(to, nodePortOfOurs)
 		for _, proto := range []Protocol{TCP, UDP} {
 			for name, from := range map[string]Place{"client": w.Client, "pod": w.Near, "pod elsewhere": w.Far, "node": w.Rig.Nodes()[2]} {
