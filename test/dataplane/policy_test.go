@@ -30,7 +30,7 @@ const (
 	enforceTimeout = time.Minute
 	// deniedFor is how long a denied client gets to wait in vain, and deniedTries how often.
 	deniedFor   = 500 * time.Millisecond
-	deniedTries = 4
+	deniedTries = 2
 )
 
 // testPolicy has a real enforcer of network policies on the nodes of the pods: through IPVS,
