@@ -278,19 +278,16 @@ func (c *Config) onKernel(ctx context.Context) (*firstPart, error) {
 	if err != nil {
 		return nil, fmt.Errorf("find this program: %w", err)
 	}
+	// What the kernel loads for the first of them is nobody's cost. Of so few each one changes.
+	if _, err := c.both(ctx, self, changesOfProxy+1); err != nil {
+		return nil, err
+	}
 	for _, n := range c.Beside {
-		ours, err := MeasureFairlead(ctx, c.agentBenchmark(), n, c.Progress)
+		both, err := c.both(ctx, self, n)
 		if err != nil {
 			return nil, err
 		}
-		cmd := exec.CommandContext(ctx, self, "-bench", "ipvs", "-stage", StageProxy, "-state-dir", c.Dir, "-services", strconv.Itoa(n)) //nolint:gosec // ourselves
-		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
-		theirs := &Programming{}
-		if err := stage(cmd, c.Progress, theirs); err != nil {
-			showLogs(c.Dir, c.Progress)
-			return nil, err
-		}
-		out.Programming = append(out.Programming, ours, theirs)
+		out.Programming = append(out.Programming, both...)
 	}
 	if !slices.Contains(c.Beside, c.Services) {
 		ours, err := MeasureFairlead(ctx, c.agentBenchmark(), c.Services, c.Progress)
@@ -300,6 +297,22 @@ func (c *Config) onKernel(ctx context.Context) (*firstPart, error) {
 		out.Programming = append(out.Programming, ours)
 	}
 	return out, nil
+}
+
+// both measures Fairlead and kube-proxy with as many Services.
+func (c *Config) both(ctx context.Context, self string, services int) ([]*Programming, error) {
+	ours, err := MeasureFairlead(ctx, c.agentBenchmark(), services, c.Progress)
+	if err != nil {
+		return nil, err
+	}
+	cmd := exec.CommandContext(ctx, self, "-bench", "ipvs", "-stage", StageProxy, "-state-dir", c.Dir, "-services", strconv.Itoa(services)) //nolint:gosec // ourselves
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
+	theirs := &Programming{}
+	if err := stage(cmd, c.Progress, theirs); err != nil {
+		showLogs(c.Dir, c.Progress)
+		return nil, err
+	}
+	return []*Programming{ours, theirs}, nil
 }
 
 func (c *Config) traffic(ctx context.Context) ([]Path, error) {
