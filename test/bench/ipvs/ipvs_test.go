@@ -19,6 +19,7 @@ import (
 	"k8s.io/client-go/tools/cache"
 
 	"github.com/fairlead-lb/fairlead/test/bench/ipvs/nlmeter"
+	"github.com/fairlead-lb/fairlead/test/harness"
 )
 
 func TestParseBenchmark(t *testing.T) {
@@ -107,7 +108,7 @@ func TestMarkdown(t *testing.T) {
 		return Costs{Counts: nlmeter.Counts{Requests: requests}, WorkMs: ms}
 	}
 	r := Result{
-		Date: "2026-01-01T00:00:00Z", Kernel: "6.1", Emulated: true,
+		Date: "2026-01-01T00:00:00Z", Kernel: "6.1", Emulated: true, Machine: harness.Machine{Kernel: "6.2", Cores: 7},
 		Programming: []*Programming{
 			{Name: Name, Services: 20, VirtualServers: 40, Full: costs(100, 10)},
 			{Name: proxyName, Services: 20, Full: costs(1000, 20000)},
@@ -119,7 +120,7 @@ func TestMarkdown(t *testing.T) {
 	}
 	text := r.Markdown()
 	for _, want := range []string{
-		"Linux 6.1", "emulated", "with 4000 Services: 8000 virtual servers", "| from nothing | 7777 |", "| a look each second |",
+		"Linux 6.1", "Linux 6.2, , 7 cores", "emulated", "with 4000 Services: 8000 virtual servers", "| from nothing | 7777 |", "| a look each second |",
 		"| 20 | 40 | from nothing | 100 | 1000 | 10.0 | 10 | 20000 | 2000.0 |", "| 40 | 80 | from nothing | 200 | 1500 | 7.5 | 0 | 40000 | – |",
 		"Between 20 and 40 Services, each one more costs kube-proxy 25.0 requests and 1.00 s",
 		"With 4000 Services kube-proxy was not measured.** If each one further costs it as much, that is 100500 requests and 1.1 h on this processor: computed, not measured.",

@@ -12,7 +12,7 @@ func (r *Result) Markdown() string {
 	var b strings.Builder
 	say := func(format string, args ...any) { _, _ = fmt.Fprintf(&b, format+"\n", args...) } // cannot fail
 	say("# Benchmark: the IPVS data plane, %s\n", r.Date[:10])
-	say("%s; %s.\n", r.Date, r.Machine)
+	say("%s; Linux %s, %s, %d cores, %d MiB, %s, commit %s.\n", r.Date, r.Machine.Kernel, r.Machine.Arch, r.Machine.Cores, r.Machine.MemoryMiB, r.Machine.Go, r.Machine.Commit)
 	where := "on this machine's kernel"
 	if r.Emulated {
 		where = "in a virtual machine whose processors are emulated: times are some ten times those of real hardware and say only how the rows compare; numbers of messages are exact"
