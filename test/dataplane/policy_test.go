@@ -210,8 +210,12 @@ func (w *World) enforce(t *testing.T) (stop func()) {
 		running = append(running, proc)
 	}
 	return func() {
-		for _, proc := range running {
-			if err := errors.Join(proc.Err(), proc.Stop()); err != nil {
+		done := make(chan error)
+		for _, proc := range running { // each takes five seconds
+			go func() { done <- errors.Join(proc.Err(), proc.Stop()) }()
+		}
+		for range running {
+			if err := <-done; err != nil {
 				t.Error(err)
 			}
 		}
