@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -390,11 +391,11 @@ func TestRefusedChangeGoesOn(t *testing.T) {
 // slowGuard looks at nftables for as long as it is let.
 type slowGuard struct {
 	guarding
-	looks *int
+	looks *atomic.Int32
 }
 
 func (g slowGuard) Check(ctx context.Context) (bool, error) {
-	*g.looks++
+	g.looks.Add(1)
 	<-ctx.Done()
 	return false, ctx.Err()
 }
@@ -411,7 +412,7 @@ func TestChangesDoNotWaitForALook(t *testing.T) {
 		f := p.agent(dataPlaneAuto)
 		f.Want(plan(1))
 		turn(t, f, 3)
-		looks := 0
+		var looks atomic.Int32
 		f.plane.guard, f.generation = slowGuard{f.plane.guard, &looks}, 0
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan error)
@@ -433,8 +434,8 @@ func TestChangesDoNotWaitForALook(t *testing.T) {
 		if err := <-ended; err != nil {
 			t.Error(err)
 		}
-		if looks < 4 {
-			t.Errorf("%d looks", looks)
+		if looks.Load() < 4 {
+			t.Errorf("%d looks", looks.Load())
 		}
 	})
 }
@@ -451,7 +452,7 @@ func TestLeavingDoesNotWaitForALook(t *testing.T) {
 				f := p.agent(dataPlaneAuto)
 				f.Want(wanted{ready: true, Forwarding: p.planOf(services)})
 				turn(t, f, 3)
-				looks := 0
+				var looks atomic.Int32
 				f.plane.guard, f.generation = slowGuard{f.plane.guard, &looks}, 0
 				ctx, cancel := context.WithCancel(t.Context())
 				ended := make(chan error)
@@ -460,7 +461,7 @@ func TestLeavingDoesNotWaitForALook(t *testing.T) {
 				if change {
 					services[0].pods = 2
 					f.Want(wanted{ready: true, Forwarding: p.planOf(services)})
-					for looks < 2 {
+					for looks.Load() < 2 {
 						time.Sleep(tick) //nolint:forbidigo // a bubble's clock
 					}
 				}
@@ -468,8 +469,8 @@ func TestLeavingDoesNotWaitForALook(t *testing.T) {
 				if err := f.Leave(t.Context()); err != nil {
 					t.Error(err)
 				}
-				if took := time.Since(at); took >= sentinel || looks == 0 {
-					t.Errorf("it took %s, with %d looks before", took, looks)
+				if took := time.Since(at); took >= sentinel || looks.Load() == 0 {
+					t.Errorf("it took %s, with %d looks before", took, looks.Load())
 				}
 				if p.nft.Table != nil {
 					t.Error("the table is still there")
