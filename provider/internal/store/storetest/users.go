@@ -10,6 +10,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/fairlead-lb/fairlead/loadbalancer/api/v1alpha1"
 	"github.com/fairlead-lb/fairlead/provider/internal/store"
@@ -123,6 +124,26 @@ func (a *API) EndService(namespace, name string) {
 		obj := svc.DeepCopy()
 		obj.DeletionTimestamp = &metav1.Time{Time: obj.CreationTimestamp.Add(1)}
 		a.putService(obj)
+	})
+}
+
+// CollectGarbage deletes the records whose Service is gone, as kube-controller-manager does
+// by their owner references.
+func (a *API) CollectGarbage() {
+	a.user(func() {
+		alive := make(map[types.UID]bool, len(a.services))
+		for _, svc := range a.services {
+			alive[svc.UID] = true
+		}
+		for id, r := range a.records {
+			if len(r.OwnerReferences) != 1 || alive[r.OwnerReferences[0].UID] {
+				continue
+			}
+			last := r.DeepCopy()
+			last.ResourceVersion = a.next()
+			delete(a.records, id)
+			a.tell(func(s *store.Store) { s.ForgetRecord(last) })
+		}
 	})
 }
 
