@@ -45,11 +45,11 @@ func readSettings(from Place) string {
 	return out
 }
 
-// asProxySets has settings as kube-proxy leaves them when it ran in ipvs mode, with strict ARP.
+// asProxySets has settings as kube-proxy leaves them when it ran in ipvs mode, with strict ARP;
+// expire_nodest_conn, which the agent sets back while it runs, is as the agent found it.
 func asProxySets(settings string) string {
 	return strings.NewReplacer(
-		"vs/conntrack = 0", "vs/conntrack = 1", "vs/expire_nodest_conn = 0", "vs/expire_nodest_conn = 1",
-		"vs/expire_quiescent_template = 0", "vs/expire_quiescent_template = 1",
+		"vs/conntrack = 0", "vs/conntrack = 1", "vs/expire_quiescent_template = 0", "vs/expire_quiescent_template = 1",
 		"conf/all/arp_ignore = 0", "conf/all/arp_ignore = 1", "conf/all/arp_announce = 0", "conf/all/arp_announce = 2",
 	).Replace(settings)
 }

@@ -225,7 +225,8 @@ func (w *World) owner(ctx context.Context, a netip.Addr) (*rig.Node, error) {
 	return nil, fmt.Errorf("nobody announces %s", a)
 }
 
-// Remove deletes Services and waits until they are gone.
+// Remove deletes Services and waits until they are gone. There is no garbage collector here:
+// the record of a Service without our finalizer, one with external IPs, goes by this.
 func (w *World) Remove(ctx context.Context, services ...*Service) error {
 	api := w.Rig.Kube().CoreV1().Services(rig.Namespace)
 	for _, s := range services {
@@ -244,5 +245,13 @@ func (w *World) Remove(ctx context.Context, services ...*Service) error {
 		}
 		return nil
 	})
-	return err //nolint:wrapcheck // says what it is
+	if err != nil {
+		return err //nolint:wrapcheck // says what it is
+	}
+	for _, s := range services {
+		if err := w.Rig.API().LoadBalancers(rig.Namespace).Delete(ctx, s.Name, metav1.DeleteOptions{}); err != nil && !apierrors.IsNotFound(err) {
+			return fmt.Errorf("delete the record of %s: %w", s.Name, err)
+		}
+	}
+	return nil
 }
