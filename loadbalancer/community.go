@@ -125,7 +125,7 @@ func numbers(text string, count int, limit uint32) ([]uint32, bool) {
 
 func number(text string, limit uint32) (uint32, bool) {
 	n, err := strconv.ParseUint(text, 10, 32)
-	return uint32(n), err == nil && uint32(n) <= limit //nolint:gosec // of 32 bits, by ParseUint
+	return uint32(n), err == nil && uint32(n) <= limit // of 32 bits, by ParseUint
 }
 
 // String returns the community as ParseCommunity reads it.

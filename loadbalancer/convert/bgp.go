@@ -141,9 +141,9 @@ func bits(in *int32, host int) int {
 
 // clamp32 brings a number of the API, which its schema bounds, into 32 bits.
 func clamp32(in int64) uint32 {
-	return uint32(min(max(in, 0), math.MaxUint32)) //nolint:gosec // within bounds
+	return uint32(min(max(in, 0), math.MaxUint32)) // within bounds
 }
 
 func prepend(in int32) uint8 {
-	return uint8(min(max(in, 0), maxPrepend)) //nolint:gosec // within bounds
+	return uint8(min(max(in, 0), maxPrepend)) // within bounds
 }

@@ -66,14 +66,14 @@ func bfdMultiplier(in *int32) uint8 {
 	if in == nil {
 		return defaultBFDMultiplier
 	}
-	return uint8(min(max(*in, minBFDMultiplier), 255)) //nolint:gosec // within bounds
+	return uint8(min(max(*in, minBFDMultiplier), 255)) // within bounds
 }
 
 // bfdMinTTL is the least TTL of a packet that came over several hops: the profile's, or what
 // the number of hops leaves.
 func bfdMinTTL(in *int32, hops uint8) uint8 {
 	if in != nil {
-		return uint8(min(max(*in, 1), maxTTL-1)) //nolint:gosec // within bounds
+		return uint8(min(max(*in, 1), maxTTL-1)) // within bounds
 	}
 	if hops > 1 {
 		return maxTTL - (hops - 1)

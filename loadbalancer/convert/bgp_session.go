@@ -183,7 +183,7 @@ func (r *peerReader) asn(field string, given int64, from *v1alpha1.NodeValue) ui
 func (r *peerReader) readAddresses() {
 	r.out.Interface, r.out.Port = r.spec.Interface, defaultPort
 	if r.spec.PeerPort > 0 && r.spec.PeerPort <= maxPort {
-		r.out.Port = uint16(r.spec.PeerPort) //nolint:gosec // checked
+		r.out.Port = uint16(r.spec.PeerPort) // checked
 	}
 	text, field := r.spec.PeerAddress, "peerAddress"
 	if r.spec.PeerAddressFrom != nil {
@@ -346,7 +346,7 @@ func (r *peerReader) readHops() {
 		r.invalid("ttlSecurityHops and ebgpMultiHop contradict each other; remove one of them")
 		return
 	}
-	r.out.TTLSecurity = uint8(r.spec.TTLSecurityHops) //nolint:gosec // checked
+	r.out.TTLSecurity = uint8(r.spec.TTLSecurityHops) // checked
 }
 
 // readFamilies: a session carries its own family, or both. One without an address always
@@ -365,7 +365,7 @@ func parseASN(text string) (uint32, error) {
 		if err != nil {
 			return 0, fmt.Errorf("%q is no AS number", text)
 		}
-		return uint32(n), nil //nolint:gosec // of 32 bits
+		return uint32(n), nil // of 32 bits
 	}
 	h, errHigh := strconv.ParseUint(high, 10, 16)
 	l, errLow := strconv.ParseUint(low, 10, 16)

@@ -60,7 +60,7 @@ func route32(svc *corev1.Service, key string, limit uint32) (*int64, *pool.Error
 	if err != nil || n > uint64(limit) || strconv.FormatUint(n, 10) != value {
 		return nil, invalid(key, "%q is not a number from 0 to %d; write one", value, limit)
 	}
-	out := int64(n) //nolint:gosec // of 32 bits
+	out := int64(n) // of 32 bits
 	return &out, nil
 }
 

@@ -4,7 +4,6 @@ package announcement
 
 import (
 	"cmp"
-	"github.com/fairlead-lb/fairlead/loadbalancer/client"
 	"net/netip"
 	"slices"
 	"sync"
@@ -14,6 +13,7 @@ import (
 
 	"github.com/fairlead-lb/fairlead/loadbalancer"
 	"github.com/fairlead-lb/fairlead/loadbalancer/api/v1alpha1"
+	"github.com/fairlead-lb/fairlead/loadbalancer/client"
 	"github.com/fairlead-lb/fairlead/loadbalancer/convert"
 )
 

@@ -4,7 +4,6 @@ package announcement
 
 import (
 	"fmt"
-	"github.com/fairlead-lb/fairlead/loadbalancer/client"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -17,6 +16,7 @@ import (
 
 	"github.com/fairlead-lb/fairlead/loadbalancer"
 	"github.com/fairlead-lb/fairlead/loadbalancer/api/v1alpha1"
+	"github.com/fairlead-lb/fairlead/loadbalancer/client"
 	"github.com/fairlead-lb/fairlead/loadbalancer/reason"
 )
 
