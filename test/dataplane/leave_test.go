@@ -45,10 +45,15 @@ func readSettings(from Place) string {
 	return out
 }
 
-// asProxySets has settings as kube-proxy leaves them when it ran in ipvs mode, with strict ARP;
-// expire_nodest_conn, which the agent sets back while it runs, is as the agent found it.
-func asProxySets(settings string) string {
+// expireNodest is a setting of kube-proxy in ipvs mode, made when it starts, which the agent
+// sets back while it runs.
+const expireNodest = "net/ipv4/vs/expire_nodest_conn"
+
+// asProxySets has settings as kube-proxy leaves them when it ran in ipvs mode, with strict ARP.
+// Whether the agent found expireNodest before kube-proxy had made it, or afterwards, it says.
+func asProxySets(settings, nodest string) string {
 	return strings.NewReplacer(
+		expireNodest+" = 0", expireNodest+" = "+nodest,
 		"vs/conntrack = 0", "vs/conntrack = 1", "vs/expire_quiescent_template = 0", "vs/expire_quiescent_template = 1",
 		"conf/all/arp_ignore = 0", "conf/all/arp_ignore = 1", "conf/all/arp_announce = 0", "conf/all/arp_announce = 2",
 	).Replace(settings)
@@ -73,6 +78,18 @@ func testLeave(t *testing.T, w *World) {
 		}
 		before[n] = readKernel(t, n)
 	}
+	nodest := map[*rig.Node]string{}
+	for _, n := range w.Rig.Nodes() {
+		agent, err := w.Rig.API().NodeAgents().Get(t.Context(), n.Name(), metav1.GetOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		i := slices.IndexFunc(agent.Status.KernelSettings, func(k v1alpha1.KernelSetting) bool { return k.Name == expireNodest })
+		if i < 0 {
+			t.Fatalf("%s does not say how it found %s", n.Name(), expireNodest)
+		}
+		nodest[n] = agent.Status.KernelSettings[i].Former
+	}
 	err := w.Rig.Kube().AppsV1().DaemonSets(harness.Namespace).Delete(t.Context(), harness.AgentProgram, metav1.DeleteOptions{})
 	if err != nil {
 		t.Fatal(err)
@@ -87,15 +104,15 @@ func testLeave(t *testing.T, w *World) {
 	if err != nil {
 		t.Error(err)
 	}
-	fresh := readSettings(w.Near)
-	if slices.Contains(modes(), IPVS) {
-		fresh = asProxySets(fresh)
-	}
 	for _, n := range w.Rig.Nodes() {
 		now := readKernel(t, n)
 		err := same("what is others'", before[n].Foreign, now.Foreign)
 		if now.Ours != "" {
 			err = errors.Join(err, fmt.Errorf("this is left:\n%s", now.Ours))
+		}
+		fresh := readSettings(w.Near)
+		if slices.Contains(modes(), IPVS) {
+			fresh = asProxySets(fresh, nodest[n])
 		}
 		if err := errors.Join(err, same("a setting", fresh, readSettings(n))); err != nil {
 			t.Errorf("%s: %v", n.Name(), err)
