@@ -20,7 +20,7 @@ import (
 )
 
 // ipvsTimeout bounds the part that needs ip_vs, boot included.
-const ipvsTimeout = 4 * time.Minute
+const ipvsTimeout = 8 * time.Minute
 
 // ipvsPart tells the part that needs ip_vs: on this kernel if it has that, else in a small
 // machine with the distribution's kernel.
