@@ -133,8 +133,9 @@ func arguments(o *Options, dir string) []string {
 		// which costs whoever looks at it often, as Go's runtime, most of the time. A panic
 		// ends the machine, and nobody attacks it.
 		"-cpu", "max,la57=off",
-		// A kernel that hangs for two minutes says where and ends, instead of using up the time.
-		"-append", "console=ttyS0 quiet panic=-1 watchdog_thresh=60 softlockup_panic=1 mitigations=off cryptomgr.notests tsc=reliable clocksource=tsc", "-no-reboot",
+		// A kernel that hangs for two minutes says where. It goes on: the same is said where the
+		// machine below stood still for as long, as one does that is moved or saved.
+		"-append", "console=ttyS0 quiet panic=-1 watchdog_thresh=60 mitigations=off cryptomgr.notests tsc=reliable clocksource=tsc", "-no-reboot",
 		"-display", "none", "-monitor", "none", "-nic", "user,model=virtio-net-pci,ipv6=off",
 		"-serial", "file:" + filepath.Join(dir, "console"),
 		"-virtfs", "local,path=/,mount_tag=" + rootTag + ",security_model=none,multidevs=remap,readonly=on",
