@@ -400,40 +400,49 @@ func (g slowGuard) Check(ctx context.Context) (bool, error) {
 	return false, ctx.Err()
 }
 
+// slowly runs an agent that has programmed a Service of one pod, and whose first slow look at
+// nftables has begun; pods gives the Service others, end stops the agent.
+func slowly(t *testing.T) (p *packets, f *forwarder, looks *atomic.Int32, pods func(n int), end func()) {
+	t.Helper()
+	p, looks = newPackets(t), new(atomic.Int32)
+	f = p.agent(dataPlaneAuto)
+	pods = func(n int) {
+		f.Want(wanted{ready: true, Forwarding: p.planOf([]service{{key: tcp("10.0.0.200", 80), ipvs: true, pods: n, scheduler: "rr", mark: 0x0fa00001}})})
+	}
+	pods(1)
+	turn(t, f, 3)
+	f.plane.guard, f.generation = slowGuard{f.plane.guard, looks}, 0
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error)
+	go func() { ended <- f.Run(ctx) }()
+	time.Sleep(2 * sentinel) //nolint:forbidigo // a bubble's clock
+	return p, f, looks, pods, func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 // A look at nftables may take long. A change does not wait for it, and does not keep it from
 // happening either.
 func TestChangesDoNotWaitForALook(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		p := newPackets(t)
-		plan := func(pods int) wanted {
-			return wanted{ready: true, Forwarding: p.planOf([]service{{key: tcp("10.0.0.200", 80), ipvs: true, pods: pods, scheduler: "rr", mark: 0x0fa00001}})}
-		}
-		f := p.agent(dataPlaneAuto)
-		f.Want(plan(1))
-		turn(t, f, 3)
-		var looks atomic.Int32
-		f.plane.guard, f.generation = slowGuard{f.plane.guard, &looks}, 0
-		ctx, cancel := context.WithCancel(t.Context())
-		ended := make(chan error)
-		go func() { ended <- f.Run(ctx) }()
-		time.Sleep(2 * sentinel) //nolint:forbidigo // a bubble's clock
-		for pods := 2; pods < 6; pods++ {
+		_, f, looks, pods, end := slowly(t)
+		for n := 2; n < 6; n++ {
 			at := time.Now()
-			f.Want(plan(pods))
-			for len(f.State().programmed.VirtualServers[0].Reals) != pods {
+			pods(n)
+			for len(f.State().programmed.VirtualServers[0].Reals) != n {
 				time.Sleep(tick) //nolint:forbidigo // a bubble's clock
 			}
 			if took := time.Since(at); took > sentinel {
-				t.Errorf("%d pods: programmed after %s", pods, took)
+				t.Errorf("%d pods: programmed after %s", n, took)
 			}
 			// The look after one that was interrupted is not; one after it is under way then.
 			time.Sleep(2 * checkTimeout) //nolint:forbidigo // a bubble's clock
 		}
-		cancel()
-		if err := <-ended; err != nil {
-			t.Error(err)
-		}
+		end()
 		if looks.Load() < 4 {
 			t.Errorf("%d looks", looks.Load())
 		}
@@ -447,20 +456,9 @@ func TestLeavingDoesNotWaitForALook(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
-				p := newPackets(t)
-				services := []service{{key: tcp("10.0.0.200", 80), ipvs: true, pods: 1, scheduler: "rr", mark: 0x0fa00001}}
-				f := p.agent(dataPlaneAuto)
-				f.Want(wanted{ready: true, Forwarding: p.planOf(services)})
-				turn(t, f, 3)
-				var looks atomic.Int32
-				f.plane.guard, f.generation = slowGuard{f.plane.guard, &looks}, 0
-				ctx, cancel := context.WithCancel(t.Context())
-				ended := make(chan error)
-				go func() { ended <- f.Run(ctx) }()
-				time.Sleep(2 * sentinel) //nolint:forbidigo // a bubble's clock
+				p, f, looks, pods, end := slowly(t)
 				if change {
-					services[0].pods = 2
-					f.Want(wanted{ready: true, Forwarding: p.planOf(services)})
+					pods(2)
 					for looks.Load() < 2 {
 						time.Sleep(tick) //nolint:forbidigo // a bubble's clock
 					}
@@ -475,10 +473,7 @@ func TestLeavingDoesNotWaitForALook(t *testing.T) {
 				if p.nft.Table != nil {
 					t.Error("the table is still there")
 				}
-				cancel()
-				if err := <-ended; err != nil {
-					t.Error(err)
-				}
+				end()
 			})
 		})
 	}
