@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/netip"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -191,26 +192,66 @@ func TestPassivePeerThatRestarts(t *testing.T) {
 // once waits for minutes.
 func TestPassiveSessionChanges(t *testing.T) {
 	s, port := listening(t, Options{})
-	for round := range 5 {
+	change := func(round int) {
 		s.Apply(planOf(many(3), waitsFor("a", "127.0.0.2", func(a *loadbalancer.BGPSession) { a.Hold = time.Duration(30+round) * time.Second })), lab)
-		if round == 0 {
-			reaches(t, "127.0.0.2", port)
-		}
-		for range 20 {
-			c, err := call(t, "127.0.0.2", port)
-			if err != nil {
-				t.Fatalf("round %d: %v", round, err)
-			}
-			_ = c.Close()
-		}
 	}
-	eventually(t, "it is up", func() bool {
-		c, err := call(t, "127.0.0.2", port)
-		if err != nil {
-			t.Fatal(err)
+	change(0)
+	reaches(t, "127.0.0.4", port)
+	stop, refused := make(chan struct{}), make(chan error, 1)
+	var wg sync.WaitGroup
+	wg.Go(func() { // a stranger, who notices when nobody listens
+		for {
+			select {
+			case <-stop:
+				return
+			case <-t.Context().Done():
+				return
+			case <-time.After(time.Millisecond):
+			}
+			c, err := call(t, "127.0.0.4", port)
+			switch {
+			case errors.Is(err, syscall.ECONNREFUSED): // not ECONNRESET, as strangers get that
+				leaveWord(refused, err)
+				return
+			case err == nil:
+				_ = c.Close()
+			}
 		}
-		return greet(c)
 	})
+	for round := range 5 {
+		// Until the old session is gone its connections are those of the old configuration.
+		eventually(t, "a session with the new hold time", func() bool {
+			c, err := call(t, "127.0.0.2", port)
+			if errors.Is(err, syscall.ECONNREFUSED) {
+				leaveWord(refused, err)
+			}
+			if err != nil {
+				return false
+			}
+			open, err := readMessage(c, make([]byte, maxMessage))
+			if err != nil || int(open[22])<<8|int(open[23]) != 30+round {
+				_ = c.Close()
+				return false
+			}
+			return true
+		})
+		change(round + 1)
+	}
+	close(stop)
+	wg.Wait()
+	select {
+	case err := <-refused:
+		t.Errorf("a peer was refused while a session changed: %v", err)
+	default:
+	}
+}
+
+// leaveWord leaves the first error.
+func leaveWord(c chan error, err error) {
+	select {
+	case c <- err:
+	default:
+	}
 }
 
 func TestPassiveIsRefused(t *testing.T) {
