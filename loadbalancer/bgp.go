@@ -37,6 +37,8 @@ type BGPSession struct {
 	Source netip.Addr
 	// Port of the peer.
 	Port uint16
+	// Passive says that the peer connects to us, and we never to it.
+	Passive bool
 	// Hold and Keepalive are the timers offered in the OPEN (RFC 4271 §4.2); Connect is how
 	// long to wait between attempts; IdleHold is how long to wait after a session was reset.
 	Hold, Keepalive, Connect, IdleHold time.Duration

@@ -32,6 +32,7 @@ type speaker interface {
 	Complete()
 	States() []bgp.SessionState
 	Routes(peer string) []loadbalancer.BGPRoute
+	Strangers() uint64
 	Changed() <-chan struct{}
 	Stop(ctx context.Context, graceful bool) error
 }

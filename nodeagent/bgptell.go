@@ -67,8 +67,10 @@ func sumOf(d bfd.Drops) uint64 {
 	return sum
 }
 
-// Strangers are BFD packets that belong to no session.
-func (t *teller) Strangers() uint64 { return sumOf(t.bfd.Strangers()) }
+// Strangers are BFD packets and BGP connections that belong to no session.
+func (t *teller) Strangers() (packets, connections uint64) {
+	return sumOf(t.bfd.Strangers()), t.speaker.Strangers()
+}
 
 // ServeHTTP tells of each session and of the routes that its peer was told.
 func (t *teller) ServeHTTP(w http.ResponseWriter, _ *http.Request) {

@@ -75,8 +75,8 @@ func TestTeller(t *testing.T) {
 	if diff := cmp.Diff(figures, teller.Read()); diff != "" {
 		t.Errorf("figures (-want +got):\n%s", diff)
 	}
-	if n := teller.Strangers(); n != 7 {
-		t.Errorf("%d packets of strangers, want 7", n)
+	if packets, connections := teller.Strangers(); packets != 7 || connections != 2 {
+		t.Errorf("%d packets and %d connections of strangers, want 7 and 2", packets, connections)
 	}
 	if err := speaker.Stop(context.WithoutCancel(t.Context()), false); err != nil {
 		t.Error(err)

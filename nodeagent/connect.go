@@ -58,7 +58,7 @@ func New(o Options, version string, reg *prometheus.Registry) (*Agent, error) {
 	d.openNDP = func(l kernel.Link) (l2.Conn, error) { return k.OpenNDP(l) }
 	d.plane = connectPlane(k)
 	detector := bfd.New(bfd.Options{})
-	d.bfd, d.speaker = detector, bgp.New(bgp.Options{Detector: detector})
+	d.bfd, d.speaker = detector, bgp.New(bgp.Options{Detector: detector, ListenPort: uint16(o.BGPListenPort)}) //nolint:gosec // validated
 	d.newGossip = func(c member.Config, notify func()) gossip { return member.New(c, notify) }
 	return newAgent(o, version, d)
 }

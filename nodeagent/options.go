@@ -88,6 +88,8 @@ type Options struct {
 	// BGPDrain is how long routes ask for the least preference before they go, where the node
 	// leaves for good.
 	BGPDrain time.Duration
+	// BGPListenPort is where routers of passive peers connect to, 0 refuses such peers.
+	BGPListenPort int
 	// MetalLBMetricNames has metrics of BGP by MetalLB's names too.
 	MetalLBMetricNames bool
 }
@@ -142,6 +144,8 @@ func (o *Options) AddFlags(fs *pflag.FlagSet) {
 	fs.BoolVar(&o.BackendMetrics, "backend-metrics", o.BackendMetrics, "serve metrics for each backend too, not only for each port of an address")
 	fs.DurationVar(&o.BGPDrain, "bgp-drain", o.BGPDrain,
 		"how long BGP routes ask for the least preference before they are withdrawn, where the node leaves; 0 withdraws at once")
+	fs.IntVar(&o.BGPListenPort, "bgp-listen-port", o.BGPListenPort,
+		"TCP port that routers of passive BGP peers connect to, while there are such; below 1024 it needs CAP_NET_BIND_SERVICE; 0 refuses such peers")
 	fs.BoolVar(&o.MetalLBMetricNames, "metallb-metric-names", o.MetalLBMetricNames, "serve the metrics of BGP and BFD by MetalLB's names too")
 }
 
@@ -194,6 +198,9 @@ func (o *Options) Validate() error {
 	}
 	if o.BGPDrain < 0 || o.BGPDrain > maxBGPDrain {
 		errs = append(errs, fmt.Errorf("--bgp-drain: %s is not between 0 and %s", o.BGPDrain, maxBGPDrain))
+	}
+	if o.BGPListenPort < 0 || o.BGPListenPort > 65535 {
+		errs = append(errs, fmt.Errorf("--bgp-listen-port: %d is not between 0 and 65535", o.BGPListenPort))
 	}
 	if o.SysctlRoot == "" {
 		errs = append(errs, errors.New("--sysctl-root: must not be empty"))

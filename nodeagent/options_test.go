@@ -42,7 +42,8 @@ func TestOptions(t *testing.T) {
 		"no repeats":   {env: env("NODE_NAME", "n"), args: []string{"--announce-interval=0"}},
 		"no metrics":   {env: env("NODE_NAME", "n"), args: []string{"--metrics-address="}},
 		"data plane":   {env: env("NODE_NAME", "n"), args: []string{"--data-plane=kube-proxy", "--cluster-cidrs=10.244.0.0/16, fd00::/48", "--sysctl-root=/host/proc/sys"}},
-		"BGP":          {env: env("NODE_NAME", "n"), args: []string{"--bgp-drain=0", "--metallb-metric-names"}},
+		"BGP":          {env: env("NODE_NAME", "n"), args: []string{"--bgp-drain=0", "--metallb-metric-names", "--bgp-listen-port=179"}},
+		"no port":      {env: env("NODE_NAME", "n"), args: []string{"--bgp-listen-port=65536"}, errs: []string{"--bgp-listen-port: 65536 is not between 0 and 65535"}},
 		"endless":      {env: env("NODE_NAME", "n"), args: []string{"--bgp-drain=11m"}, errs: []string{"--bgp-drain: 11m0s is not between"}},
 		"no such data plane": {
 			env: env("NODE_NAME", "n"), args: []string{"--data-plane=x", "--sysctl-root="}, errs: []string{`--data-plane: "x" is none`, "--sysctl-root"},

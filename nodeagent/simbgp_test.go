@@ -208,6 +208,8 @@ func (s *simSpeaker) again() {
 	s.sync()
 }
 
+func (s *simSpeaker) Strangers() uint64 { return 2 }
+
 func (s *simSpeaker) States() []bgp.SessionState {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -85,6 +85,7 @@ func BGPSession(in PeerInput) (s loadbalancer.BGPSession, selected bool, faults 
 	if r.elsewhere {
 		return r.out, false, nil, false
 	}
+	r.readPassive()
 	r.readTimers()
 	r.readRouterID()
 	r.readPassword()
@@ -242,6 +243,21 @@ func (r *peerReader) readSource() {
 	}
 	r.out.Source = a
 	r.elsewhere = len(r.in.Interfaces) > 0 && !r.owns(func(p netip.Prefix) bool { return p.Addr() == a })
+}
+
+// readPassive refuses what only who connects has, as the API server does.
+func (r *peerReader) readPassive() {
+	if r.out.Passive = r.spec.Passive; !r.out.Passive {
+		return
+	}
+	switch {
+	case r.spec.Interface != "":
+		r.invalid("passive needs the peer's address, not an interface; write peerAddress")
+	case r.out.Port != defaultPort:
+		r.invalid("passive and peerPort do not go together, as nodes do not connect to such a peer; remove one of them")
+	case r.spec.ConnectTime != nil:
+		r.invalid("passive and connectTime do not go together, as nodes do not connect to such a peer; remove one of them")
+	}
 }
 
 // owns says whether some prefix of the node's interfaces is such.

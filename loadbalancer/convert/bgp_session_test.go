@@ -113,6 +113,10 @@ func TestBGPSession(t *testing.T) {
 			want: func(s *loadbalancer.BGPSession) { s.Hold, s.Keepalive = 4*time.Second, time.Second },
 		},
 		{
+			name: "passive", spec: func(s *spec) { s.Passive, s.PeerPort = true, 179 },
+			want: func(s *loadbalancer.BGPSession) { s.Passive = true },
+		},
+		{
 			name: "within two hops", spec: func(s *spec) { s.TTLSecurityHops = 2 },
 			want: func(s *loadbalancer.BGPSession) { s.TTLSecurity = 2 },
 		},
@@ -165,6 +169,9 @@ func TestBGPSessionFaults(t *testing.T) {
 		{"a label that is no address", func(s *spec) { s.PeerAddressFrom = from("rack") }, []string{`InvalidPeer peerAddressFrom: "a" is not an IP address`}},
 		{"another dynamic AS number", func(s *spec) { s.DynamicASN = "any" }, []string{"InvalidPeer dynamicASN"}},
 		{"no address", func(s *spec) { s.PeerAddress = "" }, []string{"InvalidPeer one of peerAddress"}},
+		{"passive by interface", func(s *spec) { s.Passive, s.PeerAddress, s.Interface = true, "", "eth0" }, []string{"InvalidPeer passive needs the peer's address"}},
+		{"passive with a port", func(s *spec) { s.Passive, s.PeerPort = true, 1790 }, []string{"InvalidPeer passive and peerPort"}},
+		{"passive with a time between attempts", func(s *spec) { s.Passive, s.ConnectTime = true, seconds(10) }, []string{"InvalidPeer passive and connectTime"}},
 		{"address and interface", func(s *spec) { s.Interface = "eth0" }, []string{"InvalidPeer peerAddress and interface"}},
 		{"a name", func(s *spec) { s.PeerAddress = "router" }, []string{`InvalidPeer peerAddress: "router"`}},
 		{"mapped", func(s *spec) { s.PeerAddress = "::ffff:10.0.0.254" }, []string{"InvalidPeer peerAddress"}},

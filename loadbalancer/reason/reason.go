@@ -202,6 +202,11 @@ const (
 	FamilyNotAgreed Reason = "FamilyNotAgreed"
 	// NoNextHop: the session is up, but this node has no next hop to name for a family's routes.
 	NoNextHop Reason = "NoNextHop"
+	// PassiveNotEnabled: a peer is to connect to us, and the agent is not allowed to listen.
+	PassiveNotEnabled Reason = "PassiveNotEnabled"
+	// CannotListen: the agent cannot listen for a peer; the message says why, such as another
+	// program that has the port.
+	CannotListen Reason = "CannotListen"
 	// VRFNotSupported: a peer asks for a VRF.
 	VRFNotSupported Reason = "VRFNotSupported"
 	// ConflictingAdvertisements: two advertisements say different things of one route.

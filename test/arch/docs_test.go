@@ -110,6 +110,31 @@ func TestPortsAreDocumented(t *testing.T) {
 	}
 }
 
+// Who installs Fairlead as shipped does not open a port for routers, nor grant the right to.
+func TestListeningForRoutersIsOptIn(t *testing.T) {
+	t.Parallel()
+	const flag, capability = "--bgp-listen-port=179", "NET_BIND_SERVICE"
+	component := readFile(t, "deploy/kustomize/components/bgp-listen/kustomization.yaml")
+	base := readFile(t, "deploy/kustomize/base/node-agent.yaml")
+	for _, words := range []string{flag, capability} {
+		if !strings.Contains(component, "value: "+words+"\n") || strings.Contains(base, words) {
+			t.Errorf("%s is not the component's alone", words)
+		}
+	}
+	// The component adds to lists that have to be there.
+	for _, words := range []string{"          args:\n            - ", "              add: [NET_ADMIN, NET_RAW]\n"} {
+		if !strings.Contains(base, words) {
+			t.Errorf("the agent's manifest has no %q", words)
+		}
+	}
+	if !strings.Contains(readFile(t, "deploy/kustomize/overlays/bgp-listen/kustomization.yaml"), "../../components/bgp-listen") {
+		t.Error("the overlay is without the component")
+	}
+	if !strings.Contains(readFile(t, "nodeagent/options.go"), `"bgp-listen-port"`) {
+		t.Error("the agent does not know the flag")
+	}
+}
+
 func readFile(t *testing.T, path string) string {
 	t.Helper()
 	data, err := os.ReadFile(filepath.Join(root(t), path))

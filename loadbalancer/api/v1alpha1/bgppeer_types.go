@@ -39,6 +39,9 @@ type BGPPeer struct {
 // +kubebuilder:validation:XValidation:rule="[has(self.myASN), has(self.myASNFrom)].exists_one(x, x)",message="exactly one of myASN and myASNFrom"
 // +kubebuilder:validation:XValidation:rule="!has(self.password) || !has(self.passwordSecret)",message="password or passwordSecret, not both"
 // +kubebuilder:validation:XValidation:rule="!has(self.ttlSecurityHops) || !has(self.ebgpMultiHop) || !self.ebgpMultiHop",message="ttlSecurityHops and ebgpMultiHop contradict each other"
+// +kubebuilder:validation:XValidation:rule="!has(self.passive) || !self.passive || !has(self.interface)",message="passive needs the peer's address, not an interface"
+// +kubebuilder:validation:XValidation:rule="!has(self.passive) || !self.passive || !has(self.peerPort) || self.peerPort == 179",message="passive and peerPort do not go together; nodes do not connect to such a peer"
+// +kubebuilder:validation:XValidation:rule="!has(self.passive) || !self.passive || !has(self.connectTime)",message="passive and connectTime do not go together; nodes do not connect to such a peer"
 type BGPPeerSpec struct {
 	// MyASN is the nodes' AS number.
 	// +kubebuilder:validation:Minimum=1
@@ -88,6 +91,11 @@ type BGPPeerSpec struct {
 	// +kubebuilder:default=179
 	// +optional
 	PeerPort int32 `json:"peerPort,omitempty"`
+	// Passive has nodes wait for the router to connect, from peerAddress, and never connect
+	// themselves. The agents must be allowed to listen (overlay bgp-listen); without that the
+	// peer is refused with a reason.
+	// +optional
+	Passive bool `json:"passive,omitempty"`
 	// HoldTime offered, 90s unless given; 0 or at least 3s (RFC 4271 §4.2).
 	// +kubebuilder:validation:XValidation:rule="duration(self).getSeconds() == 0 || duration(self).getSeconds() >= 3",message="0 or at least 3s"
 	// +optional

@@ -35,11 +35,7 @@ func DialTCP(ctx context.Context, d TCPDial) (net.Conn, error) {
 		network = "tcp6"
 	}
 	dialer := net.Dialer{KeepAlive: -1, ControlContext: func(_ context.Context, _, _ string, raw syscall.RawConn) error {
-		var failed error
-		if err := raw.Control(func(fd uintptr) { failed = d.set(int(fd), six) }); err != nil {
-			return fmt.Errorf("reach the socket: %w", err)
-		}
-		return failed
+		return control(raw, d.setter(six))
 	}}
 	if d.Source.IsValid() {
 		dialer.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(d.Source, 0))

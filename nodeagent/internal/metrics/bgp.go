@@ -40,9 +40,10 @@ type bgpFigure struct {
 	value func(s *BGPSession) float64
 }
 
-// NewBGP makes a collector and registers it. Strangers counts BFD packets of no session.
-// With metallb, figures come by the names and labels that MetalLB has for them too.
-func NewBGP(reg prometheus.Registerer, read func() []BGPSession, strangers func() uint64, metallb bool) error {
+// NewBGP makes a collector and registers it. Strangers counts BFD packets and BGP
+// connections of no session. With metallb, figures come by the names and labels that
+// MetalLB has for them too.
+func NewBGP(reg prometheus.Registerer, read func() []BGPSession, strangers func() (packets, connections uint64), metallb bool) error {
 	c := &BGP{read: read}
 	add := func(to *[]bgpFigure, kind prometheus.ValueType, label func(*BGPSession) string, value func(*BGPSession) float64, name, help string) {
 		*to = append(*to, bgpFigure{prometheus.NewDesc(name, help, []string{"peer"}, nil), kind, label, value})
@@ -78,8 +79,17 @@ func NewBGP(reg prometheus.Registerer, read func() []BGPSession, strangers func(
 	}
 	strange := prometheus.NewCounterFunc(prometheus.CounterOpts{
 		Name: "fairlead_bfd_packets_strange_total", Help: "BFD control packets that belong to no session.",
-	}, func() float64 { return float64(strangers()) })
-	return errors.Join(reg.Register(c), reg.Register(strange))
+	}, func() float64 {
+		packets, _ := strangers()
+		return float64(packets)
+	})
+	refused := prometheus.NewCounterFunc(prometheus.CounterOpts{
+		Name: "fairlead_bgp_connections_strange_total", Help: "BGP connections that were refused because they came from nobody that is a peer.",
+	}, func() float64 {
+		_, connections := strangers()
+		return float64(connections)
+	})
+	return errors.Join(reg.Register(c), reg.Register(strange), reg.Register(refused))
 }
 
 func one(yes bool) float64 {

@@ -22,10 +22,10 @@ func TestBGP(t *testing.T) {
 	}
 	for _, metallb := range []bool{false, true} {
 		reg := prometheus.NewPedanticRegistry()
-		if err := metrics.NewBGP(reg, read, func() uint64 { return 4 }, metallb); err != nil {
+		if err := metrics.NewBGP(reg, read, func() (uint64, uint64) { return 4, 8 }, metallb); err != nil {
 			t.Fatal(err)
 		}
-		names := []string{"fairlead_bgp_session_up", "fairlead_bgp_prefixes", "fairlead_bgp_flaps_total", "fairlead_bfd_session_up", "fairlead_bfd_packets_in_total", "fairlead_bfd_packets_strange_total"}
+		names := []string{"fairlead_bgp_session_up", "fairlead_bgp_prefixes", "fairlead_bgp_flaps_total", "fairlead_bfd_session_up", "fairlead_bfd_packets_in_total", "fairlead_bfd_packets_strange_total", "fairlead_bgp_connections_strange_total"}
 		want := `# HELP fairlead_bfd_packets_in_total BFD control packets received.
 # TYPE fairlead_bfd_packets_in_total counter
 fairlead_bfd_packets_in_total{peer="a"} 5
@@ -35,6 +35,9 @@ fairlead_bfd_packets_strange_total 4
 # HELP fairlead_bfd_session_up 1 for a BFD session that is up.
 # TYPE fairlead_bfd_session_up gauge
 fairlead_bfd_session_up{peer="a"} 1
+# HELP fairlead_bgp_connections_strange_total BGP connections that were refused because they came from nobody that is a peer.
+# TYPE fairlead_bgp_connections_strange_total counter
+fairlead_bgp_connections_strange_total 8
 # HELP fairlead_bgp_flaps_total Times the session fell out of established.
 # TYPE fairlead_bgp_flaps_total counter
 fairlead_bgp_flaps_total{peer="a"} 2

@@ -41,6 +41,9 @@ type Options struct {
 	// RestartWait is how long sessions with graceful restart wait for [Speaker.Complete] after
 	// the first plan; 0 is 3 s.
 	RestartWait time.Duration
+	// ListenPort is the TCP port that peers of passive sessions connect to, 0 to refuse those.
+	// A port below 1024 needs CAP_NET_BIND_SERVICE.
+	ListenPort uint16
 }
 
 // State is where a session stands; the words are those of the API.

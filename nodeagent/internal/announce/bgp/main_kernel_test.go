@@ -153,7 +153,7 @@ func ours(netip.Addr) (four, six netip.Addr) {
 // started is a speaker that a test ends itself.
 func started(t *testing.T) (*Speaker, func(graceful bool)) {
 	t.Helper()
-	s := New(Options{})
+	s := New(Options{ListenPort: 179})
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- s.Run(ctx) }()

@@ -50,12 +50,14 @@ type session struct {
 	spec loadbalancer.BGPSession
 	// detector watches the peer, nil without BFD.
 	detector Detector
+	// door that the peer comes in by, nil where we connect to it.
+	door *door
 	// changed is called when the answer of snapshot changes.
 	changed func()
 	// gate is closed when the session may begin.
 	gate <-chan struct{}
-	// before is closed when what had the same peer is gone.
-	before <-chan struct{}
+	// vacant is closed when what had the same peer is gone.
+	vacant <-chan struct{}
 	done   chan struct{}
 
 	kick  chan struct{} // routes, next hops or BFD have changed
@@ -81,6 +83,7 @@ type session struct {
 	left     leftOut
 	cancel   context.CancelFunc
 	ended    string        // why it fell out of Established last
+	before   cause         // why the last attempt ended
 	last     *notification // what the peer is told at the end of the session
 }
 
@@ -145,7 +148,10 @@ func (s *session) end(n *notification, why string) {
 // run serves the session until ctx ends, which end does.
 func (s *session) run(ctx context.Context) {
 	defer close(s.done)
-	for _, c := range []<-chan struct{}{s.before, s.gate} {
+	if s.door != nil {
+		defer s.door.close()
+	}
+	for _, c := range []<-chan struct{}{s.vacant, s.gate} {
 		select {
 		case <-ctx.Done():
 			return
@@ -155,7 +161,7 @@ func (s *session) run(ctx context.Context) {
 	r, err := newRIB(ctx, &s.spec)
 	if err != nil {
 		klog.FromContext(ctx).Error(err, "BGP session cannot begin", "peer", s.spec.Peer)
-		s.refuse(err.Error())
+		s.refuse(reason.InvalidPeer, err.Error())
 		<-ctx.Done()
 		return
 	}
@@ -169,9 +175,9 @@ func (s *session) run(ctx context.Context) {
 	r.close()
 }
 
-func (s *session) refuse(why string) {
+func (s *session) refuse(why reason.Reason, message string) {
 	s.mu.Lock()
-	s.state.State, s.state.Reason, s.state.Message = Refused, reason.InvalidPeer, why
+	s.state.State, s.state.Reason, s.state.Message = Refused, why, message
 	s.mu.Unlock()
 	s.changed()
 }
@@ -191,7 +197,7 @@ func (s *session) attempts(ctx context.Context) {
 		s.mu.Unlock()
 		var retry <-chan struct{}
 		switch {
-		case lived == 0:
+		case lived == 0 && s.door == nil:
 			idle, retry = wait, s.retry
 		case lived < quick && c.reason != reason.BFDDown:
 			// What falls again and again costs the router more than us.
@@ -229,13 +235,9 @@ func (s *session) waitBFD(ctx context.Context) bool {
 // attempt connects once and serves the connection. It says how long the session was
 // Established.
 func (s *session) attempt(ctx context.Context) (time.Duration, cause) {
-	s.reach(Connect)
-	dial, cancel := context.WithTimeout(ctx, dialTime)
-	outer, err := kernel.DialTCP(dial, s.target())
-	cancel()
-	if err != nil {
-		s.reach(Active)
-		return 0, cause{reason.NotEstablished, s.noAnswer(err)}
+	outer, c := s.connection(ctx)
+	if outer == nil {
+		return 0, c
 	}
 	s.ribMu.Lock()
 	inner, err := s.rib.connect(ctx)
@@ -255,7 +257,7 @@ func (s *session) attempt(ctx context.Context) (time.Duration, cause) {
 	if ctx.Err() != nil {
 		l.end(last, cause{reason.NotEstablished, "the session is ended"})
 	}
-	c := l.run()
+	c = s.serve(l)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.line = nil
@@ -263,6 +265,36 @@ func (s *session) attempt(ctx context.Context) (time.Duration, cause) {
 		return 0, c
 	}
 	return max(1, time.Since(s.state.Since)), c
+}
+
+// connection to the peer, or why there is none.
+func (s *session) connection(ctx context.Context) (net.Conn, cause) {
+	if s.door != nil {
+		return s.await(ctx)
+	}
+	s.reach(Connect)
+	dial, cancel := context.WithTimeout(ctx, dialTime)
+	defer cancel()
+	outer, err := kernel.DialTCP(dial, s.target())
+	if err != nil {
+		s.reach(Active)
+		return nil, cause{reason.NotEstablished, s.noAnswer(err)}
+	}
+	return outer, cause{}
+}
+
+// serve serves a connection until it ends.
+func (s *session) serve(l *line) cause {
+	if s.door == nil {
+		return l.run()
+	}
+	ended := make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() { s.answerAgain(l, ended) })
+	c := l.run()
+	close(ended)
+	wg.Wait()
+	return c
 }
 
 // noAnswer says why there is no connection. A peer that checks passwords or TTLs is silent
@@ -408,7 +440,8 @@ func (s *session) fell(ctx context.Context, c cause) {
 	} else {
 		s.state.State = Active
 	}
-	fresh := s.state.Message != c.why
+	fresh := s.before != c
+	s.before = c
 	s.state.Reason, s.state.Message = c.reason, c.why
 	s.state.Local, s.greeting = netip.Addr{}, greeting{}
 	s.mu.Unlock()

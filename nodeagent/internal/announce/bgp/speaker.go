@@ -26,6 +26,7 @@ type wanted struct {
 // Speaker has this node's sessions.
 type Speaker struct {
 	options  Options
+	house    *house
 	changed  chan struct{}
 	applied  chan struct{}
 	complete chan struct{} // closed: sessions with graceful restart may begin
@@ -48,7 +49,7 @@ func New(o Options) *Speaker {
 		o.RestartWait = defaultRestartWait
 	}
 	return &Speaker{
-		options: o, changed: make(chan struct{}, 1), applied: make(chan struct{}, 1),
+		options: o, house: newHouse(o.ListenPort), changed: make(chan struct{}, 1), applied: make(chan struct{}, 1),
 		complete: make(chan struct{}), stop: make(chan struct{}), stopped: make(chan struct{}),
 		sessions: make(map[string]*session), totals: make(map[string]*totals),
 	}
@@ -206,6 +207,7 @@ func (s *Speaker) endAll() {
 	for _, x := range all {
 		<-x.done
 	}
+	s.house.wg.Wait()
 	close(s.stopped)
 }
 
@@ -294,7 +296,7 @@ func (s *Speaker) make(ctx context.Context, spec loadbalancer.BGPSession, before
 		before = closed()
 	}
 	x := &session{
-		spec: spec, changed: s.notify, before: before, gate: closed(), done: make(chan struct{}),
+		spec: spec, changed: s.notify, vacant: before, gate: closed(), done: make(chan struct{}),
 		kick: make(chan struct{}, 1), retry: make(chan struct{}, 1),
 	}
 	x.state = SessionState{Peer: spec.Peer, Address: address(&spec), ASN: spec.PeerASN, State: Idle, Since: time.Now(), Reason: reason.NotEstablished}
@@ -308,9 +310,9 @@ func (s *Speaker) make(ctx context.Context, spec loadbalancer.BGPSession, before
 	x.totals = s.totals[spec.Peer]
 	s.sessions[spec.Peer] = x
 	s.mu.Unlock()
-	if why := s.refusal(&spec); why != "" {
+	if why, message := s.refusal(&spec); why != "" {
 		x.cancel = func() {}
-		x.refuse(why)
+		x.refuse(why, message)
 		close(x.done)
 		return x
 	}
@@ -320,26 +322,39 @@ func (s *Speaker) make(ctx context.Context, spec loadbalancer.BGPSession, before
 		_, x.falls, _ = x.detector.State(spec.Peer) // those before are not ours
 	}
 	ctx, x.cancel = context.WithCancel(ctx)
+	if spec.Passive {
+		// At once, so that the socket that an earlier session leaves stays open.
+		x.door = s.house.door(&x.spec, x.target())
+		x.waits(x.door.open(ctx))
+	}
 	go x.run(ctx)
 	return x
 }
 
 // refusal says why a session cannot begin, "" if it can.
-func (s *Speaker) refusal(spec *loadbalancer.BGPSession) string {
+func (s *Speaker) refusal(spec *loadbalancer.BGPSession) (why reason.Reason, message string) {
 	switch {
 	case spec.Interface != "":
-		return "a peer that is named by its interface only is not served: give its address"
+		message = "a peer that is named by its interface only is not served: give its address"
 	case !spec.Addr.IsValid():
-		return "the peer has no address"
+		message = "the peer has no address"
 	case !spec.RouterID.Is4():
-		return "the session has no router id"
+		message = "the session has no router id"
 	case !spec.IPv4 && !spec.IPv6:
-		return "the session carries no address family"
+		message = "the session carries no address family"
 	case spec.BFD.Profile != "" && s.options.Detector == nil:
-		return "BFD is not available on this node"
+		message = "BFD is not available on this node"
+	case spec.Passive && s.options.ListenPort == 0:
+		return reason.PassiveNotEnabled, "the peer is passive, and this node's agent does not listen for peers: deploy the overlay bgp-listen " +
+			"(--bgp-listen-port=179 and the capability NET_BIND_SERVICE), or remove passive"
+	default:
+		return "", ""
 	}
-	return ""
+	return reason.InvalidPeer, message
 }
+
+// Strangers counts connections of nobody that is a peer.
+func (s *Speaker) Strangers() uint64 { return s.house.strangers.Load() }
 
 func (s *Speaker) notify() { poke(s.changed) }
 

@@ -12,17 +12,19 @@ import (
 
 // Codes of NOTIFICATIONs that are sent here.
 const (
-	codeHeader  = gobgp.BGP_ERROR_MESSAGE_HEADER_ERROR
-	codeOpen    = gobgp.BGP_ERROR_OPEN_MESSAGE_ERROR
-	codeFSM     = gobgp.BGP_ERROR_FSM_ERROR
-	codeCease   = gobgp.BGP_ERROR_CEASE
-	codeHold    = gobgp.BGP_ERROR_HOLD_TIMER_EXPIRED
-	sendHold    = 8  // RFC 9687
-	badPeerAS   = 2  // RFC 4271 §6.2
-	adminDown   = 2  // RFC 4486
-	adminReset  = 4  // RFC 4486
-	subBFDDown  = 10 // RFC 9384
-	maxShutdown = 255
+	codeHeader = gobgp.BGP_ERROR_MESSAGE_HEADER_ERROR
+	codeOpen   = gobgp.BGP_ERROR_OPEN_MESSAGE_ERROR
+	codeFSM    = gobgp.BGP_ERROR_FSM_ERROR
+	codeCease  = gobgp.BGP_ERROR_CEASE
+	codeHold   = gobgp.BGP_ERROR_HOLD_TIMER_EXPIRED
+	sendHold   = 8  // RFC 9687
+	badPeerAS  = 2  // RFC 4271 §6.2
+	adminDown  = 2  // RFC 4486
+	adminReset = 4  // RFC 4486
+	subBFDDown = 10 // RFC 9384
+	// subCollision is RFC 4486's: there is another connection.
+	subCollision = 7
+	maxShutdown  = 255
 )
 
 // notification is a NOTIFICATION (RFC 4271 §4.5).
