@@ -292,7 +292,7 @@ func (s *session) target() kernel.TCPDial {
 	switch {
 	case s.spec.TTLSecurity > 0:
 		d.TTL, d.MinTTL = 255, uint8(256-int(s.spec.TTLSecurity)) //nolint:gosec // 1 to 255
-	case s.spec.MultiHop:
+	case s.spec.MultiHop, s.spec.Interface != "": // whose router may check it (RFC 5082)
 		d.TTL = 255
 	case !s.spec.Internal():
 		d.TTL = 1
@@ -320,7 +320,7 @@ func (s *session) sync() {
 	if g.asn == 0 {
 		return // No peer yet: its OPEN decides next hops.
 	}
-	now := synced{hopsOf(local, g, at), g, first(want), len(want)}
+	now := synced{hopsOf(local, s.spec.Interface != "", g, at), g, first(want), len(want)}
 	if now == s.synced {
 		return // as most plans are
 	}
