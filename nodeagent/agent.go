@@ -79,7 +79,9 @@ type deps struct {
 	// with that have no address.
 	speaker speaker
 	bfd     detector
-	finder  interface{ Run(ctx context.Context) error }
+	finder  interface {
+		Run(ctx context.Context) error
+	}
 }
 
 // Agent is one node's agent.

@@ -24,6 +24,10 @@ const (
 	dialTime = 5 * time.Second
 	// quick is how long a session lives at least that is not damped after its end.
 	quick = 10 * time.Second
+	// A router that was just found may not have found us yet, and hangs up: for some tries the
+	// wait is short, as our advertisements are seconds apart.
+	strange = 10
+	meet    = time.Second
 )
 
 // synced is what the server was last given. Plans are not written to, so that the same
@@ -178,7 +182,7 @@ func (s *session) refuse(why string) {
 
 // attempts connects again and again.
 func (s *session) attempts(ctx context.Context) {
-	short := 0
+	short, tries := 0, 0
 	for ctx.Err() == nil {
 		if !s.waitBFD(ctx) {
 			return
@@ -193,6 +197,10 @@ func (s *session) attempts(ctx context.Context) {
 		switch {
 		case lived == 0:
 			idle, retry = wait, s.retry
+			if s.spec.Interface != "" && tries < strange {
+				idle = min(wait, meet)
+			}
+			tries++
 		case lived < quick && c.reason != reason.BFDDown:
 			// What falls again and again costs the router more than us.
 			idle, short = min(idle<<min(short, 5), max(idle, wait)), short+1

@@ -8,12 +8,14 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
-	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/fairlead-lb/fairlead/loadbalancer"
+	"github.com/fairlead-lb/fairlead/loadbalancer/reason"
+	"github.com/fairlead-lb/fairlead/nodeagent/internal/announce/bfd"
 	"github.com/fairlead-lb/fairlead/nodeagent/internal/announce/unnumbered"
 	"github.com/fairlead-lb/fairlead/nodeagent/internal/kernel"
 	"github.com/fairlead-lb/fairlead/test/netns"
@@ -62,16 +64,6 @@ func unnumberedSpec(change func(*loadbalancer.BGPSession)) loadbalancer.BGPSessi
 	})
 }
 
-// ipLocal runs ip in our own namespace.
-func ipLocal(t *testing.T, args ...string) string {
-	t.Helper()
-	out, err := exec.CommandContext(t.Context(), "ip", args...).CombinedOutput()
-	if err != nil {
-		t.Fatalf("ip %v: %v\n%s", args, err, out)
-	}
-	return string(out)
-}
-
 // frrUnnumbered is a configuration of FRR whose neighbour is the link r0.
 func frrUnnumbered(more string) string {
 	c := "router bgp 64512\n bgp router-id 10.99.0.254\n no bgp ebgp-requires-policy\n no bgp default ipv4-unicast\n" +
@@ -96,9 +88,7 @@ func TestFRRUnnumbered(t *testing.T) {
 			r.frr(frrUnnumbered(tt.more))
 			s := begin(t, Options{Routers: finder(t)})
 			s.Apply(planOf(full(), unnumberedSpec(tt.change)), nil)
-			began := time.Now()
 			st := awaitState(t, s, "r", Established)
-			t.Logf("established after %s: %+v", time.Since(began), st)
 			if st.ASN != 64512 || !strings.HasPrefix(st.Address, "fe80::") || !strings.HasSuffix(st.Address, "%lb0") || !st.Local.IsLinkLocalUnicast() {
 				t.Errorf("the session is %+v", st)
 			}
@@ -131,4 +121,83 @@ func TestFRRUnnumbered(t *testing.T) {
 			}
 		})
 	}
+}
+
+// BIRD takes neighbours of a range.
+func TestBIRDUnnumbered(t *testing.T) {
+	r := newUnnumberedRouter(t)
+	eventually(t, "the router has its link-local address", func() bool {
+		return strings.Contains(r.Run("ip", "-6", "addr", "show", "dev", "r0", "-tentative"), "fe80::")
+	})
+	r.bird(`protocol radv { interface "r0" { min ra interval 3; max ra interval 5; default lifetime 15; }; }
+protocol bgp lb { local as 64512; neighbor range fe80::/10 external; interface "r0"; direct; ttl security on;
+  error wait time 1,2; error forget time 10;
+  ipv4 { import all; export none; extended next hop on; }; ipv6 { import all; export none; }; }
+`)
+	s := begin(t, Options{Routers: finder(t)})
+	s.Apply(planOf(full(), unnumberedSpec(func(s *loadbalancer.BGPSession) { s.TTLSecurity = 1 })), nil)
+	own := awaitState(t, s, "r", Established).Local.WithZone("").String()
+	var four, six string
+	eventually(t, "the router's kernel forwards", func() bool {
+		four, six = r.Run("ip", "route", "show", "198.51.100.1"), r.Run("ip", "-6", "route", "show", "2001:db8:1::1")
+		return four != "" && six != ""
+	})
+	if !strings.Contains(four, "via inet6 "+own+" dev r0") || !strings.Contains(six, "via "+own+" dev r0") {
+		t.Errorf("it forwards by\n%s%s", four, six)
+	}
+}
+
+// A link that goes down ends the session at once and says why; a router that has another
+// address afterwards is found again.
+func TestUnnumberedFollowsTheRouter(t *testing.T) {
+	r := newUnnumberedRouter(t)
+	r.frr(frrUnnumbered(""))
+	s := begin(t, Options{Routers: finder(t)})
+	s.Apply(planOf(full(), unnumberedSpec(nil)), nil)
+	before := awaitState(t, s, "r", Established)
+	r.Run("ip", "link", "set", "r0", "down")
+	eventually(t, "the session ends", func() bool { return stateOf(s, "r").Message == "link lb0 is down" })
+	if st := stateOf(s, "r"); st.State != Idle || st.Address != "lb0" {
+		t.Errorf("the session is %+v", st)
+	}
+	eventually(t, "the end is counted", func() bool { return stateOf(s, "r").Flaps == 1 })
+	r.Run("ip", "link", "set", "r0", "address", "02:00:00:00:00:77")
+	r.Run("ip", "link", "set", "r0", "up")
+	var after SessionState
+	eventually(t, "there is a session again", func() bool { after = stateOf(s, "r"); return after.State == Established })
+	if after.Address == before.Address || after.Address != "fe80::ff:fe00:77%lb0" {
+		t.Errorf("the router was at %s, and is at %s", before.Address, after.Address)
+	}
+	eventually(t, "FRR has the route again", func() bool {
+		return strings.Contains(r.Run("ip", "route", "show", "198.51.100.1"), "via inet6 "+after.Local.WithZone("").String())
+	})
+}
+
+// BFD runs over link-local addresses, and notices that the router is silent.
+func TestFRRUnnumberedWithBFD(t *testing.T) {
+	r := newUnnumberedRouter(t)
+	r.frr(frrUnnumbered(" neighbor r0 bfd\n"))
+	detector := bfd.New(bfd.Options{})
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- detector.Run(ctx) }()
+	defer func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}()
+	s := begin(t, Options{Routers: finder(t), Detector: detector})
+	s.Apply(planOf(full(), unnumberedSpec(func(s *loadbalancer.BGPSession) {
+		s.BFD = loadbalancer.BFDSession{Profile: "usual", Receive: 300 * time.Millisecond, Transmit: 300 * time.Millisecond, Multiplier: 3, MinTTL: 255}
+	})), nil)
+	eventually(t, "session and BFD are up", func() bool { st := stateOf(s, "r"); return st.State == Established && st.BFD == "Up" })
+	own := stateOf(s, "r").Local.WithZone("").String()
+	eventually(t, "FRR holds BFD for up", func() bool {
+		var peers []struct{ Peer, Status string }
+		r.vtysh("show bfd peers json", &peers)
+		return len(peers) == 1 && peers[0].Peer == own && peers[0].Status == "up"
+	})
+	r.kill(filepath.Join(r.dir, "bfdd.pid"))
+	eventually(t, "BFD ends the session", func() bool { return stateOf(s, "r").Reason == reason.BFDDown })
 }

@@ -30,7 +30,7 @@ func routerWords(body []byte, src, dst string) []byte {
 }
 
 func TestParseRouter(t *testing.T) {
-	// What FRR 8.4 sends for BGP, with an MTU besides: hop limit 64, lifetime 30 s, its own
+	// As routers send it: hop limit 64, lifetime 30 s, its own
 	// link-layer address, MTU 1500.
 	ra := []byte{134, 0, 0, 0, 64, 0, 0, 30, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 2, 0, 0, 0, 0, 1, 5, 1, 0, 0, 0, 0, 5, 220}
 	rs := []byte{133, 0, 0, 0, 0, 0, 0, 0}
