@@ -7,7 +7,27 @@ package bgp
 import (
 	"net/netip"
 	"testing"
+
+	gobgp "github.com/osrg/gobgp/v4/pkg/packet/bgp"
 )
+
+// A link-local next hop stands in both fields, as FRR sends it (RFC 2545 §3 has no other place
+// for one that is alone).
+func TestALinkLocalNextHopIsToldTwice(t *testing.T) {
+	own := netip.MustParseAddr("fe80::1")
+	for _, prefix := range []string{"198.51.100.1/32", "2001:db8:1::1/128"} {
+		r, spec := route(prefix), (&stranger{}).spec("r")
+		p, err := path(&spec, &r, own)
+		if err != nil {
+			t.Fatal(err)
+		}
+		reach := attribute[*gobgp.PathAttributeMpReachNLRI](t, p)
+		b, err := reach.Serialize()
+		if err != nil || reach.Nexthop != own || reach.LinkLocalNexthop != own {
+			t.Errorf("%s: next hops %s, %s (% x): %v", prefix, reach.Nexthop, reach.LinkLocalNexthop, b, err)
+		}
+	}
+}
 
 func TestNextHops(t *testing.T) {
 	addr := func(s string) netip.Addr {

@@ -5,10 +5,13 @@
 package bgp
 
 import (
+	"net"
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/fairlead-lb/fairlead/loadbalancer"
 	"github.com/fairlead-lb/fairlead/loadbalancer/reason"
@@ -95,6 +98,23 @@ func TestSessionsWithoutAnAddress(t *testing.T) {
 	if st := s.States(); len(st) != 1 {
 		t.Errorf("there are sessions %+v", st)
 	}
+}
+
+// A router that has not found us yet hangs up; the next attempt is not connectTime away.
+func TestARouterThatHasNotFoundUsYet(t *testing.T) {
+	var hungUp atomic.Bool
+	peer := newStranger(t, "127.0.0.2", func(c net.Conn) {
+		if hungUp.Swap(true) {
+			decent(c)
+		}
+	})
+	found := &fakeRouters{changed: make(chan struct{}, 1)}
+	found.set("127.0.0.2", false, "")
+	s := begin(t, Options{Routers: found})
+	spec := peer.spec("r")
+	spec.Addr, spec.Interface, spec.Connect = netip.Addr{}, "eth1", time.Hour
+	s.Apply(planOf(nil, spec), lab)
+	awaitState(t, s, "r", Established)
 }
 
 // Whoever cannot look for routers says so.
