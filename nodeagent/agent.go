@@ -75,9 +75,13 @@ type deps struct {
 	auth       *metrics.Authorizer
 	registry   *prometheus.Registry
 	plane      planeDeps
-	// speaker tells BGP peers, bfd is what it watches them with.
+	// speaker tells BGP peers, bfd is what it watches them with, and finder what it finds those
+	// with that have no address.
 	speaker speaker
 	bfd     detector
+	finder  interface {
+		Run(ctx context.Context) error
+	}
 }
 
 // Agent is one node's agent.
@@ -181,6 +185,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	g.Go(func() error { return a.forward.Run(work) })
 	g.Go(func() error { return a.speaker.Run(work) })
 	g.Go(func() error { return a.d.bfd.Run(work) })
+	g.Go(func() error { return a.d.finder.Run(work) })
 	g.Go(func() error { return a.watchLinks(work) })
 	g.Go(func() error { return a.serveMetrics(work) })
 	g.Go(func() error {

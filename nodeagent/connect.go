@@ -23,6 +23,7 @@ import (
 	"github.com/fairlead-lb/fairlead/nodeagent/internal/announce/bfd"
 	"github.com/fairlead-lb/fairlead/nodeagent/internal/announce/bgp"
 	"github.com/fairlead-lb/fairlead/nodeagent/internal/announce/l2"
+	"github.com/fairlead-lb/fairlead/nodeagent/internal/announce/unnumbered"
 	"github.com/fairlead-lb/fairlead/nodeagent/internal/intake"
 	"github.com/fairlead-lb/fairlead/nodeagent/internal/kernel"
 	"github.com/fairlead-lb/fairlead/nodeagent/internal/member"
@@ -58,7 +59,9 @@ func New(o Options, version string, reg *prometheus.Registry) (*Agent, error) {
 	d.openNDP = func(l kernel.Link) (l2.Conn, error) { return k.OpenNDP(l) }
 	d.plane = connectPlane(k)
 	detector := bfd.New(bfd.Options{})
-	d.bfd, d.speaker = detector, bgp.New(bgp.Options{Detector: detector, ListenPort: uint16(o.BGPListenPort)}) //nolint:gosec // validated
+	finder := unnumbered.New(unnumbered.Options{Links: k, Open: func(l kernel.Link) (unnumbered.Conn, error) { return k.OpenRouters(l) }})
+	d.bfd, d.finder = detector, finder
+	d.speaker = bgp.New(bgp.Options{Detector: detector, Routers: finder, ListenPort: uint16(o.BGPListenPort)}) //nolint:gosec // validated
 	d.newGossip = func(c member.Config, notify func()) gossip { return member.New(c, notify) }
 	return newAgent(o, version, d)
 }

@@ -37,7 +37,7 @@ func wired(t *testing.T, k *kernel.Kernel) *Agent {
 		openARP:    func(l kernel.Link) (l2.Conn, error) { return k.OpenARP(l) },
 		openNDP:    func(l kernel.Link) (l2.Conn, error) { return k.OpenNDP(l) },
 		newObjects: func(func()) (objects, error) { return &simNode{s: &sim{claims: statustest.NewClaims()}}, nil },
-		speaker:    newSimSpeaker(&simRouter{}), bfd: noBFD{},
+		speaker:    newSimSpeaker(&simRouter{}), bfd: noBFD{}, finder: noBFD{},
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -65,7 +65,7 @@ func BenchmarkRound(b *testing.B) {
 				openARP:    func(kernel.Link) (l2.Conn, error) { return nil, errMoved },
 				openNDP:    func(kernel.Link) (l2.Conn, error) { return nil, errMoved },
 				newObjects: func(func()) (objects, error) { return s, nil },
-				speaker:    newSimSpeaker(&simRouter{}), bfd: noBFD{},
+				speaker:    newSimSpeaker(&simRouter{}), bfd: noBFD{}, finder: noBFD{},
 			})
 			if err != nil {
 				b.Fatal(err)

@@ -154,7 +154,7 @@ func (s *sim) start(name loadbalancer.NodeName) {
 	}
 	a, err := newAgent(o, "v0", deps{
 		plane:   n.planeDeps(),
-		speaker: tells, bfd: watches,
+		speaker: tells, bfd: watches, finder: noBFD{},
 		kernel: n, cluster: n, claims: s.claims, agents: s.agents, registry: prometheus.NewRegistry(),
 		openARP:    func(kernel.Link) (l2.Conn, error) { return n.open(false) },
 		openNDP:    func(kernel.Link) (l2.Conn, error) { return n.open(true) },

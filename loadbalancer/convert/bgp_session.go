@@ -206,10 +206,26 @@ func (r *peerReader) readAddresses() {
 			return
 		}
 		r.out.Addr = addr
-	case len(r.spec.Interface) > maxInterface:
-		r.invalid("interface: %q is longer than %d bytes", r.spec.Interface, maxInterface)
+	default:
+		r.readInterface()
+		return
 	}
 	r.readSource()
+}
+
+// readInterface checks what goes with a router that is found on a link: it is one hop away,
+// and both addresses of the session are link-local.
+func (r *peerReader) readInterface() {
+	switch {
+	case len(r.spec.Interface) > maxInterface:
+		r.invalid("interface: %q is longer than %d bytes", r.spec.Interface, maxInterface)
+	case r.spec.SourceAddress != "":
+		r.invalid("sourceAddress and interface do not go together: the session has the link-local address of the interface; remove one of them")
+	case r.spec.EBGPMultiHop:
+		r.invalid("ebgpMultiHop and interface do not go together: the router is on the link; remove one of them")
+	case r.spec.TTLSecurityHops > 1:
+		r.invalid("ttlSecurityHops: %d and interface do not go together: the router is on the link; write 1", r.spec.TTLSecurityHops)
+	}
 }
 
 // parsePeer reads a router's address. One on a link alone needs the link's name behind it.

@@ -30,6 +30,18 @@ type TCPDial struct {
 // with a password, or one that checks TTLs, would not answer otherwise.
 func DialTCP(ctx context.Context, d TCPDial) (net.Conn, error) {
 	six := d.To.Addr().Is6() && !d.To.Addr().Is4In6()
+	if zone := d.To.Addr().Zone(); zone != "" {
+		// By number: net keeps names for a minute, in which a link may have been made anew.
+		index, err := zoneIndex(zone)
+		if err != nil {
+			return nil, err
+		}
+		zone = strconv.FormatUint(uint64(index), 10)
+		d.To = netip.AddrPortFrom(d.To.Addr().WithZone(zone), d.To.Port())
+		if d.Source.IsLinkLocalUnicast() {
+			d.Source = d.Source.WithZone(zone)
+		}
+	}
 	network := "tcp4"
 	if six {
 		network = "tcp6"

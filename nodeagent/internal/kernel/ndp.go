@@ -15,8 +15,8 @@ import (
 // maxNDPFrame is an Ethernet frame: solicitations may carry options of any length.
 const maxNDPFrame = 1518
 
-// NDPConn sends and receives whole Ethernet frames with Neighbor Solicitations and
-// Advertisements on one link. Only one goroutine may call Listen and Close.
+// NDPConn sends and receives whole Ethernet frames with Neighbor, or Router, Solicitations
+// and Advertisements on one link. Only one goroutine may call Listen and Close.
 type NDPConn struct {
 	*frames
 	groups memberships
@@ -27,13 +27,23 @@ type NDPConn struct {
 // this host or to a group that it is in, and none that this host sent itself. It fails
 // where IPv6 is disabled.
 func (k *Kernel) OpenNDP(l Link) (*NDPConn, error) {
-	f, err := openFrames(l, unix.ETH_P_IPV6, ndpFilter(l.Index))
+	// A group of no address that is announced: the proof that groups can be joined.
+	return openNDP(l, neighborSolicitation, SolicitedNode(netip.IPv6Unspecified()))
+}
+
+// OpenRouters is [Kernel.OpenNDP] for Router Solicitations and Advertisements: of all that
+// routers and who looks for them say to everybody.
+func (k *Kernel) OpenRouters(l Link) (*NDPConn, error) {
+	return openNDP(l, routerSolicitation, netip.IPv6LinkLocalAllRouters())
+}
+
+func openNDP(l Link, solicitation uint32, group netip.Addr) (*NDPConn, error) {
+	f, err := openFrames(l, unix.ETH_P_IPV6, ndpFilter(l.Index, solicitation))
 	if err != nil {
 		return nil, err
 	}
 	c := &NDPConn{frames: f, groups: memberships{link: l, in: make(map[netip.Addr]int)}}
-	// A group of no address that is announced: the proof that groups can be joined.
-	if err := c.groups.set([]netip.Addr{SolicitedNode(netip.IPv6Unspecified())}); err != nil {
+	if err := c.groups.set([]netip.Addr{group}); err != nil {
 		return nil, errors.Join(err, c.Close())
 	}
 	return c, nil
@@ -134,10 +144,16 @@ func (m *memberships) close() error {
 	return errors.Join(errs...)
 }
 
-// ndpFilter accepts ICMPv6 right behind the IPv6 header, with hop limit 255, type 135 or
-// 136 and code 0, on the link of an index, except outgoing packets and packets for other
-// hosts.
-func ndpFilter(index int) []bpf.Instruction {
+// Types of ICMPv6 (RFC 4861 §4). The advertisement is the next number each.
+const (
+	routerSolicitation   = 133
+	neighborSolicitation = 135
+)
+
+// ndpFilter accepts ICMPv6 right behind the IPv6 header, with hop limit 255, the type of a
+// solicitation or its advertisement and code 0, on the link of an index, except outgoing
+// packets and packets for other hosts.
+func ndpFilter(index int, solicitation uint32) []bpf.Instruction {
 	const reject = 13
 	return []bpf.Instruction{
 		/* 0 */ bpf.LoadExtension{Num: bpf.ExtType},
@@ -150,8 +166,8 @@ func ndpFilter(index int) []bpf.Instruction {
 		/* 7 */ bpf.LoadAbsolute{Off: 20, Size: 2},
 		/* 8 */ bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: 58<<8 | 255, SkipTrue: skipTo(reject, 8)},
 		/* 9 */ bpf.LoadAbsolute{Off: 54, Size: 2},
-		/* 10 */ bpf.JumpIf{Cond: bpf.JumpEqual, Val: 135 << 8, SkipTrue: 1},
-		/* 11 */ bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: 136 << 8, SkipTrue: skipTo(reject, 11)},
+		/* 10 */ bpf.JumpIf{Cond: bpf.JumpEqual, Val: solicitation << 8, SkipTrue: 1},
+		/* 11 */ bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: (solicitation + 1) << 8, SkipTrue: skipTo(reject, 11)},
 		/* 12 */ bpf.RetConstant{Val: maxNDPFrame},
 		/* 13 */ bpf.RetConstant{Val: 0},
 	}

@@ -75,10 +75,6 @@ func (c *converter) readPeer(p v1alpha1.BGPPeer, f reader, refuse func(why, reme
 			f.r.lost([]string{f.path("vrf")}, "sessions in a VRF are not served: Fairlead refuses the peer (VRFNotSupported)",
 				"if the nodes reach the router outside of the VRF, take vrf out of the output")
 		}
-		if spec.Interface != "" {
-			f.r.lost([]string{f.path("interface")}, "sessions without the router's address are not served: Fairlead refuses the peer",
-				"write peerAddress instead, such as the router's link-local address: fe80::1%"+spec.Interface)
-		}
 		if spec.Password != "" {
 			f.r.add(Remark{Fields: []string{f.path("password")}, Why: "stands in the output in clear text", Remedy: "keep the output to yourself, or put the password into a Secret (passwordSecret)"})
 		}

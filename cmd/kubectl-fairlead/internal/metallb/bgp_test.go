@@ -113,6 +113,15 @@ func lost(r metallb.Result) []string {
 	return slices.Compact(out)
 }
 
+// A router without an address (unnumbered) is one as any other.
+func TestAnInterfaceIsCarriedOver(t *testing.T) {
+	t.Parallel()
+	r := convertText(t, "apiVersion: metallb.io/v1beta2\nkind: BGPPeer\nmetadata: {name: r, namespace: metallb-system}\nspec: {myASN: 64512, dynamicASN: external, interface: eth1}")
+	if l := lost(r); len(l) > 0 || len(r.Peers) != 1 || r.Peers[0].Spec.Interface != "eth1" || r.Peers[0].Spec.PeerAddress != "" {
+		t.Errorf("lost %v, peers %+v", l, r.Peers)
+	}
+}
+
 const router = "apiVersion: metallb.io/v1beta2\nkind: BGPPeer\nmetadata: {name: r, namespace: metallb-system}\nspec: {myASN: 64512, peerASN: 64513, peerAddress: 192.0.2.1, "
 
 // What Fairlead's agents would refuse is named while there is time.

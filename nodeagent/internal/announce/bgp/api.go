@@ -29,6 +29,19 @@ type Detector interface {
 	Changed() <-chan struct{}
 }
 
+// Routers finds the routers of links, for sessions without an address. Its methods do not
+// block.
+type Routers interface {
+	// Seek makes the links on which one is sought those that are named.
+	Seek(links []string)
+	// Found returns the router of a link and our own address there, both link-local and with
+	// the link as their zone. If the router is not valid, why says what is missing, and several
+	// that there is more than one.
+	Found(link string) (router, own netip.Addr, several bool, why string)
+	// Changed has a token when an answer of Found has changed. Only the Speaker receives.
+	Changed() <-chan struct{}
+}
+
 // NextHops answers for an address of this node with the addresses of the same link that
 // routes may name as next hops: an IPv4 address, and an IPv6 address that is not
 // link-local. An answer that is not valid is none.
@@ -38,6 +51,8 @@ type NextHops func(local netip.Addr) (four, six netip.Addr)
 type Options struct {
 	// Detector for sessions with BFD; nil refuses those.
 	Detector Detector
+	// Routers for sessions without an address; nil refuses those.
+	Routers Routers
 	// RestartWait is how long sessions with graceful restart wait for [Speaker.Complete] after
 	// the first plan; 0 is 3 s.
 	RestartWait time.Duration

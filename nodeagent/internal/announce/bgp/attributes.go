@@ -25,8 +25,9 @@ type hops struct{ four, six netip.Addr }
 
 // hopsOf chooses next hops for a session whose address here is local. A peer that knows RFC
 // 8950 gets IPv4 routes by our IPv6 address; an IPv6 route never gets an IPv4-mapped one,
-// which kernels refuse.
-func hopsOf(local netip.Addr, g greeting, at NextHops) hops {
+// which kernels refuse. A router that was found on a link has no route to other addresses of
+// ours there: it gets our link-local one.
+func hopsOf(local netip.Addr, found bool, g greeting, at NextHops) hops {
 	bare := local.WithZone("").Unmap()
 	var four, six netip.Addr
 	if at != nil {
@@ -38,7 +39,7 @@ func hopsOf(local netip.Addr, g greeting, at NextHops) hops {
 	if bare.Is4() {
 		return hops{bare, six}
 	}
-	if !bare.IsLinkLocalUnicast() {
+	if found || !bare.IsLinkLocalUnicast() {
 		six = bare
 	}
 	if g.extended && six.IsValid() {
@@ -69,7 +70,11 @@ func path(s *loadbalancer.BGPSession, r *loadbalancer.BGPRoute, hop netip.Addr) 
 		}
 		attrs = append(attrs, next)
 	} else {
-		reach, err := gobgp.NewPathAttributeMpReachNLRI(family, []gobgp.PathNLRI{{NLRI: nlri}}, hop)
+		hops := []netip.Addr{hop}
+		if hop.IsLinkLocalUnicast() {
+			hops = append(hops, hop)
+		}
+		reach, err := gobgp.NewPathAttributeMpReachNLRI(family, []gobgp.PathNLRI{{NLRI: nlri}}, hops...)
 		if err != nil {
 			return nil, fmt.Errorf("next hop %s: %w", hop, err)
 		}

@@ -109,16 +109,24 @@ func (r *realRouter) birdc(words ...string) string {
 	return r.Run("birdc", append([]string{"-s", filepath.Join(r.dir, "bird.ctl")}, words...)...)
 }
 
-// frr starts zebra and bgpd.
+// frr starts zebra and bgpd, and bfdd if a neighbour has BFD.
 func (r *realRouter) frr(conf string) {
 	r.t.Helper()
 	file := r.write("frr.conf", "frr defaults datacenter\n"+conf)
 	r.Run("chown", "-R", "frr:frr", r.dir) // the daemons are that user
 	r.Run("chmod", "755", filepath.Dir(r.dir))
 	zserv := filepath.Join(r.dir, "zserv.api")
-	for _, daemon := range []string{"zebra", "bgpd"} {
+	daemons := []string{"zebra", "bgpd"}
+	if strings.Contains(conf, " bfd\n") {
+		daemons = []string{"zebra", "bfdd", "bgpd"}
+	}
+	for _, daemon := range daemons {
 		pid := filepath.Join(r.dir, daemon+".pid")
-		r.Run("/usr/lib/frr/"+daemon, "-d", "-f", file, "-i", pid, "-z", zserv, "--vty_socket", r.dir, "-A", "127.0.0.1", "-P", "0")
+		args := []string{"-d", "-f", file, "-i", pid, "-z", zserv, "--vty_socket", r.dir, "-A", "127.0.0.1", "-P", "0"}
+		if daemon == "bfdd" {
+			args = append(args, "--bfdctl", filepath.Join(r.dir, "bfdd.sock"))
+		}
+		r.Run("/usr/lib/frr/"+daemon, args...)
 		r.stopAtEnd(pid)
 	}
 }

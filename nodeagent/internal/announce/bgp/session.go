@@ -24,6 +24,10 @@ const (
 	dialTime = 5 * time.Second
 	// quick is how long a session lives at least that is not damped after its end.
 	quick = 10 * time.Second
+	// A router that was just found may not have found us yet, and hangs up: for some tries the
+	// wait is short, as our advertisements are seconds apart.
+	strange = 10
+	meet    = time.Second
 )
 
 // synced is what the server was last given. Plans are not written to, so that the same
@@ -184,7 +188,7 @@ func (s *session) refuse(why reason.Reason, message string) {
 
 // attempts connects again and again.
 func (s *session) attempts(ctx context.Context) {
-	short := 0
+	short, tries := 0, 0
 	for ctx.Err() == nil {
 		if !s.waitBFD(ctx) {
 			return
@@ -199,6 +203,10 @@ func (s *session) attempts(ctx context.Context) {
 		switch {
 		case lived == 0 && s.door == nil:
 			idle, retry = wait, s.retry
+			if s.spec.Interface != "" && tries < strange {
+				idle = min(wait, meet)
+			}
+			tries++
 		case lived < quick && c.reason != reason.BFDDown:
 			// What falls again and again costs the router more than us.
 			idle, short = min(idle<<min(short, 5), max(idle, wait)), short+1
@@ -324,7 +332,7 @@ func (s *session) target() kernel.TCPDial {
 	switch {
 	case s.spec.TTLSecurity > 0:
 		d.TTL, d.MinTTL = 255, uint8(256-int(s.spec.TTLSecurity)) //nolint:gosec // 1 to 255
-	case s.spec.MultiHop:
+	case s.spec.MultiHop, s.spec.Interface != "": // whose router may check it (RFC 5082)
 		d.TTL = 255
 	case !s.spec.Internal():
 		d.TTL = 1
@@ -352,7 +360,7 @@ func (s *session) sync() {
 	if g.asn == 0 {
 		return // No peer yet: its OPEN decides next hops.
 	}
-	now := synced{hopsOf(local, g, at), g, first(want), len(want)}
+	now := synced{hopsOf(local, s.spec.Interface != "", g, at), g, first(want), len(want)}
 	if now == s.synced {
 		return // as most plans are
 	}

@@ -71,6 +71,10 @@ func (s *Speaker) Run(ctx context.Context) error {
 	if s.options.Detector != nil {
 		bfd = s.options.Detector.Changed()
 	}
+	var found <-chan struct{}
+	if s.options.Routers != nil {
+		found = s.options.Routers.Changed()
+	}
 	var late <-chan time.Time
 	for {
 		select {
@@ -83,6 +87,8 @@ func (s *Speaker) Run(ctx context.Context) error {
 			return nil
 		case <-bfd:
 			s.each(func(x *session) { poke(x.kick) })
+		case <-found:
+			s.reconcile(work)
 		case <-late:
 			s.Complete()
 			late = nil
@@ -216,20 +222,27 @@ func (s *Speaker) reconcile(ctx context.Context) {
 	s.mu.Lock()
 	want := s.want
 	s.mu.Unlock()
-	named := make(map[string]*loadbalancer.BGPSession, len(want.plan.Sessions))
-	for i := range want.plan.Sessions {
-		named[want.plan.Sessions[i].Peer] = &want.plan.Sessions[i]
+	if want == nil {
+		return // a router was found before there is a plan
+	}
+	sessions := s.resolve(want.plan.Sessions)
+	named := make(map[string]*resolved, len(sessions))
+	for i := range sessions {
+		named[sessions[i].Peer] = &sessions[i]
 	}
 	ended := s.retire(named)
-	for i := range want.plan.Sessions {
-		spec := want.plan.Sessions[i]
+	for i := range sessions {
+		spec := sessions[i].BGPSession
 		s.mu.Lock()
 		x := s.sessions[spec.Peer]
 		s.mu.Unlock()
 		if x == nil {
-			x = s.make(ctx, spec, ended[spec.Peer])
+			x = s.make(ctx, &sessions[i], ended[spec.Peer])
 		} else if x.detector != nil {
 			x.detector.Watch(spec.Peer, spec.Addr, spec.Source, spec.BFD)
+		}
+		if sessions[i].missing != "" {
+			x.lacks(&sessions[i])
 		}
 		x.apply(spec, want.plan.Routes[spec.Peer], want.hops)
 	}
@@ -237,13 +250,13 @@ func (s *Speaker) reconcile(ctx context.Context) {
 }
 
 // retire ends sessions that are not wanted as they are, and says by peer when they are gone.
-func (s *Speaker) retire(named map[string]*loadbalancer.BGPSession) map[string]<-chan struct{} {
+func (s *Speaker) retire(named map[string]*resolved) map[string]<-chan struct{} {
 	ended := make(map[string]<-chan struct{})
 	var old []*session
 	s.mu.Lock()
 	for name, x := range s.sessions {
 		now, ok := named[name]
-		if ok && identity(now) == identity(&x.spec) {
+		if ok && identity(&now.BGPSession) == identity(&x.spec) {
 			continue
 		}
 		delete(s.sessions, name)
@@ -269,14 +282,19 @@ func (s *Speaker) retire(named map[string]*loadbalancer.BGPSession) map[string]<
 }
 
 // farewell is what a peer is told when its session becomes another, or none.
-func farewell(old, now *loadbalancer.BGPSession) (*notification, string) {
+func farewell(old *loadbalancer.BGPSession, now *resolved) (*notification, string) {
+	change := &notification{code: codeCease, subcode: 6}
 	switch {
 	case now == nil:
 		return &notification{code: codeCease, subcode: 3}, "the peer is not configured any more"
-	case now.GracefulRestart && old.GracefulRestart && now.Addr == old.Addr && ownASN(now) == ownASN(old):
+	case now.missing != "":
+		return change, now.missing
+	case now.Interface != "" && now.Interface == old.Interface && now.Addr != old.Addr:
+		return change, fmt.Sprintf("the router's address on %s has changed from %s to %s", now.Interface, old.Addr.WithZone(""), now.Addr.WithZone(""))
+	case now.GracefulRestart && old.GracefulRestart && now.Addr == old.Addr && ownASN(&now.BGPSession) == ownASN(old):
 		return nil, "the configuration changed" // and routes stay meanwhile
 	default:
-		return &notification{code: codeCease, subcode: 6}, "the configuration changed"
+		return change, "the configuration changed"
 	}
 }
 
@@ -291,7 +309,8 @@ func identity(s *loadbalancer.BGPSession) loadbalancer.BGPSession {
 }
 
 // make begins a session.
-func (s *Speaker) make(ctx context.Context, spec loadbalancer.BGPSession, before <-chan struct{}) *session {
+func (s *Speaker) make(ctx context.Context, what *resolved, before <-chan struct{}) *session {
+	spec := what.BGPSession
 	if before == nil {
 		before = closed()
 	}
@@ -310,6 +329,11 @@ func (s *Speaker) make(ctx context.Context, spec loadbalancer.BGPSession, before
 	x.totals = s.totals[spec.Peer]
 	s.sessions[spec.Peer] = x
 	s.mu.Unlock()
+	if what.missing != "" {
+		x.cancel = func() {}
+		close(x.done)
+		return x
+	}
 	if why, message := s.refusal(&spec); why != "" {
 		x.cancel = func() {}
 		x.refuse(why, message)
@@ -334,8 +358,6 @@ func (s *Speaker) make(ctx context.Context, spec loadbalancer.BGPSession, before
 // refusal says why a session cannot begin, "" if it can.
 func (s *Speaker) refusal(spec *loadbalancer.BGPSession) (why reason.Reason, message string) {
 	switch {
-	case spec.Interface != "":
-		message = "a peer that is named by its interface only is not served: give its address"
 	case !spec.Addr.IsValid():
 		message = "the peer has no address"
 	case !spec.RouterID.Is4():
@@ -359,7 +381,7 @@ func (s *Speaker) Strangers() uint64 { return s.house.strangers.Load() }
 func (s *Speaker) notify() { poke(s.changed) }
 
 func address(s *loadbalancer.BGPSession) string {
-	if s.Interface != "" {
+	if !s.Addr.IsValid() {
 		return s.Interface
 	}
 	return s.Addr.String()
