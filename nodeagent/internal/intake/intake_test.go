@@ -4,6 +4,7 @@ package intake
 
 import (
 	"net/netip"
+	"strconv"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -132,6 +133,40 @@ func BenchmarkObjects(b *testing.B) {
 	}
 	for b.Loop() {
 		i.Objects(b.Context())
+	}
+}
+
+// The change of one Service of so many.
+func BenchmarkObjectsAfterOneRecord(b *testing.B) {
+	for _, n := range []int{1000, 10000} {
+		b.Run(strconv.Itoa(n), func(b *testing.B) {
+			i := copies(b)
+			var records []*v1alpha1.LoadBalancer
+			for n := range n {
+				a := netip.AddrFrom4([4]byte{192, 0, byte(n / 250), byte(n % 250)}).String()
+				put(b, i.claims, &v1alpha1.IPClaim{
+					ObjectMeta: metav1.ObjectMeta{Name: a},
+					Spec: v1alpha1.IPClaimSpec{
+						Address: a, Group: a, Phase: v1alpha1.ClaimBound, Successors: []string{"a", "b", "c"},
+						Services: []v1alpha1.ServiceReference{{Namespace: "d", Name: a, UID: types.UID(a)}},
+					},
+				})
+				lb := record(a, v1alpha1.TrafficPolicyCluster)
+				lb.Spec.ServiceUID = types.UID(a)
+				lb.Spec.Addresses = []v1alpha1.LoadBalancerAddress{{Address: a, Claim: a}}
+				put(b, i.records, lb)
+				put(b, i.slices, slice(a, "n1"))
+				records = append(records, lb)
+			}
+			i.Objects(b.Context())
+			b.ReportAllocs()
+			for round := 0; b.Loop(); round++ {
+				lb := records[round%n].DeepCopy()
+				lb.Spec.ExternalTrafficPolicy = v1alpha1.TrafficPolicyCluster
+				put(b, i.records, lb)
+				i.Objects(b.Context())
+			}
+		})
 	}
 }
 
