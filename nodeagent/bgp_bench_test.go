@@ -5,7 +5,6 @@ package nodeagent
 import (
 	"context"
 	"fmt"
-	"maps"
 	"net/netip"
 	"testing"
 	"time"
@@ -59,8 +58,9 @@ func (r *routed) turn(i int) {
 	} else {
 		rec.Addrs = []netip.Addr{r.objs.Claims[i].Addr}
 	}
-	r.objs.Records = maps.Clone(r.objs.Records)
 	r.objs.Records[uid] = rec
+	r.objs.Changed = &loadbalancer.Changes{}
+	r.objs.Changed.Record(uid)
 }
 
 // BenchmarkRoundBGP is what the change of one address among many that are told by BGP costs
@@ -77,7 +77,7 @@ func BenchmarkRoundBGP(b *testing.B) {
 				b.StopTimer()
 				r.turn(1 + i/2%(addrs-1))
 				now = now.Add(10 * time.Second) // nothing is damped
-				l.lastLinks, l.lastBeat = now, now
+				l.lastLinks, l.lastBeat, l.lastAll = now, now, now
 				b.StartTimer()
 				l.round(b.Context(), now)
 			}
