@@ -199,7 +199,7 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-func serve(t *testing.T, s *server) *Intake {
+func serve(t *testing.T, s http.Handler) *Intake {
 	t.Helper()
 	srv := httptest.NewServer(s)
 	t.Cleanup(func() { srv.CloseClientConnections(); srv.Close() })
