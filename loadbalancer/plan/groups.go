@@ -73,8 +73,9 @@ func (m *groupMemory) learn(s *Snapshot) {
 		members:  make(map[loadbalancer.Group][]loadbalancer.Group, len(s.Claims)),
 		services: make(map[loadbalancer.ServiceUID][]loadbalancer.Group, len(s.Claims)),
 	}
-	for _, c := range s.Claims {
-		m.add(&c)
+	claims := slices.Clone(s.Claims) // for theirs may be changed
+	for i := range claims {
+		m.add(&claims[i])
 	}
 	m.states = m.planner.groups(s.Claims)
 }

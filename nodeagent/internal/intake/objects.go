@@ -107,7 +107,6 @@ func (i *Intake) readClaims(ctx context.Context, all bool) {
 // readRecords returns the Services of records that are new, others or gone.
 func (i *Intake) readRecords(ctx context.Context, all bool) map[loadbalancer.ServiceKey]struct{} {
 	services := make(map[loadbalancer.ServiceKey]struct{})
-	twice := false
 	convert := func(lb *v1alpha1.LoadBalancer) loadbalancer.Record { return i.record(ctx, lb) }
 	i.knownRecords.read(all, convert, func(before, now *loadbalancer.Record) {
 		if before != nil {
@@ -117,13 +116,11 @@ func (i *Intake) readRecords(ctx context.Context, all bool) map[loadbalancer.Ser
 		}
 		if now != nil {
 			services[now.Service] = struct{}{}
-			_, known := i.last.Records[now.UID]
-			twice = twice || known
 			i.last.Records[now.UID] = *now
 			i.last.Changed.Record(now.UID)
 		}
 	})
-	if twice || len(services) > 0 && len(i.last.Records) != len(i.knownRecords.known) {
+	if len(services) > 0 && len(i.last.Records) != len(i.knownRecords.known) {
 		i.recordsAnew()
 	}
 	return services
