@@ -64,7 +64,7 @@ func (l *loop) restart(work context.Context, online bool) error {
 		}
 	}
 	<-ctx.Done()
-	if l.a.objects.Objects(work).Nodes[l.a.name()].ShuttingDown {
+	if l.read(work).Nodes[l.a.name()].ShuttingDown {
 		l.restarting, l.kept = 0, list
 		return errClosing
 	}

@@ -42,10 +42,10 @@ type telling struct {
 	drain  drain
 	gate   gate
 	damper damper
-	// open are the addresses that have passed the gate.
-	open map[netip.Addr]struct{}
-	// passed are the routes of which all did, nil if some did not.
+	// passed are the routes of which all have passed the gate, nil if some have not: then open
+	// are the addresses that have.
 	passed map[string][]loadbalancer.BGPRoute
+	open   map[netip.Addr]struct{}
 	// applied is what the speaker was given, and own are the node's addresses as of then.
 	applied loadbalancer.BGPPlan
 	own     []kernel.Link
@@ -89,8 +89,12 @@ func (l *loop) tellPeers(ctx context.Context, now time.Time, state plan.NodeStat
 // pass leaves the routes out of which no address has passed the gate, and says whether it
 // did. What was told stays told.
 func (t *telling) pass(routes map[string][]loadbalancer.BGPRoute, shut func(netip.Addr) bool) (told map[string][]loadbalancer.BGPRoute, waits bool) {
-	if t.passed != nil && maps.EqualFunc(routes, t.passed, shared) {
-		return routes, false // as most plans are
+	if t.passed != nil {
+		if maps.EqualFunc(routes, t.passed, shared) || !t.anyShut(routes, shut) {
+			t.passed = routes
+			return routes, false // as most plans are
+		}
+		t.open = addressesOf(t.passed)
 	}
 	open := make(map[netip.Addr]struct{}, len(t.open))
 	closed := make(map[netip.Addr]struct{})
@@ -136,9 +140,54 @@ func (t *telling) pass(routes map[string][]loadbalancer.BGPRoute, shut func(neti
 	}
 	t.open, t.passed = open, nil
 	if waits = waits || len(closed) > 0; !waits {
-		t.passed = routes
+		t.open, t.passed = nil, routes
 	}
 	return told, waits
+}
+
+// anyShut says whether an address of a route that has not passed as it is may not.
+func (t *telling) anyShut(routes map[string][]loadbalancer.BGPRoute, shut func(netip.Addr) bool) bool {
+	type pair struct{ before, now *loadbalancer.BGPRoute }
+	done := make(map[pair]struct{}) // peers that are told the same
+	for peer, list := range routes {
+		before := t.passed[peer]
+		p := pair{firstOf(before), firstOf(list)}
+		if _, known := done[p]; known || shared(before, list) {
+			continue
+		}
+		done[p] = struct{}{}
+		for i := range list {
+			r := &list[i]
+			for len(before) > 0 && before[0].Prefix != r.Prefix && before[0].Prefix.Compare(r.Prefix) < 0 {
+				before = before[1:]
+			}
+			if len(before) > 0 && before[0].Prefix == r.Prefix && sameAddrs(before[0].Addrs, r.Addrs) {
+				continue
+			}
+			if slices.ContainsFunc(r.Addrs, shut) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// sameAddrs compares; plans share what did not change.
+func sameAddrs(a, b []netip.Addr) bool {
+	return len(a) == len(b) && (len(a) == 0 || &a[0] == &b[0] || slices.Equal(a, b))
+}
+
+// addressesOf are all that routes are told for.
+func addressesOf(routes map[string][]loadbalancer.BGPRoute) map[netip.Addr]struct{} {
+	out := make(map[netip.Addr]struct{})
+	for _, list := range routes {
+		for i := range list {
+			for _, a := range list[i].Addrs {
+				out[a] = struct{}{}
+			}
+		}
+	}
+	return out
 }
 
 // sameTold says whether two plans tell the same.

@@ -101,29 +101,45 @@ type revisions struct {
 	shownAt time.Time
 }
 
-// note takes the records of a round.
-func (r *revisions) note(records map[loadbalancer.ServiceUID]loadbalancer.Record) {
+// note takes the records of a round, of which changed says which are others than before; nil:
+// any.
+func (r *revisions) note(records map[loadbalancer.ServiceUID]loadbalancer.Record, changed *loadbalancer.Changes) {
 	if r.known == nil {
 		r.known = make(map[loadbalancer.ServiceUID]loadbalancer.Record, len(records))
+		changed = nil
+	}
+	if changed != nil && !changed.All {
+		for uid := range changed.Records {
+			if rec, there := records[uid]; there {
+				r.noteOne(uid, rec)
+			} else {
+				delete(r.known, uid)
+			}
+		}
+		return
 	}
 	for uid, rec := range records {
-		before, known := r.known[uid]
-		if known && before.Revision == rec.Revision {
-			continue
-		}
-		r.known[uid] = rec
-		n, err := strconv.ParseUint(rec.Revision, 10, 64)
-		if err != nil {
-			continue
-		}
-		r.highest = max(r.highest, n)
-		before.Revision = rec.Revision
-		if !known || !reflect.DeepEqual(before, rec) {
-			r.spec = max(r.spec, n)
-		}
+		r.noteOne(uid, rec)
 	}
 	if len(r.known) > len(records) {
 		maps.DeleteFunc(r.known, func(uid loadbalancer.ServiceUID, _ loadbalancer.Record) bool { _, ok := records[uid]; return !ok })
+	}
+}
+
+func (r *revisions) noteOne(uid loadbalancer.ServiceUID, rec loadbalancer.Record) {
+	before, known := r.known[uid]
+	if known && before.Revision == rec.Revision {
+		return
+	}
+	r.known[uid] = rec
+	n, err := strconv.ParseUint(rec.Revision, 10, 64)
+	if err != nil {
+		return
+	}
+	r.highest = max(r.highest, n)
+	before.Revision = rec.Revision
+	if !known || !reflect.DeepEqual(before, rec) {
+		r.spec = max(r.spec, n)
 	}
 }
 

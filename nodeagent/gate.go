@@ -80,8 +80,8 @@ func (g *gate) due(now time.Time) bool {
 }
 
 // forward passes the plan to the data plane, once the kernel is prepared for it.
-func (l *loop) forward(ctx context.Context, objs intake.Objects, state plan.NodeState) {
-	l.revisions.note(objs.Records)
+func (l *loop) forward(ctx context.Context, objs intake.Objects, changed *loadbalancer.Changes, state plan.NodeState) {
+	l.revisions.note(objs.Records, changed)
 	l.gate.begin(state.Forwarding)
 	if !l.a.forward.State().forwards {
 		return

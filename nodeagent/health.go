@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -29,11 +30,14 @@ type health struct {
 	// beat is when the loop last came round, in Unix nanoseconds; 0 before it starts.
 	beat  atomic.Int64
 	state atomic.Pointer[debugState]
+	// planning is held while the groups of the last state may change.
+	planning sync.Mutex
 	// announced counts the addresses that the loop announces.
 	announced atomic.Int64
 }
 
-// debugState is one round of the loop, immutable.
+// debugState is one round of the loop, immutable but for the groups, which are those of the
+// latest plan.
 type debugState struct {
 	ready   status.Health
 	members map[loadbalancer.NodeName]plan.Member
@@ -54,6 +58,14 @@ func (d *debugState) String() string {
 	}
 	b.WriteString(d.state.String())
 	return b.String()
+}
+
+// settled is a state with groups that do not change any more.
+func (h *health) settled(d debugState) *debugState {
+	h.planning.Lock()
+	defer h.planning.Unlock()
+	d.state.Groups = maps.Clone(d.state.Groups)
+	return &d
 }
 
 // healthy says why the agent should be restarted, "" when it should not.
@@ -85,7 +97,7 @@ func (h *health) handler(forwards, tells http.Handler) http.Handler {
 	mux.HandleFunc("GET /debug/state", func(w http.ResponseWriter, _ *http.Request) {
 		if d := h.state.Load(); d != nil {
 			// The client is gone if this fails.
-			_, _ = w.Write([]byte(d.String()))
+			_, _ = w.Write([]byte(h.settled(*d).String()))
 		}
 	})
 	mux.Handle("GET "+traffic.Path, forwards)

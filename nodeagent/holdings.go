@@ -48,9 +48,6 @@ func (l *loop) decide(ctx context.Context, now time.Time, state plan.NodeState) 
 	planned := make(map[netip.Addr]struct{}, len(l.held))
 	probing := make(map[plan.Announcement]struct{})
 	for g, st := range state.Groups {
-		for _, a := range st.Claims {
-			planned[a] = struct{}{}
-		}
 		switch st.Action {
 		case placement.Keep, placement.TakeOver:
 			l.hold(ctx, now, g, st, probing)
@@ -60,7 +57,17 @@ func (l *loop) decide(ctx context.Context, now time.Time, state plan.NodeState) 
 			// Nothing of the group is held, but perhaps an address that is released and got
 			// into the group at the same time.
 			for _, a := range st.Claims {
-				l.release(ctx, a, cmp.Or(st.Silent[a], st.Reason))
+				if l.held[a] != nil {
+					l.release(ctx, a, cmp.Or(st.Silent[a], st.Reason))
+				}
+			}
+		}
+		if len(l.held) == 0 {
+			continue
+		}
+		for _, a := range st.Claims {
+			if l.held[a] != nil {
+				planned[a] = struct{}{}
 			}
 		}
 	}
@@ -80,7 +87,7 @@ func (l *loop) decide(ctx context.Context, now time.Time, state plan.NodeState) 
 // still in doubt is added to probing, and stays in doubt whatever epoch is heard of
 // meanwhile: the name of its claim may be that of its group, of which this node announces
 // another address.
-func (l *loop) mayBegin(ctx context.Context, now time.Time, a netip.Addr, st *plan.GroupState, joins bool, probing map[plan.Announcement]struct{}) bool {
+func (l *loop) mayBegin(now time.Time, a netip.Addr, st *plan.GroupState, joins bool, probing map[plan.Announcement]struct{}) bool {
 	var known, asked bool
 	free := true
 	for _, k := range st.Announce {
@@ -88,7 +95,7 @@ func (l *loop) mayBegin(ctx context.Context, now time.Time, a netip.Addr, st *pl
 			continue
 		}
 		if !asked {
-			known, asked = l.wasAnnounced(ctx, a, joins), true
+			known, asked = l.wasAnnounced(a, joins), true
 		}
 		if !known || l.a.probes.has(k) {
 			probing[k] = struct{}{}
@@ -101,11 +108,11 @@ func (l *loop) mayBegin(ctx context.Context, now time.Time, a netip.Addr, st *pl
 // wasAnnounced says whether anybody ever announced an address, as far as this node heard.
 // Where one joins a group that this node announces, and gives it its name, the epoch of
 // that name is the group's: then the address's own claim tells.
-func (l *loop) wasAnnounced(ctx context.Context, a netip.Addr, joins bool) bool {
-	if l.highest[loadbalancer.Group(v1alpha1.ClaimName(a))] == 0 {
+func (l *loop) wasAnnounced(a netip.Addr, joins bool) bool {
+	if l.epochs.highest[loadbalancer.Group(v1alpha1.ClaimName(a))] == 0 {
 		return false
 	}
-	return !joins || slices.ContainsFunc(l.a.objects.Objects(ctx).Claims, func(c loadbalancer.Claim) bool {
+	return !joins || slices.ContainsFunc(l.objs.Claims, func(c loadbalancer.Claim) bool {
 		return c.Addr == a && (c.Persisted.Epoch > 0 || c.Group != c.Name)
 	})
 }
@@ -120,7 +127,7 @@ func (l *loop) hold(ctx context.Context, now time.Time, g loadbalancer.Group, st
 		if h == nil {
 			// Both go on at once: probing takes a while, and so does programming.
 			shut := l.gate.shut(now, a, plane)
-			if !l.mayBegin(ctx, now, a, &st, joins, probing) || shut {
+			if !l.mayBegin(now, a, &st, joins, probing) || shut {
 				continue
 			}
 		}

@@ -41,8 +41,11 @@ type loop struct {
 	// addr is where the gossip listens.
 	addr netip.Addr
 
-	held    holdings
-	highest map[loadbalancer.Group]uint64
+	held   holdings
+	epochs epochs
+	// objs are the objects of this round; changed is what became of them since the last plan.
+	objs    intake.Objects
+	changed *loadbalancer.Changes
 	links   []kernel.Link
 	cables  cables
 	nodes   map[loadbalancer.NodeName]loadbalancer.Node
@@ -81,13 +84,14 @@ type loop struct {
 	holdUntil time.Time
 	muteUntil time.Time
 	lastPlan  time.Time
+	lastAll   time.Time
 	lastLinks time.Time
 }
 
 func newLoop(a *Agent, gs gossip) *loop {
 	return &loop{
 		a: a, gossip: gs, quorum: newQuorum(), living: newLiving(), rivals: make(rivals), awaited: make(map[loadbalancer.NodeName]plan.Member),
-		held: make(holdings), highest: make(map[loadbalancer.Group]uint64), macs: make(macs),
+		held: make(holdings), macs: make(macs),
 	}
 }
 
@@ -180,12 +184,12 @@ func (l *loop) round(ctx context.Context, now time.Time) {
 		l.started = now
 	}
 	l.refreshLinks(ctx, now)
-	objs, view := l.a.objects.Objects(ctx), l.gossip.View()
+	objs, view := l.read(ctx), l.gossip.View()
 	l.nodes = objs.Nodes
 	s := l.snapshot(ctx, now, objs, view)
-	state := l.memory.For(s)
+	state := l.plan(now, s)
 	l.silence(ctx, objs.Claims, slices.ContainsFunc(state.Forwarding.VIPs, netip.Addr.Is4))
-	l.forward(ctx, objs, state)
+	l.forward(ctx, objs, s.Changed, state)
 	l.macs.learn(s.Members, s.Nodes)
 	l.decide(ctx, now, state)
 	l.tellPeers(ctx, now, state)
@@ -201,6 +205,31 @@ func (l *loop) round(ctx context.Context, now time.Time) {
 	members := maps.Clone(s.Members)
 	members[l.a.name()] = l.self()
 	l.a.health.state.Store(&debugState{ready: h, members: members, state: state})
+}
+
+// read reads the objects and notes what changed.
+func (l *loop) read(ctx context.Context) intake.Objects {
+	l.objs = l.a.objects.Objects(ctx)
+	switch is := l.objs.Changed; {
+	case is == nil:
+		l.changed = &loadbalancer.Changes{All: true}
+	case l.changed == nil:
+		l.changed = is
+	default:
+		l.changed.Then(is)
+	}
+	return l.objs
+}
+
+// plan plans for what changed, and now and then for all.
+func (l *loop) plan(now time.Time, s plan.Snapshot) plan.NodeState {
+	if now.Sub(l.lastAll) >= resync {
+		l.lastAll, s.Changed.All = now, true
+	}
+	l.changed = nil
+	l.a.health.planning.Lock()
+	defer l.a.health.planning.Unlock()
+	return l.memory.For(s)
 }
 
 // refreshLinks lists links after a change, and now and then anyway.
@@ -282,28 +311,9 @@ func (l *loop) snapshot(ctx context.Context, now time.Time, objs intake.Objects,
 		s.Guard = reason.Minority
 	}
 	s.Dead = l.living.mourn(s.Hold, minority, s.Nodes)
-	l.learnEpochs(objs.Claims, view.Members)
-	l.learnEpochs(objs.Claims, s.Members)
-	s.Highest = l.highest
+	l.epochs.learn(l.changed, objs.Claims, view.Members, s.Members)
+	s.Highest, s.Changed = l.epochs.highest, l.changed
 	return s
-}
-
-// learnEpochs keeps the highest epoch of every claim and group that there is.
-func (l *loop) learnEpochs(claims []loadbalancer.Claim, members map[loadbalancer.NodeName]plan.Member) {
-	present := make(map[loadbalancer.Group]uint64, len(claims))
-	for _, c := range claims {
-		for _, n := range []loadbalancer.Group{c.Name, c.Group} {
-			present[n] = max(present[n], l.highest[n], c.Persisted.Epoch)
-		}
-	}
-	for _, m := range members {
-		for g, e := range m.Claims {
-			if have, ok := present[g]; ok {
-				present[g] = max(have, e)
-			}
-		}
-	}
-	l.highest = present
 }
 
 // apply makes the network and the gossip match the holdings. The network comes first.
@@ -355,7 +365,7 @@ func (l *loop) healthOf(view member.View, guard reason.Reason) status.Health {
 // stop finds out why the agent is to stop while all goes on, and acts on it.
 func (l *loop) stop(work context.Context, ticker *time.Ticker) {
 	logger := klog.FromContext(work)
-	facts := stopFacts{grace: l.a.o.RestartGrace, closing: l.a.objects.Objects(work).Nodes[l.a.name()].ShuttingDown}
+	facts := stopFacts{grace: l.a.o.RestartGrace, closing: l.read(work).Nodes[l.a.name()].ShuttingDown}
 	asking, answered := context.WithCancel(work)
 	defer answered()
 	result := make(chan stopFacts, 1)

@@ -9,18 +9,15 @@ import (
 	"testing"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/fairlead-lb/fairlead/loadbalancer"
 	"github.com/fairlead-lb/fairlead/loadbalancer/api/v1alpha1"
 	"github.com/fairlead-lb/fairlead/loadbalancer/plan"
-	"github.com/fairlead-lb/fairlead/nodeagent/internal/announce/l2"
 	"github.com/fairlead-lb/fairlead/nodeagent/internal/intake"
 	"github.com/fairlead-lb/fairlead/nodeagent/internal/kernel"
 	"github.com/fairlead-lb/fairlead/nodeagent/internal/member"
-	"github.com/fairlead-lb/fairlead/nodeagent/internal/status/statustest"
 )
 
 // still is a cluster in which nothing happens, as one agent's copies and gossip show it.
@@ -53,34 +50,29 @@ func (s *still) Links() ([]kernel.Link, error) {
 	return []kernel.Link{{Name: "eth0", Index: 2, MAC: kernel.MAC{2}, Prefixes: []netip.Prefix{netip.MustParsePrefix("10.0.0.1/8")}}}, nil
 }
 
-// BenchmarkRound is what one change of anything costs the owner loop: each node announces
-// its share of the addresses.
+// BenchmarkRound is what a round costs the owner loop where anything may have changed, and
+// BenchmarkRoundOfOne where one claim did: each node announces its share of the addresses.
 func BenchmarkRound(b *testing.B) {
+	benchmarkRounds(b, func(*still) *loadbalancer.Changes { return nil })
+}
+
+func BenchmarkRoundOfOne(b *testing.B) {
+	benchmarkRounds(b, func(s *still) *loadbalancer.Changes {
+		c := &s.objs.Claims[1]
+		return &loadbalancer.Changes{Claims: map[loadbalancer.Group]loadbalancer.ClaimChange{c.Name: {Before: c, Now: c}}}
+	})
+}
+
+func benchmarkRounds(b *testing.B, changed func(*still) *loadbalancer.Changes) {
+	b.Helper()
 	for _, size := range []struct{ nodes, claims int }{{3, 1000}, {3, 10000}, {50, 10000}} {
 		b.Run(fmt.Sprintf("%dNodes%dClaims", size.nodes, size.claims), func(b *testing.B) {
 			s := stillCluster(size.nodes, size.claims)
-			o := Defaults(env("NODE_NAME", "n00"))
-			a, err := newAgent(o, "v0", deps{
-				kernel: s, claims: statustest.NewClaims(), agents: statustest.NewNodeAgents(), registry: prometheus.NewRegistry(),
-				openARP:    func(kernel.Link) (l2.Conn, error) { return nil, errMoved },
-				openNDP:    func(kernel.Link) (l2.Conn, error) { return nil, errMoved },
-				newObjects: func(func()) (objects, error) { return s, nil },
-				speaker:    newSimSpeaker(&simRouter{}), bfd: noBFD{}, finder: noBFD{},
-			})
-			if err != nil {
-				b.Fatal(err)
-			}
-			over, cancel := context.WithCancel(b.Context())
-			cancel()
-			defer func() {
-				if err := a.owners.Run(over); err != nil { // ends its queue
-					b.Error(err)
-				}
-			}()
-			l := newLoop(a, s)
+			l := newBenchLoop(b, s, s)
 			l.round(b.Context(), time.Now())
 			b.ReportAllocs()
 			for b.Loop() {
+				s.objs.Changed = changed(s)
 				l.round(b.Context(), time.Now())
 			}
 			if want := (size.claims + size.nodes - 1) / size.nodes; len(l.held) != want {

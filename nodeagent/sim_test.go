@@ -80,6 +80,7 @@ type simNode struct {
 	links     []kernel.Link
 	gateways  []netip.Addr
 	frozen    *intake.Objects // what the agent's copies show while its watches hang
+	shown     intake.Objects  // what they showed last
 	wires     []*simWire
 	off       bool
 	seen      map[loadbalancer.NodeName]*simPeer // what it knows of the others
@@ -319,7 +320,7 @@ func (s *sim) group(name string, addrs ...string) {
 
 // freeze keeps a node's local copies as they are, as if its watches hung; thaw ends it.
 func (s *sim) freeze(name loadbalancer.NodeName) {
-	objs := s.nodes[name].Objects(s.t.Context())
+	objs := s.nodes[name].copies()
 	n := s.nodes[name]
 	n.mu.Lock()
 	n.frozen = &objs
@@ -375,7 +376,8 @@ func (n *simNode) NodeUID(loadbalancer.NodeName) types.UID { return "" }
 
 func (n *simNode) Claim(name string) (*v1alpha1.IPClaim, bool) { return n.s.claims.Peek(name) }
 
-func (n *simNode) Objects(context.Context) intake.Objects {
+// copies are the objects as the agent has them.
+func (n *simNode) copies() intake.Objects {
 	n.mu.Lock()
 	frozen := n.frozen
 	n.mu.Unlock()

@@ -92,9 +92,13 @@ func (l *loop) wantedOwners(claims []loadbalancer.Claim, state plan.NodeState, s
 			Node: l.a.o.NodeName, Epoch: epochToAPI(h.epoch), Since: metav1.NewTime(h.since),
 		}}
 	}
-	for _, c := range claims {
+	for i := range claims {
+		c := &claims[i]
+		if c.Persisted.Node != l.a.name() || !settled {
+			continue
+		}
 		name := string(c.Name)
-		if _, held := out[name]; held || c.Persisted.Node != l.a.name() || !settled {
+		if _, held := out[name]; held {
 			continue
 		}
 		_, withdrawing := l.held[c.Addr]

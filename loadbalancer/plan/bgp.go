@@ -30,6 +30,9 @@ type bgpMemory struct {
 	// records and wishes are for the address at hand.
 	records []loadbalancer.Record
 	wishes  []bgpWish
+	// silent are the addresses that no session is told; the plan has a copy.
+	silent  map[netip.Addr]string
+	silence bool // it changed
 }
 
 // vip is an address and what its routes follow from, but for the configuration.
@@ -69,7 +72,8 @@ func sameOverrides(a, b *loadbalancer.BGPOverrides) bool {
 
 // plan says what this node tells by BGP. Nobody owns an address: every node that may tells
 // it, so that routers share what comes among them.
-func (m *bgpMemory) plan(p *planner) loadbalancer.BGPPlan {
+// What is affected is nil where that may be anything.
+func (m *bgpMemory) plan(p *planner, some *affected) loadbalancer.BGPPlan {
 	if len(p.s.BGP.Sessions) == 0 {
 		*m = bgpMemory{}
 		return loadbalancer.BGPPlan{Faults: p.s.BGP.Faults}
@@ -78,22 +82,72 @@ func (m *bgpMemory) plan(p *planner) loadbalancer.BGPPlan {
 		*m = bgpMemory{}
 		return loadbalancer.BGPPlan{Sessions: p.s.BGP.Sessions, Reason: why.String(), Faults: p.s.BGP.Faults}
 	}
-	m.begin(p)
-	for i := range p.s.Claims {
-		m.claim(p, p.s.Claims[i])
-	}
-	for a, v := range m.vips {
-		if v.round != m.round {
-			v.withdraw()
-			delete(m.vips, a)
-			m.changed = true
-		}
+	if fresh := m.begin(p); fresh || some == nil {
+		m.all(p)
+	} else {
+		m.some(p, some)
 	}
 	if m.changed {
 		m.assemble()
 	}
 	m.last.Sessions = p.s.BGP.Sessions
 	return m.last
+}
+
+// all looks at all addresses.
+func (m *bgpMemory) all(p *planner) {
+	for i := range p.s.Claims {
+		m.claim(p, &p.s.Claims[i])
+	}
+	for a, v := range m.vips {
+		if v.round != m.round {
+			m.forget(a)
+		}
+	}
+}
+
+// some looks at addresses that something changed of.
+func (m *bgpMemory) some(p *planner, a *affected) {
+	for _, is := range a.changes {
+		if is.Before != nil && (is.Now == nil || is.Now.Addr != is.Before.Addr) {
+			m.forget(is.Before.Addr)
+		}
+	}
+	for _, c := range a.claims {
+		if c == nil {
+			continue
+		}
+		m.claim(p, c)
+		if v := m.vips[c.Addr]; v != nil && v.round != m.round {
+			m.forget(c.Addr)
+		}
+	}
+}
+
+// forget forgets an address that is not to be told any more.
+func (m *bgpMemory) forget(a netip.Addr) {
+	v := m.vips[a]
+	if v == nil {
+		return
+	}
+	v.withdraw()
+	delete(m.vips, a)
+	m.noteSilent(a, "")
+	m.changed = true
+}
+
+// noteSilent notes why no session is told an address, "" if some may be.
+func (m *bgpMemory) noteSilent(a netip.Addr, why reason.Reason) {
+	before := m.silent[a]
+	if before == why.String() {
+		return
+	}
+	m.silence = true
+	if why == "" {
+		delete(m.silent, a)
+		return
+	}
+	m.silent[a] = why.String()
 }
 
 // mayTell says why this node tells nobody anything, "" when it does. What it is drained for
@@ -110,20 +164,21 @@ func (p *planner) mayTell() reason.Reason {
 	return mayServe(m, n, known)
 }
 
-// begin begins a round, from nothing if the configuration has changed.
-func (m *bgpMemory) begin(p *planner) {
+// begin begins a round, from nothing if the configuration has changed, which it says.
+func (m *bgpMemory) begin(p *planner) (fresh bool) {
 	if m.vips == nil || m.self != p.s.Self || m.drain != p.s.Drain || !sameBGP(&m.config, &p.s.BGP) {
 		*m = bgpMemory{
 			self: p.s.Self, config: p.s.BGP, drain: p.s.Drain, audiences: audiencesOf(&p.s.BGP),
 			vips: make(map[netip.Addr]*vip, len(p.s.Claims)), changed: true,
-			records: m.records, wishes: m.wishes,
+			records: m.records, wishes: m.wishes, silent: make(map[netip.Addr]string),
 		}
 		m.round = 1
-		return
+		return true
 	}
 	m.round++
 	m.changed = !slices.Equal(m.config.Faults, p.s.BGP.Faults)
 	m.config = p.s.BGP
+	return false
 }
 
 // sameBGP says whether routes follow from both in the same way.
@@ -138,8 +193,8 @@ func sameBGP(a, b *loadbalancer.BGPConfig) bool {
 }
 
 // claim plans one address, or finds that it is what it was.
-func (m *bgpMemory) claim(p *planner, c loadbalancer.Claim) {
-	now, wanted := m.vipOf(p, c)
+func (m *bgpMemory) claim(p *planner, c *loadbalancer.Claim) {
+	now, wanted := m.vipOf(p, *c)
 	if !wanted {
 		return
 	}
@@ -153,7 +208,9 @@ func (m *bgpMemory) claim(p *planner, c loadbalancer.Claim) {
 		old.withdraw()
 	}
 	m.changed = true
-	m.vips[c.Addr] = m.tell(now)
+	v := m.tell(now)
+	m.vips[c.Addr] = v
+	m.noteSilent(c.Addr, cmp.Or(v.why, v.untold))
 }
 
 // tell keeps an address and tells it whom it is for.
@@ -271,25 +328,25 @@ func (m *bgpMemory) whyUntold(v *vip) reason.Reason {
 
 func (v *vip) withdraw() {
 	for _, t := range v.tellings {
-		t.gone, t.spot.dirty, t.spot.of.dirty = true, true, true
+		t.gone = true
+		t.spot.mark()
 	}
 }
 
 // assemble makes the plan anew of what changed and what did not.
 func (m *bgpMemory) assemble() {
-	m.last = loadbalancer.BGPPlan{Routes: make(map[string][]loadbalancer.BGPRoute, len(m.config.Sessions))}
-	for a, v := range m.vips {
-		if why := cmp.Or(v.why, v.untold); why != "" {
-			if m.last.Silent == nil {
-				m.last.Silent = make(map[netip.Addr]string)
-			}
-			m.last.Silent[a] = why.String()
+	silent := m.last.Silent
+	if m.silence {
+		m.silence, silent = false, nil
+		if len(m.silent) > 0 {
+			silent = maps.Clone(m.silent)
 		}
 	}
+	m.last = loadbalancer.BGPPlan{Silent: silent, Routes: make(map[string][]loadbalancer.BGPRoute, len(m.config.Sessions))}
 	f := bgpFaults{}
 	for _, a := range m.audiences {
 		a.update(m)
-		for _, s := range a.spots {
+		for s := range a.noted {
 			f.add(s.notes)
 		}
 		if len(a.routes) == 0 {

@@ -22,11 +22,11 @@ type audience struct {
 	// external says that they are in other AS.
 	external bool
 
-	// spots by prefix; order has them ascending once the audience is up to date.
+	// spots by prefix; dirty are those to be looked at again, noted those that have notes.
 	spots map[netip.Prefix]*spot
-	order []*spot
-	// dirty says that some spot is.
-	dirty  bool
+	dirty []*spot
+	noted map[*spot]struct{}
+	// routes ascend by prefix.
 	routes []loadbalancer.BGPRoute
 }
 
@@ -65,7 +65,7 @@ func audiencesOf(c *loadbalancer.BGPConfig) []*audience {
 	for i := range c.Sessions {
 		s := &c.Sessions[i]
 		a := &audience{
-			ads: make(map[string]*loadbalancer.BGPAdvertisement), spots: make(map[netip.Prefix]*spot),
+			ads: make(map[string]*loadbalancer.BGPAdvertisement), spots: make(map[netip.Prefix]*spot), noted: make(map[*spot]struct{}),
 			ipv4: s.IPv4, ipv6: s.IPv6, external: !s.Internal(),
 		}
 		var names []string
@@ -178,36 +178,48 @@ func (a *audience) put(prefix netip.Prefix, t *telling) {
 	if s == nil {
 		s = &spot{prefix: prefix, of: a}
 		a.spots[prefix] = s
-		a.order = append(a.order, s)
 	}
 	t.spot = s
 	s.tellings = append(s.tellings, t)
-	s.dirty, a.dirty = true, true
+	s.mark()
 }
 
-// update makes the routes anew if any changed.
+// mark has a spot looked at again.
+func (s *spot) mark() {
+	if !s.dirty {
+		s.dirty = true
+		s.of.dirty = append(s.of.dirty, s)
+	}
+}
+
+// update makes the routes anew if any changed: what lies between those that did is copied.
 func (a *audience) update(m *bgpMemory) {
-	if !a.dirty {
+	if len(a.dirty) == 0 {
 		return
 	}
-	a.dirty = false
-	for _, s := range a.order {
-		if s.dirty {
-			s.update(m)
+	slices.SortFunc(a.dirty, func(a, b *spot) int { return a.prefix.Compare(b.prefix) })
+	old := a.routes
+	a.routes = make([]loadbalancer.BGPRoute, 0, len(old)+len(a.dirty))
+	for _, s := range a.dirty {
+		i, known := slices.BinarySearchFunc(old, s.prefix, func(r loadbalancer.BGPRoute, p netip.Prefix) int { return r.Prefix.Compare(p) })
+		a.routes = append(a.routes, old[:i]...)
+		if known {
+			i++
 		}
-	}
-	a.order = slices.DeleteFunc(a.order, func(s *spot) bool {
-		if len(s.tellings) > 0 {
-			return false
+		old = old[i:]
+		s.update(m)
+		delete(a.noted, s)
+		if len(s.tellings) == 0 {
+			delete(a.spots, s.prefix)
+			continue
 		}
-		delete(a.spots, s.prefix)
-		return true
-	})
-	slices.SortFunc(a.order, func(a, b *spot) int { return a.prefix.Compare(b.prefix) })
-	a.routes = make([]loadbalancer.BGPRoute, 0, len(a.order))
-	for _, s := range a.order {
 		a.routes = append(a.routes, s.route)
+		if len(s.notes) > 0 {
+			a.noted[s] = struct{}{}
+		}
 	}
+	a.routes = append(a.routes, old...)
+	a.dirty = a.dirty[:0]
 }
 
 // update makes one route anew.

@@ -68,6 +68,22 @@ func BenchmarkBGPAfterOneEndpoint(b *testing.B) {
 	}
 }
 
+// The same, where the snapshot says which Service it is of.
+func BenchmarkBGPOfOneEndpoint(b *testing.B) {
+	s := manyRoutes(50, manyServices)
+	for i := range s.Claims {
+		s.Claims[i].Group = s.Claims[i].Name
+	}
+	s.Changed = &loadbalancer.Changes{}
+	var m plan.Memory
+	m.For(s)
+	for b.Loop() {
+		oneEndpointLess(s, 77)
+		s.Changed.Record(s.Claims[77].Services[0])
+		m.For(s)
+	}
+}
+
 // The same, within one aggregate of each family.
 func BenchmarkBGPAggregateAfterOneService(b *testing.B) {
 	s := manyRoutes(50, manyServices)

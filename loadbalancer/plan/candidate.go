@@ -79,6 +79,8 @@ type claimIndex struct {
 	last  map[loadbalancer.Group]int32 // index into all, plus one
 	all   []loadbalancer.Ownership
 	links []int32 // likewise, of the one before
+	// members are looked at one by one if there is no index: for few names that costs less.
+	members map[loadbalancer.NodeName]Member
 }
 
 func claimsByName(members map[loadbalancer.NodeName]Member) claimIndex {
@@ -104,6 +106,11 @@ func claimsByName(members map[loadbalancer.NodeName]Member) claimIndex {
 }
 
 func (x *claimIndex) appendTo(out []loadbalancer.Ownership, g loadbalancer.Group) []loadbalancer.Ownership {
+	for name, m := range x.members {
+		if epoch := m.Claims[g]; epoch > 0 {
+			out = append(out, loadbalancer.Ownership{Node: name, Epoch: epoch})
+		}
+	}
 	for i := x.last[g]; i > 0; i = x.links[i-1] {
 		out = append(out, x.all[i-1])
 	}

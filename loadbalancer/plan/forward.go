@@ -62,7 +62,7 @@ func (n nodeAddrs) of(is6 bool) netip.Addr {
 func newForwarder(p *planner) *forwarder {
 	f := &forwarder{
 		planner: p, bound: make(map[netip.Addr]*loadbalancer.Claim, len(p.s.Claims)), own: make(map[netip.Addr]struct{}),
-		targets: make(map[loadbalancer.NodeName]nodeAddrs, len(p.s.Nodes)), dead: deadNodes(p.s),
+		targets: make(map[loadbalancer.NodeName]nodeAddrs, len(p.s.Nodes)), dead: deadNodes(&p.s),
 	}
 	for i := range p.s.Claims {
 		if c := &p.s.Claims[i]; !c.Releasing {
@@ -110,7 +110,7 @@ func (p *planner) reservedHere(a netip.Addr) bool {
 // deadNodes are the nodes that real servers are taken from: none if they are more than half
 // of all, because then it is rather this node that does not see well. A node that plans is
 // not dead.
-func deadNodes(s Snapshot) map[loadbalancer.NodeName]struct{} {
+func deadNodes(s *Snapshot) map[loadbalancer.NodeName]struct{} {
 	dead := maps.Clone(s.Dead)
 	delete(dead, s.Self)
 	all := len(s.Nodes)

@@ -37,7 +37,8 @@ type Memory struct {
 	// addrs and own are for the record at hand.
 	addrs, own []netip.Addr
 
-	bgp bgpMemory
+	groups groupMemory
+	bgp    bgpMemory
 }
 
 // memory is the share of one record and what it was made of.
@@ -50,7 +51,7 @@ type memory struct {
 }
 
 // forget forgets what was forwarded.
-func (m *Memory) forget() { *m = Memory{bgp: m.bgp} }
+func (m *Memory) forget() { *m = Memory{groups: m.groups, bgp: m.bgp} }
 
 // begin begins a round.
 func (m *Memory) begin(f *forwarder) {

@@ -15,10 +15,17 @@ import (
 // claim, not to groups times nodes, and to the records and their endpoints.
 func For(s Snapshot) NodeState { return new(Memory).For(s) }
 
-// For is like the function For and costs less where little changed since the last plan.
+// For is like the function For and costs less where little changed since the last plan, most
+// of all where s.Changed says what did. Then Groups are valid until the next plan only.
 func (m *Memory) For(s Snapshot) NodeState {
+	p, a, groups := m.groups.plan(&s)
+	return NodeState{Groups: groups, Forwarding: m.forwarding(p), BGP: m.bgp.plan(p, a)}
+}
+
+// newPlanner prepares decisions on groups.
+func newPlanner(s *Snapshot) planner {
 	p := planner{
-		s: s, reserved: reservedAddrs(s), podRanges: podRanges(s), claims: claimsByName(s.Members),
+		s: *s, reserved: reservedAddrs(s), podRanges: podRanges(s), claims: claimsByName(s.Members),
 		candidates: make([]candidate, 0, len(s.Members)), index: make(map[loadbalancer.NodeName]int, len(s.Members)),
 	}
 	for name, m := range s.Members {
@@ -28,23 +35,25 @@ func (m *Memory) For(s Snapshot) NodeState {
 			name: name, ifaces: m.Interfaces, why: mayServe(m, n, known), cordoned: n.Cordoned, absent: m.Absent,
 		})
 	}
-	groups := make(map[loadbalancer.Group][]loadbalancer.Claim, len(s.Claims))
-	for _, c := range s.Claims {
+	return p
+}
+
+// groups decides on all groups.
+func (p *planner) groups(all []loadbalancer.Claim) map[loadbalancer.Group]GroupState {
+	groups := make(map[loadbalancer.Group][]loadbalancer.Claim, len(all))
+	for _, c := range all {
 		groups[c.Group] = append(groups[c.Group], c)
 	}
-	out := NodeState{Groups: make(map[loadbalancer.Group]GroupState, len(groups))}
+	out := make(map[loadbalancer.Group]GroupState, len(groups))
 	for g, claims := range groups {
-		slices.SortFunc(claims, func(a, b loadbalancer.Claim) int { return a.Addr.Compare(b.Addr) })
-		out.Groups[g] = p.group(g, claims)
+		out[g] = p.group(g, claims)
 	}
-	out.Forwarding = m.forwarding(&p)
-	out.BGP = m.bgp.plan(&p)
 	return out
 }
 
 // reservedAddrs are the nodes' own addresses and their gateways', which nobody may
 // announce: as a virtual address they would cut off the node that has them, or all.
-func reservedAddrs(s Snapshot) map[netip.Addr]struct{} {
+func reservedAddrs(s *Snapshot) map[netip.Addr]struct{} {
 	out := make(map[netip.Addr]struct{})
 	for _, n := range s.Nodes {
 		for _, a := range n.Addrs {
@@ -65,7 +74,7 @@ func reservedAddrs(s Snapshot) map[netip.Addr]struct{} {
 }
 
 // podRanges are the pods' addresses on all nodes, disjoint and ascending.
-func podRanges(s Snapshot) []netip.Prefix {
+func podRanges(s *Snapshot) []netip.Prefix {
 	var out []netip.Prefix
 	for _, n := range s.Nodes {
 		out = append(out, n.PodCIDRs...)
@@ -91,8 +100,9 @@ type target struct {
 	wishes [][]loadbalancer.Advertisement
 }
 
-// group decides on one group. Claims are those of the group by address.
+// group decides on one group. Claims are those of the group; it sorts them.
 func (p *planner) group(g loadbalancer.Group, claims []loadbalancer.Claim) GroupState {
+	slices.SortFunc(claims, func(a, b loadbalancer.Claim) int { return a.Addr.Compare(b.Addr) })
 	t := p.targets(claims)
 	if len(t.list) > 1 {
 		p.leaveOut(&t)

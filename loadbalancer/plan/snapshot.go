@@ -65,6 +65,10 @@ type Snapshot struct {
 	Drain loadbalancer.BGPDrain
 	// Forwards says that this node's kernel forwards by IPVS; else nothing is planned for it.
 	Forwards bool
+	// Changed says what of Claims, Records, Endpoints and Highest changed since the last plan by
+	// the same Memory, nil where nobody knows. The rest is compared. Where it is not nil, Claims
+	// have different names, and those fields may be changed once the plan is made.
+	Changed *loadbalancer.Changes
 }
 
 // Announcement is one address on one interface.

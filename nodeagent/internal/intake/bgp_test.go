@@ -51,23 +51,23 @@ func ownNode(labels map[string]string) *corev1.Node {
 func TestBGP(t *testing.T) {
 	t.Parallel()
 	i := copies(t)
-	put(t, i.nodes, ownNode(map[string]string{"rack": "r1"}))
-	put(t, i.nodes, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n2"}})
-	put(t, i.bgp.peers, peer("b", ""))
-	put(t, i.bgp.peers, peer("a", "md5"))
+	put(t, i, i.nodes, ownNode(map[string]string{"rack": "r1"}))
+	put(t, i, i.nodes, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n2"}})
+	put(t, i, i.bgp.peers, peer("b", ""))
+	put(t, i, i.bgp.peers, peer("a", "md5"))
 	elsewhere := peer("elsewhere", "")
 	elsewhere.Spec.NodeSelectors = []metav1.LabelSelector{{MatchLabels: map[string]string{"rack": "r2"}}}
-	put(t, i.bgp.peers, elsewhere)
+	put(t, i, i.bgp.peers, elsewhere)
 	vrf := peer("vrf", "")
 	vrf.Spec.VRF, vrf.Spec.BFDProfile = "red", "fast"
-	put(t, i.bgp.peers, vrf)
-	put(t, i.bgp.profiles, &v1alpha1.BFDProfile{ObjectMeta: metav1.ObjectMeta{Name: "fast"}})
-	put(t, i.bgp.secrets, secret("md5", "first"))
-	put(t, i.bgp.communities, &v1alpha1.Community{
+	put(t, i, i.bgp.peers, vrf)
+	put(t, i, i.bgp.profiles, &v1alpha1.BFDProfile{ObjectMeta: metav1.ObjectMeta{Name: "fast"}})
+	put(t, i, i.bgp.secrets, secret("md5", "first"))
+	put(t, i, i.bgp.communities, &v1alpha1.Community{
 		ObjectMeta: metav1.ObjectMeta{Name: "c"},
 		Spec:       v1alpha1.CommunitySpec{Communities: []v1alpha1.CommunityAlias{{Name: "gold", Value: "65000:1"}}},
 	})
-	put(t, i.bgp.ads, &v1alpha1.BGPAdvertisement{ObjectMeta: metav1.ObjectMeta{Name: "all"}, Spec: v1alpha1.BGPAdvertisementSpec{Communities: []string{"gold"}}})
+	put(t, i, i.bgp.ads, &v1alpha1.BGPAdvertisement{ObjectMeta: metav1.ObjectMeta{Name: "all"}, Spec: v1alpha1.BGPAdvertisementSpec{Communities: []string{"gold"}}})
 	first := i.BGP(t.Context(), nil)
 	var names []string
 	for _, s := range first.Sessions {
@@ -82,12 +82,12 @@ func TestBGP(t *testing.T) {
 	if len(first.Faults) != 1 || first.Faults[0].Peer != "vrf" || first.Faults[0].Reason != reason.VRFNotSupported.String() {
 		t.Errorf("faults %+v, want that of the VRF", first.Faults)
 	}
-	put(t, i.nodes, ownNode(map[string]string{"rack": "r1"}))
+	put(t, i, i.nodes, ownNode(map[string]string{"rack": "r1"}))
 	if again := i.BGP(t.Context(), nil); &again.Sessions[0] != &first.Sessions[0] {
 		t.Error("an equal configuration is another one")
 	}
 	// Only the session changes whose password did.
-	put(t, i.bgp.secrets, secret("md5", "second"))
+	put(t, i, i.bgp.secrets, secret("md5", "second"))
 	second := i.BGP(t.Context(), nil)
 	if second.Sessions[0].Password != "second" || second.Sessions[1] != first.Sessions[1] {
 		t.Errorf("after a new password: %+v", second.Sessions)
@@ -106,16 +106,14 @@ func TestBGPOutlivesItsNode(t *testing.T) {
 	t.Parallel()
 	i := copies(t)
 	n := ownNode(map[string]string{"rack": "r1"})
-	put(t, i.nodes, n)
+	put(t, i, i.nodes, n)
 	p := peer("a", "")
 	p.Spec.NodeSelectors = []metav1.LabelSelector{{MatchLabels: map[string]string{"rack": "r1"}}}
-	put(t, i.bgp.peers, p)
+	put(t, i, i.bgp.peers, p)
 	if got := i.BGP(t.Context(), nil); len(got.Sessions) != 1 {
 		t.Fatalf("sessions %+v", got.Sessions)
 	}
-	if err := i.nodes.GetIndexer().Delete(n); err != nil {
-		t.Fatal(err)
-	}
+	drop(t, i, i.nodes, n)
 	if got := i.BGP(t.Context(), nil); len(got.Sessions) != 1 {
 		t.Errorf("without the Node: %+v", got.Sessions)
 	}
@@ -128,7 +126,7 @@ func TestBGPFollowsInterfaces(t *testing.T) {
 	i := copies(t)
 	p := peer("a", "")
 	p.Spec.SourceAddress = "192.0.2.1"
-	put(t, i.bgp.peers, p)
+	put(t, i, i.bgp.peers, p)
 	with := func(a string) []loadbalancer.Interface {
 		return []loadbalancer.Interface{{Name: "eth0", Prefixes: []netip.Prefix{netip.MustParsePrefix(a)}}}
 	}
@@ -143,7 +141,7 @@ func TestBGPFollowsInterfaces(t *testing.T) {
 func TestOnlySecretsThatAPeerNamesMatter(t *testing.T) {
 	t.Parallel()
 	i := copies(t)
-	put(t, i.bgp.peers, peer("a", "md5"))
+	put(t, i, i.bgp.peers, peer("a", "md5"))
 	if !i.named(secret("md5", "x")) || i.named(secret("other", "x")) {
 		t.Error("the wrong Secrets matter")
 	}
@@ -201,7 +199,7 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-func serve(t *testing.T, s *server) *Intake {
+func serve(t *testing.T, s http.Handler) *Intake {
 	t.Helper()
 	srv := httptest.NewServer(s)
 	t.Cleanup(func() { srv.CloseClientConnections(); srv.Close() })
@@ -246,7 +244,7 @@ func TestBGPKindsMayBeAbsent(t *testing.T) {
 	if got := i.BGP(t.Context(), nil); len(got.Sessions) != 0 || len(got.Faults) != 0 {
 		t.Errorf("%+v", got)
 	}
-	put(t, i.bgp.peers, peer("a", "md5"))
+	put(t, i, i.bgp.peers, peer("a", "md5"))
 	if got := i.BGP(t.Context(), nil); len(got.Faults) != 1 || !strings.Contains(got.Faults[0].Message, "cannot read Secrets") {
 		t.Errorf("faults %+v, want that Secrets cannot be read", got.Faults)
 	}

@@ -17,10 +17,8 @@ import (
 // slice of the Service is new or gone, and all when the weight of a node changes.
 type endpoints struct {
 	// slices are known with the Service that each is of.
-	slices  memo[*discoveryv1.EndpointSlice, loadbalancer.ServiceKey]
+	slices  mirror[discoveryv1.EndpointSlice, loadbalancer.ServiceKey]
 	weights map[loadbalancer.NodeName]uint16
-	// known is not changed once made.
-	known map[loadbalancer.ServiceKey]loadbalancer.Endpoints
 }
 
 // matter says whether a plan depends on the endpoints of a record's Service: under the Local
@@ -29,46 +27,37 @@ func matter(r loadbalancer.Record) bool {
 	return r.Policy == loadbalancer.Local || r.DataPlane == loadbalancer.IPVS
 }
 
-// readEndpoints returns the endpoints of all Services that have a record and matter. Others
-// says that records changed.
-func (i *Intake) readEndpoints(ctx context.Context, weights map[loadbalancer.NodeName]uint16, others bool) map[loadbalancer.ServiceKey]loadbalancer.Endpoints {
+// readEndpoints keeps the endpoints of all Services that have a record and matter. Others says
+// that nodes changed, services those whose records did.
+func (i *Intake) readEndpoints(ctx context.Context, all, others bool, services map[loadbalancer.ServiceKey]struct{}) {
 	e := &i.endpoints
-	stale := make(map[loadbalancer.ServiceKey]struct{})
-	e.slices.changed = func(key loadbalancer.ServiceKey) { stale[key] = struct{}{} }
-	n := 0
-	for s := range each[*discoveryv1.EndpointSlice](i.slices) {
-		n++
-		e.slices.get(s, serviceOfSlice)
-	}
-	e.slices.end(n)
-	switch {
-	case e.known == nil || !maps.Equal(e.weights, weights):
-		e.known, e.weights = nil, weights
-	case others:
-	case len(stale) == 0:
-		return e.known
-	default:
-		e.known = maps.Clone(e.known)
-		for key := range stale {
-			if _, matters := e.known[key]; matters {
-				e.known[key] = i.convertEndpoints(ctx, key)
+	e.slices.read(all, serviceOfSlice, func(before, now *loadbalancer.ServiceKey) {
+		for _, key := range []*loadbalancer.ServiceKey{before, now} {
+			if key != nil {
+				services[*key] = struct{}{}
 			}
 		}
-		return e.known
+	})
+	if i.last.Endpoints == nil {
+		i.last.Endpoints = make(map[loadbalancer.ServiceKey]loadbalancer.Endpoints)
 	}
-	known := make(map[loadbalancer.ServiceKey]loadbalancer.Endpoints, len(i.last.Records))
-	for _, r := range i.last.Records {
-		if !matter(r) {
+	if others {
+		if weights := i.weights(); !maps.Equal(weights, e.weights) {
+			e.weights = weights
+			for _, known := range i.knownRecords.known {
+				services[known.value.Service] = struct{}{}
+			}
+		}
+	}
+	for key := range services {
+		r, ok := i.knownRecords.known[key.String()]
+		if !ok || !matter(*r.value) {
+			delete(i.last.Endpoints, key)
 			continue
 		}
-		value, ok := e.known[r.Service]
-		if _, old := stale[r.Service]; old || !ok {
-			value = i.convertEndpoints(ctx, r.Service)
-		}
-		known[r.Service] = value
+		i.last.Endpoints[key] = i.convertEndpoints(ctx, key)
+		i.last.Changed.Record(r.value.UID)
 	}
-	e.known = known
-	return known
 }
 
 // serviceOfSlice is the zero key for a slice without a Service.

@@ -52,8 +52,9 @@ func slimmed[T any](tb testing.TB, in T) T {
 	return same
 }
 
-func drop(tb testing.TB, inf cache.SharedIndexInformer, obj any) {
+func drop(tb testing.TB, i *Intake, inf cache.SharedIndexInformer, obj any) {
 	tb.Helper()
+	defer i.toucher(inf)(obj)
 	if err := inf.GetIndexer().Delete(obj); err != nil {
 		tb.Fatal(err)
 	}
@@ -73,13 +74,13 @@ func weights(tb testing.TB, i *Intake, service string) map[string]uint16 {
 func TestSlimKeepsWhatForwardingNeeds(t *testing.T) {
 	t.Parallel()
 	i := copies(t)
-	put(t, i.records, forwarded("svc"))
+	put(t, i, i.records, forwarded("svc"))
 	weighty := pods("svc", "svc-2", "10.1.1.9")
 	weighty.Annotations = map[string]string{v1alpha1.AnnotationWeight: "9", "other": "x"}
-	put(t, i.slices, slimmed(t, pods("svc", "svc-1", "10.1.1.7")))
-	put(t, i.slices, slimmed(t, weighty))
+	put(t, i, i.slices, slimmed(t, pods("svc", "svc-1", "10.1.1.7")))
+	put(t, i, i.slices, slimmed(t, weighty))
 	node := slimmed(t, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "a", Annotations: map[string]string{v1alpha1.AnnotationWeight: "5", "other": "x"}}})
-	put(t, i.nodes, node)
+	put(t, i, i.nodes, node)
 	if diff := cmp.Diff(map[string]uint16{"10.1.1.7": 5, "10.1.1.9": 9}, weights(t, i, "svc")); diff != "" {
 		t.Errorf("weights (-want +got):\n%s", diff)
 	}
@@ -94,37 +95,37 @@ func TestEndpointsAreConvertedOnce(t *testing.T) {
 	t.Parallel()
 	i := copies(t)
 	for _, name := range []string{"one", "two"} {
-		put(t, i.records, forwarded(name))
-		put(t, i.slices, pods(name, name+"-1", "10.1.1.7", "10.1.1.8"))
+		put(t, i, i.records, forwarded(name))
+		put(t, i, i.slices, pods(name, name+"-1", "10.1.1.7", "10.1.1.8"))
 	}
-	put(t, i.slices, pods("two", "two-2", "10.1.1.9"))
-	put(t, i.nodes, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "a"}})
+	put(t, i, i.slices, pods("two", "two-2", "10.1.1.9"))
+	put(t, i, i.nodes, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "a"}})
 	first := func(service string) *loadbalancer.Backend {
 		return &i.Objects(t.Context()).Endpoints[loadbalancer.ServiceKey{Namespace: "d", Name: service}].Backends[0]
 	}
 	one, two := first("one"), first("two")
-	put(t, i.nodes, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "a", ResourceVersion: "2"}})
+	put(t, i, i.nodes, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "a", ResourceVersion: "2"}})
 	for range 5 {
 		if first("one") != one || first("two") != two {
 			t.Fatal("endpoints were converted again though nothing changed")
 		}
 	}
-	put(t, i.slices, pods("two", "two-2", "10.1.1.10"))
+	put(t, i, i.slices, pods("two", "two-2", "10.1.1.10"))
 	if first("one") != one || first("two") == two {
 		t.Error("a change of one Service's slice did not make just its endpoints new")
 	}
-	drop(t, i.slices, pods("two", "two-1"))
+	drop(t, i, i.slices, pods("two", "two-1"))
 	if diff := cmp.Diff(map[string]uint16{"10.1.1.10": 1}, weights(t, i, "two")); diff != "" {
 		t.Errorf("after a slice is gone (-want +got):\n%s", diff)
 	}
-	put(t, i.nodes, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "a", Annotations: map[string]string{v1alpha1.AnnotationWeight: "3"}}})
+	put(t, i, i.nodes, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "a", Annotations: map[string]string{v1alpha1.AnnotationWeight: "3"}}})
 	if diff := cmp.Diff(map[string]uint16{"10.1.1.7": 3, "10.1.1.8": 3}, weights(t, i, "one")); diff != "" {
 		t.Errorf("after a node got a weight (-want +got):\n%s", diff)
 	}
-	drop(t, i.records, forwarded("two"))
+	drop(t, i, i.records, forwarded("two"))
 	i.Objects(t.Context())
-	if len(i.endpoints.known) != 1 || len(i.knownNodes.known) != 1 {
-		t.Errorf("%d Services and %d nodes known, want one each", len(i.endpoints.known), len(i.knownNodes.known))
+	if len(i.last.Endpoints) != 1 || len(i.knownNodes.known) != 1 {
+		t.Errorf("%d Services and %d nodes known, want one each", len(i.last.Endpoints), len(i.knownNodes.known))
 	}
 }
 
@@ -134,8 +135,8 @@ func TestEndpointsOfKubeProxysServicesAreNotRead(t *testing.T) {
 	i := copies(t)
 	lb := record("svc", v1alpha1.TrafficPolicyCluster)
 	lb.Spec.Forwarding = v1alpha1.ForwardingKubeProxy
-	put(t, i.records, lb)
-	put(t, i.slices, pods("svc", "svc-1", "10.1.1.7"))
+	put(t, i, i.records, lb)
+	put(t, i, i.slices, pods("svc", "svc-1", "10.1.1.7"))
 	if got := i.Objects(t.Context()).Endpoints; len(got) != 0 {
 		t.Errorf("endpoints %+v", got)
 	}
@@ -146,16 +147,16 @@ func BenchmarkObjectsAfterOneEndpoint(b *testing.B) {
 	i := copies(b)
 	for n := range 10000 {
 		name := fmt.Sprintf("svc-%05d", n)
-		put(b, i.records, forwarded(name))
+		put(b, i, i.records, forwarded(name))
 		var addrs []string
 		for e := range 10 {
 			addrs = append(addrs, fmt.Sprintf("10.%d.%d.%d", e, n/250, n%250))
 		}
-		put(b, i.slices, pods(name, name, addrs...))
+		put(b, i, i.slices, pods(name, name, addrs...))
 	}
 	i.Objects(b.Context())
 	for b.Loop() {
-		put(b, i.slices, pods("svc-00077", "svc-00077", "10.1.1.7"))
+		put(b, i, i.slices, pods("svc-00077", "svc-00077", "10.1.1.7"))
 		i.Objects(b.Context())
 	}
 }

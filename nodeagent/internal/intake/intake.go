@@ -24,7 +24,6 @@ import (
 	"github.com/fairlead-lb/fairlead/loadbalancer"
 	"github.com/fairlead-lb/fairlead/loadbalancer/api/v1alpha1"
 	"github.com/fairlead-lb/fairlead/loadbalancer/client"
-	"github.com/fairlead-lb/fairlead/loadbalancer/convert"
 )
 
 // byService indexes EndpointSlices by namespace/name of their Service.
@@ -57,28 +56,16 @@ type Intake struct {
 
 	converting sync.Mutex
 	// guarded by converting
-	knownClaims  memo[*v1alpha1.IPClaim, claim]
-	knownRecords memo[*v1alpha1.LoadBalancer, loadbalancer.Record]
-	knownNodes   memo[*corev1.Node, node]
+	knownClaims  mirror[v1alpha1.IPClaim, claim]
+	knownRecords mirror[v1alpha1.LoadBalancer, loadbalancer.Record]
+	knownNodes   mirror[corev1.Node, node]
+	knownAds     mirror[v1alpha1.L2Advertisement, *v1alpha1.L2Advertisement]
 	endpoints    endpoints
-	// last is what Objects returned.
-	last Objects
-}
-
-// claim is a converted claim; ok is false when it cannot be understood.
-type claim struct {
-	loadbalancer.Claim
-	ok bool
-}
-
-// Objects are the copies as domain values. See plan.Snapshot for the fields. All of them are
-// shared with later Objects, as far as nothing changed, and must not be changed.
-type Objects struct {
-	Claims         []loadbalancer.Claim
-	Records        map[loadbalancer.ServiceUID]loadbalancer.Record
-	Advertisements map[string]loadbalancer.Advertisement
-	Nodes          map[loadbalancer.NodeName]loadbalancer.Node
-	Endpoints      map[loadbalancer.ServiceKey]loadbalancer.Endpoints
+	// last is what Objects returned; claimAt is where a claim is in it.
+	last    Objects
+	claimAt map[loadbalancer.Group]int
+	// allRead is when all copies were looked at.
+	allRead time.Time
 }
 
 // New makes an intake. notify is called after every change; it must not block.
@@ -93,6 +80,7 @@ func New(c Clients, own Own, notify func()) (*Intake, error) {
 		problems: make(map[string]string),
 		own:      own, bgp: newBGP(c, own),
 	}
+	i.mirror()
 	handler := cache.ResourceEventHandlerFuncs{
 		AddFunc: func(any) { notify() },
 		UpdateFunc: func(before, after any) {
@@ -113,11 +101,65 @@ func New(c Clients, own Own, notify func()) (*Intake, error) {
 		case i.bgp.secrets:
 			h = cache.FilteringResourceEventHandler{FilterFunc: i.named, Handler: handler}
 		}
-		if _, err := inf.AddEventHandler(h); err != nil {
+		if _, err := inf.AddEventHandler(toucher{i.toucher(inf), h}); err != nil {
 			return nil, fmt.Errorf("add event handler: %w", err)
 		}
 	}
 	return i, nil
+}
+
+// mirror makes what the converted copies are kept in.
+func (i *Intake) mirror() {
+	i.knownClaims = newMirror[v1alpha1.IPClaim, claim](i.claims)
+	i.knownRecords = newMirror[v1alpha1.LoadBalancer, loadbalancer.Record](i.records)
+	i.knownNodes = newMirror[corev1.Node, node](i.nodes)
+	i.knownAds = newMirror[v1alpha1.L2Advertisement, *v1alpha1.L2Advertisement](i.ads)
+	i.endpoints.slices = newMirror[discoveryv1.EndpointSlice, loadbalancer.ServiceKey](i.slices)
+	i.last.Records = make(map[loadbalancer.ServiceUID]loadbalancer.Record)
+	i.claimAt = make(map[loadbalancer.Group]int)
+}
+
+// toucher is what is to be told of every object of an informer that may be another.
+func (i *Intake) toucher(inf cache.SharedIndexInformer) func(obj any) {
+	switch inf {
+	case i.claims:
+		return i.knownClaims.touch
+	case i.records:
+		return i.knownRecords.touch
+	case i.nodes:
+		return i.knownNodes.touch
+	case i.ads:
+		return i.knownAds.touch
+	case i.slices:
+		return i.endpoints.slices.touch
+	default:
+		return func(any) {}
+	}
+}
+
+// toucher tells of every object before its event is handled, which events there may be filtered
+// of: whoever is woken finds all that happened before.
+type toucher struct {
+	touch func(obj any)
+	then  cache.ResourceEventHandler
+}
+
+// OnAdd implements cache.ResourceEventHandler.
+func (t toucher) OnAdd(obj any, initial bool) {
+	t.touch(obj)
+	t.then.OnAdd(obj, initial)
+}
+
+// OnUpdate implements cache.ResourceEventHandler.
+func (t toucher) OnUpdate(before, after any) {
+	t.touch(after)
+	t.then.OnUpdate(before, after)
+}
+
+// OnDelete implements cache.ResourceEventHandler.
+func (t toucher) OnDelete(obj any) {
+	t.touch(obj)
+	t.then.OnDelete(obj)
 }
 
 func (i *Intake) informers() []cache.SharedIndexInformer {
@@ -248,110 +290,6 @@ func (i *Intake) NodeUID(name loadbalancer.NodeName) types.UID {
 		return n.UID
 	}
 	return ""
-}
-
-// Objects converts all copies. What cannot be understood is logged once and left out.
-func (i *Intake) Objects(ctx context.Context) Objects {
-	i.converting.Lock()
-	defer i.converting.Unlock()
-	i.readClaims(ctx)
-	labels, weights := i.readNodes(ctx)
-	others := i.readRecords(ctx)
-	i.last.Endpoints = i.readEndpoints(ctx, weights, others)
-	i.last.Advertisements = make(map[string]loadbalancer.Advertisement)
-	for a := range each[*v1alpha1.L2Advertisement](i.ads) {
-		ad, err := convert.Resolve(a, labels)
-		i.report(ctx, "L2Advertisement "+a.Name, err)
-		if err == nil {
-			i.last.Advertisements[ad.Name] = ad
-		}
-	}
-	return i.last
-}
-
-func (i *Intake) readClaims(ctx context.Context) {
-	n := 0
-	for c := range each[*v1alpha1.IPClaim](i.claims) {
-		n++
-		i.knownClaims.get(c, func(c *v1alpha1.IPClaim) claim { return i.claim(ctx, c) })
-	}
-	if !i.knownClaims.end(n) && i.last.Claims != nil {
-		return
-	}
-	i.last.Claims = make([]loadbalancer.Claim, 0, n)
-	for _, known := range i.knownClaims.known {
-		if known.value.ok {
-			i.last.Claims = append(i.last.Claims, known.value.Claim)
-		}
-	}
-}
-
-// readRecords says whether records are others than before.
-func (i *Intake) readRecords(ctx context.Context) bool {
-	n := 0
-	for lb := range each[*v1alpha1.LoadBalancer](i.records) {
-		n++
-		i.knownRecords.get(lb, func(lb *v1alpha1.LoadBalancer) loadbalancer.Record { return i.record(ctx, lb) })
-	}
-	if !i.knownRecords.end(n) && i.last.Records != nil {
-		return false
-	}
-	i.last.Records = make(map[loadbalancer.ServiceUID]loadbalancer.Record, n)
-	for _, known := range i.knownRecords.known {
-		i.last.Records[known.value.UID] = known.value
-	}
-	return true
-}
-
-// node is a converted Node, with its labels and the weight of its real servers, 0 for none.
-type node struct {
-	loadbalancer.Node
-	labels map[string]string
-	weight uint16
-}
-
-// readNodes returns the nodes' labels, and the weights of those that have one.
-func (i *Intake) readNodes(ctx context.Context) ([]convert.NodeLabels, map[loadbalancer.NodeName]uint16) {
-	n := 0
-	for obj := range each[*corev1.Node](i.nodes) {
-		n++
-		i.knownNodes.get(obj, func(obj *corev1.Node) node { return i.node(ctx, obj) })
-	}
-	others := i.knownNodes.end(n) || i.last.Nodes == nil
-	if others {
-		i.last.Nodes = make(map[loadbalancer.NodeName]loadbalancer.Node, n)
-	}
-	labels := make([]convert.NodeLabels, 0, n)
-	weights := make(map[loadbalancer.NodeName]uint16)
-	for _, known := range i.knownNodes.known {
-		v := &known.value
-		if others {
-			i.last.Nodes[v.Name] = v.Node
-		}
-		labels = append(labels, convert.NodeLabels{Name: v.Name, Labels: v.labels})
-		if v.weight > 0 {
-			weights[v.Name] = v.weight
-		}
-	}
-	return labels, weights
-}
-
-func (i *Intake) node(ctx context.Context, n *corev1.Node) node {
-	weight, err := convert.Weight(n.Annotations)
-	i.report(ctx, "Node "+n.Name, err)
-	return node{convert.Node(n), n.Labels, weight}
-}
-
-func (i *Intake) claim(ctx context.Context, c *v1alpha1.IPClaim) claim {
-	out, err := convert.Claim(c)
-	i.report(ctx, "IPClaim "+c.Name, err)
-	return claim{out, err == nil}
-}
-
-func (i *Intake) record(ctx context.Context, lb *v1alpha1.LoadBalancer) loadbalancer.Record {
-	out, err := convert.Record(lb)
-	i.report(ctx, "LoadBalancer "+lb.Namespace+"/"+lb.Name, err)
-	return out
 }
 
 func each[T any](inf cache.SharedIndexInformer) func(yield func(T) bool) {

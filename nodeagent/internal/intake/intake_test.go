@@ -4,6 +4,7 @@ package intake
 
 import (
 	"net/netip"
+	"strconv"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -44,8 +45,9 @@ func copies(tb testing.TB) *Intake {
 	return i
 }
 
-func put(tb testing.TB, inf cache.SharedIndexInformer, obj any) {
+func put(tb testing.TB, i *Intake, inf cache.SharedIndexInformer, obj any) {
 	tb.Helper()
+	defer i.toucher(inf)(obj)
 	if err := inf.GetIndexer().Add(obj); err != nil {
 		tb.Fatal(err)
 	}
@@ -67,9 +69,9 @@ func slice(service, node string) *discoveryv1.EndpointSlice {
 func TestOnlySlicesOfLocalOrForwardedServicesMatter(t *testing.T) {
 	t.Parallel()
 	i := copies(t)
-	put(t, i.records, record("local", v1alpha1.TrafficPolicyLocal))
-	put(t, i.records, record("cluster", v1alpha1.TrafficPolicyCluster))
-	put(t, i.records, forwarded("ours"))
+	put(t, i, i.records, record("local", v1alpha1.TrafficPolicyLocal))
+	put(t, i, i.records, record("cluster", v1alpha1.TrafficPolicyCluster))
+	put(t, i, i.records, forwarded("ours"))
 	for service, want := range map[string]bool{"local": true, "cluster": false, "ours": true, "none": false} {
 		if got := i.matters(slice(service, "n")); got != want {
 			t.Errorf("a slice of %s matters: %t, want %t", service, got, want)
@@ -86,17 +88,17 @@ func TestOnlySlicesOfLocalOrForwardedServicesMatter(t *testing.T) {
 func TestObjects(t *testing.T) {
 	t.Parallel()
 	i := copies(t)
-	put(t, i.records, record("local", v1alpha1.TrafficPolicyLocal))
-	put(t, i.slices, slice("local", "n1"))
-	put(t, i.nodes, &corev1.Node{
+	put(t, i, i.records, record("local", v1alpha1.TrafficPolicyLocal))
+	put(t, i, i.slices, slice("local", "n1"))
+	put(t, i, i.nodes, &corev1.Node{
 		ObjectMeta: metav1.ObjectMeta{Name: "n1", UID: "u1"},
 		Status:     corev1.NodeStatus{Addresses: []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: "10.0.0.1"}}},
 	})
-	put(t, i.claims, &v1alpha1.IPClaim{
+	put(t, i, i.claims, &v1alpha1.IPClaim{
 		ObjectMeta: metav1.ObjectMeta{Name: "192.0.2.1"},
 		Spec:       v1alpha1.IPClaimSpec{Address: "192.0.2.1", Phase: v1alpha1.ClaimBound},
 	})
-	put(t, i.claims, &v1alpha1.IPClaim{
+	put(t, i, i.claims, &v1alpha1.IPClaim{
 		ObjectMeta: metav1.ObjectMeta{Name: "192.0.2.2"},
 		Spec:       v1alpha1.IPClaimSpec{Address: "192.0.2.99", Phase: v1alpha1.ClaimBound}, // contradicts its name
 	})
@@ -118,7 +120,7 @@ func BenchmarkObjects(b *testing.B) {
 	i := copies(b)
 	for n := range 1000 {
 		a := netip.AddrFrom4([4]byte{192, 0, 2 + byte(n/250), byte(n % 250)}).String()
-		put(b, i.claims, &v1alpha1.IPClaim{
+		put(b, i, i.claims, &v1alpha1.IPClaim{
 			ObjectMeta: metav1.ObjectMeta{Name: a},
 			Spec: v1alpha1.IPClaimSpec{
 				Address: a, Group: a, Phase: v1alpha1.ClaimBound, Successors: []string{"a", "b", "c"},
@@ -128,10 +130,44 @@ func BenchmarkObjects(b *testing.B) {
 		lb := record(a, v1alpha1.TrafficPolicyCluster)
 		lb.Spec.ServiceUID = types.UID(a)
 		lb.Spec.Addresses = []v1alpha1.LoadBalancerAddress{{Address: a, Claim: a}}
-		put(b, i.records, lb)
+		put(b, i, i.records, lb)
 	}
 	for b.Loop() {
 		i.Objects(b.Context())
+	}
+}
+
+// The change of one Service of so many.
+func BenchmarkObjectsAfterOneRecord(b *testing.B) {
+	for _, n := range []int{1000, 10000} {
+		b.Run(strconv.Itoa(n), func(b *testing.B) {
+			i := copies(b)
+			var records []*v1alpha1.LoadBalancer
+			for n := range n {
+				a := netip.AddrFrom4([4]byte{192, 0, byte(n / 250), byte(n % 250)}).String()
+				put(b, i, i.claims, &v1alpha1.IPClaim{
+					ObjectMeta: metav1.ObjectMeta{Name: a},
+					Spec: v1alpha1.IPClaimSpec{
+						Address: a, Group: a, Phase: v1alpha1.ClaimBound, Successors: []string{"a", "b", "c"},
+						Services: []v1alpha1.ServiceReference{{Namespace: "d", Name: a, UID: types.UID(a)}},
+					},
+				})
+				lb := record(a, v1alpha1.TrafficPolicyCluster)
+				lb.Spec.ServiceUID = types.UID(a)
+				lb.Spec.Addresses = []v1alpha1.LoadBalancerAddress{{Address: a, Claim: a}}
+				put(b, i, i.records, lb)
+				put(b, i, i.slices, slice(a, "n1"))
+				records = append(records, lb)
+			}
+			i.Objects(b.Context())
+			b.ReportAllocs()
+			for round := 0; b.Loop(); round++ {
+				lb := records[round%n].DeepCopy()
+				lb.Spec.ExternalTrafficPolicy = v1alpha1.TrafficPolicyCluster
+				put(b, i, i.records, lb)
+				i.Objects(b.Context())
+			}
+		})
 	}
 }
 
@@ -143,9 +179,9 @@ func TestObjectsAreConvertedOnce(t *testing.T) {
 		ObjectMeta: metav1.ObjectMeta{Name: "192.0.2.1"},
 		Spec:       v1alpha1.IPClaimSpec{Address: "192.0.2.1", Group: "192.0.2.1", Phase: v1alpha1.ClaimBound},
 	}
-	put(t, i.claims, c)
+	put(t, i, i.claims, c)
 	lb := record("svc", v1alpha1.TrafficPolicyCluster)
-	put(t, i.records, lb)
+	put(t, i, i.records, lb)
 	for range 3 {
 		if got := i.Objects(t.Context()); len(got.Claims) != 1 || got.Claims[0].Releasing || len(got.Records) != 1 {
 			t.Fatalf("objects %+v", got)
@@ -156,13 +192,11 @@ func TestObjectsAreConvertedOnce(t *testing.T) {
 	}
 	changed := c.DeepCopy()
 	changed.Spec.Phase = v1alpha1.ClaimReleasing
-	put(t, i.claims, changed)
+	put(t, i, i.claims, changed)
 	if got := i.Objects(t.Context()); len(got.Claims) != 1 || !got.Claims[0].Releasing {
 		t.Errorf("objects %+v, want the claim released", got)
 	}
-	if err := i.records.GetIndexer().Delete(lb); err != nil {
-		t.Fatal(err)
-	}
+	drop(t, i, i.records, lb)
 	if got := i.Objects(t.Context()); len(got.Records) != 0 {
 		t.Errorf("records %+v, want none", got.Records)
 	}

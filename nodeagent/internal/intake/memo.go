@@ -7,10 +7,8 @@ package intake
 // convert all of them each time would be most of the agent's work. It is not safe for
 // concurrent use, and what it returns must not be changed.
 type memo[K comparable, V any] struct {
-	// changed is called with each value that is new or, in [memo.end], gone; nil is no one.
-	changed func(V)
-	known   map[K]*memory[V]
-	round   uint64
+	known map[K]*memory[V]
+	round uint64
 	// news says that some value is new in this round.
 	news bool
 }
@@ -30,17 +28,10 @@ func (m *memo[K, V]) get(obj K, convert func(K) V) V {
 	if !ok {
 		e = &memory[V]{value: convert(obj)}
 		m.known[obj] = e
-		m.tell(e.value)
+		m.news = true
 	}
 	e.round = m.round
 	return e.value
-}
-
-func (m *memo[K, V]) tell(v V) {
-	m.news = true
-	if m.changed != nil {
-		m.changed(v)
-	}
 }
 
 // end ends a round in which n objects were asked for: the others are gone. It says whether
@@ -50,7 +41,7 @@ func (m *memo[K, V]) end(n int) bool {
 		for obj, e := range m.known {
 			if e.round != m.round {
 				delete(m.known, obj)
-				m.tell(e.value)
+				m.news = true
 			}
 		}
 	}
