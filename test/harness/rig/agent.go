@@ -99,15 +99,15 @@ func (r *Rig) writeIdentity(ctx context.Context, n *Node) error {
 	return err
 }
 
-// StartAgent starts the node's agent with the arguments of the shipped manifest; it must
-// not be running. args come last and override.
+// StartAgent starts the node's agent with the arguments of the shipped manifest and those of
+// the rig's options; it must not be running. args come last and override.
 func (n *Node) StartAgent(ctx context.Context, args ...string) error {
 	var err error
 	n.agent, err = plane.StartProcess(ctx, plane.Program{
 		Name: "agent of " + n.name, LogFile: n.LogFile(), Path: n.r.o.AgentProgram,
 		Args: slices.Concat(n.r.shipped, []string{
 			"--kubeconfig=" + n.r.path(n.name+".kubeconfig"), "--gossip-key-file=" + n.r.path("gossip", gossipKeys),
-		}, n.r.o.AgentArgs, args),
+		}, n.r.o.AgentArgs, n.r.o.NodeArgs[n.name], args),
 		Env:   []string{"NODE_NAME=" + n.name, "POD_NAMESPACE=" + harness.Namespace},
 		Enter: n.ns.enter,
 	})

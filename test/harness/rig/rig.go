@@ -43,8 +43,10 @@ type Options struct {
 	Dir string
 	// Nodes is how many there are at the start, 1 to 200.
 	Nodes int
-	// AgentArgs come after those of the shipped manifest and override them.
+	// AgentArgs come after those of the shipped manifest and override them; NodeArgs come after
+	// them, by the name of the node: n001 and so on.
 	AgentArgs []string
+	NodeArgs  map[string][]string
 	// AgentProgram and ControllerProgram, if set, are used in place of what is built from
 	// the work tree.
 	AgentProgram, ControllerProgram string

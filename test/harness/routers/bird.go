@@ -122,6 +122,42 @@ func (b *BIRD) Sessions(ctx context.Context) ([]Session, error) {
 	return birdSessions(text, bfd), nil
 }
 
+// BFD sessions that there are, none where the router has no BFD.
+func (b *BIRD) BFD(ctx context.Context) ([]BFDSession, error) {
+	text, err := b.Show(ctx, "show bfd sessions")
+	if err != nil {
+		return nil, err
+	}
+	return birdBFD(text), nil
+}
+
+// birdBFD reads "show bfd sessions": address, link, state, since, interval and timeout.
+func birdBFD(text string) []BFDSession {
+	const columns = 6
+	var out []BFDSession
+	for line := range strings.Lines(text) {
+		f := strings.Fields(line)
+		if len(f) != columns {
+			continue
+		}
+		addr, err := netip.ParseAddr(f[0])
+		if err != nil {
+			continue // the heading
+		}
+		out = append(out, BFDSession{Neighbor: addr, MultiHop: f[1] == "---", Up: f[2] == "Up", Interval: seconds(f[4]), Timeout: seconds(f[5])})
+	}
+	return out
+}
+
+// seconds reads "0.300".
+func seconds(text string) time.Duration {
+	d, err := time.ParseDuration(text + "s")
+	if err != nil {
+		return 0
+	}
+	return d
+}
+
 // birdSessions reads "show protocols all" and "show bfd sessions".
 func birdSessions(text, bfd string) []Session {
 	up := map[string]string{}
@@ -256,7 +292,8 @@ func (c *Config) BIRD() string {
 		}
 	}
 	if c.BFD.Interval > 0 {
-		fmt.Fprintf(&b, "protocol bfd { interface \"*\" { interval %d ms; multiplier %d; }; }\n", c.BFD.Interval.Milliseconds(), c.BFD.Multiplier)
+		options := fmt.Sprintf("{ interval %d ms; multiplier %d; }", c.BFD.Interval.Milliseconds(), c.BFD.Multiplier)
+		fmt.Fprintf(&b, "protocol bfd { interface \"*\" %[1]s; multihop %[1]s; }\n", options)
 	}
 	multiHop := false
 	for i := range c.Neighbors {
@@ -283,6 +320,9 @@ func (n *Neighbor) bird(asn uint32, i int) string {
 		// and it has one session at a time with one port of the neighbour: that to which it
 		// would connect, where nobody listens.
 		local, port = n.Local.String()+" "+local, fmt.Sprintf("port %d ", firstPort+i)
+	}
+	if n.Connects {
+		port = ""
 	}
 	return fmt.Sprintf("protocol bgp %s {\n", cmp.Or(n.Name, fmt.Sprintf("n%d", i))) + lines(
 		fmt.Sprintf("local %s;\nneighbor %s %sas %d;\nhold time %d;", local, n.Addr, port, n.ASN, int(n.hold().Seconds())),

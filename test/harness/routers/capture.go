@@ -14,7 +14,10 @@ import (
 	"github.com/fairlead-lb/fairlead/test/harness/plane"
 )
 
-// Capture is a tcpdump of BGP, in words.
+// captured is BGP and BFD over one hop and over several.
+const captured = "tcp port 179 or udp port 3784 or udp port 4784"
+
+// Capture is a tcpdump of BGP and BFD, in words.
 type Capture struct {
 	file string
 	proc *plane.Process
@@ -29,7 +32,7 @@ func StartCapture(ctx context.Context, place Place, link, file string) (*Capture
 	var err error
 	c.proc, err = plane.StartProcess(ctx, plane.Program{
 		Name: "tcpdump", LogFile: file, Path: "tcpdump", Enter: place.Enter,
-		Args: []string{"-Z", "root", "--immediate-mode", "-l", "-v", "-n", "-s", "0", "-i", link, "tcp port 179"},
+		Args: []string{"-Z", "root", "--immediate-mode", "-l", "-v", "-n", "-s", "0", "-i", link, captured},
 	})
 	if err != nil {
 		return nil, err //nolint:wrapcheck // says what it is
@@ -88,6 +91,27 @@ func findKeepalives(text string, from, to netip.Addr) ([]time.Time, error) {
 		}
 	}
 	return out, nil
+}
+
+// Packets counts those that were seen from one address to a port of another.
+func (c *Capture) Packets(from, to netip.Addr, port uint16) (int, error) {
+	b, err := os.ReadFile(c.file)
+	if err != nil {
+		return 0, fmt.Errorf("read the capture: %w", err)
+	}
+	return countPackets(string(b), from, to, port), nil
+}
+
+// countPackets looks through what tcpdump -v printed: the ends of a packet are in the second
+// line of it.
+func countPackets(text string, from, to netip.Addr, port uint16) int {
+	n, at := 0, fmt.Sprintf("%s.%d:", to, port)
+	for line := range strings.Lines(text) {
+		if f := strings.Fields(line); len(f) > 2 && f[1] == ">" && strings.HasPrefix(f[0], from.String()+".") && f[2] == at {
+			n++
+		}
+	}
+	return n
 }
 
 // FindUpdate looks through what tcpdump -v printed for an UPDATE that holds all words.

@@ -68,9 +68,11 @@ type Neighbor struct {
 	// apart, who then differ in Local.
 	Name string
 	// Local is the router's own address and Port its own TCP port; what is not valid, or 0, is
-	// left to BIRD.
-	Local netip.Addr
-	Port  uint16
+	// left to BIRD. A neighbour that has a Local is waited for, unless the router Connects: to
+	// one neighbour it can by one session only.
+	Local    netip.Addr
+	Port     uint16
+	Connects bool
 	// LocalASN in place of the router's own, if not 0.
 	LocalASN uint32
 	// Lines of configuration besides.
@@ -86,9 +88,13 @@ func (n *Neighbor) hold() time.Duration {
 
 // Session is what a router says about one neighbour.
 type Session struct {
-	// Name of it in the configuration (BIRD only).
-	Name        string
+	// Name of it in the configuration: BIRD's, or the link of a neighbour of FRR that has no
+	// other.
+	Name string
+	// Neighbor is where it is, Port its end of the connection: 179 if the router connected to
+	// it (FRR only).
 	Neighbor    netip.Addr
+	Port        uint16
 	ASN         uint32
 	Established bool
 	// State in the router's own words, LastError what ended the session last.
@@ -102,6 +108,16 @@ type Session struct {
 	BFD string
 	// Dropped is how often an established session ended (FRR only).
 	Dropped int
+}
+
+// BFDSession is what BIRD says about one neighbour that it watches.
+type BFDSession struct {
+	Neighbor netip.Addr
+	// MultiHop sessions are on no link.
+	MultiHop, Up bool
+	// Interval in which it sends, and Timeout after which the neighbour is gone: what both ends
+	// agreed on.
+	Interval, Timeout time.Duration
 }
 
 // Path is one neighbour's route to a prefix.

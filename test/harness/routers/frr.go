@@ -183,12 +183,13 @@ func FRRSessions(text string) ([]Session, error) {
 	}
 	var out []Session
 	for name, raw := range doc {
-		addr, err := netip.ParseAddr(name)
-		if err != nil {
+		if !bytes.HasPrefix(raw, []byte("{")) {
 			continue // not a neighbour
 		}
 		var n struct {
 			RemoteAs   uint32 `json:"remoteAs"`
+			Address    string `json:"bgpNeighborAddr"`
+			Port       uint16 `json:"portForeign"`
 			State      string `json:"bgpState"`
 			Dropped    int    `json:"connectionsDropped"`
 			LastReset  string `json:"lastResetDueTo"`
@@ -206,9 +207,15 @@ func FRRSessions(text string) ([]Session, error) {
 			return nil, fmt.Errorf("read FRR's neighbour %s: %w", name, err)
 		}
 		s := Session{
-			Neighbor: addr, ASN: n.RemoteAs, State: n.State, Established: n.State == "Established", Dropped: n.Dropped,
+			Port: n.Port, ASN: n.RemoteAs, State: n.State, Established: n.State == "Established", Dropped: n.Dropped,
 			LastError: strings.TrimSpace(n.LastReset + " " + n.LastReason), BFD: n.BFD.Status,
 			Hold: time.Duration(n.Hold) * time.Millisecond,
+		}
+		if addr, err := netip.ParseAddr(name); err == nil {
+			s.Neighbor = addr
+		} else {
+			s.Name = name
+			s.Neighbor, _ = netip.ParseAddr(n.Address) // none while it is not there
 		}
 		s.RouterID, _ = netip.ParseAddr(n.RouterID)
 		for _, family := range n.FamilyInfo {

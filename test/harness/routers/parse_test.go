@@ -5,6 +5,7 @@ package routers
 import (
 	"net/netip"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -88,5 +89,56 @@ func TestKeepalivesAreFound(t *testing.T) {
 	got, err := findKeepalives(text, netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("10.0.0.2"))
 	if err != nil || len(got) != 2 || got[1].Sub(got[0]) != 1250*time.Millisecond {
 		t.Errorf("found %v, %v", got, err)
+	}
+}
+
+func TestPacketsAreCounted(t *testing.T) {
+	const text = `tcpdump: listening on eth0
+22:00:01.500000 IP (tos 0xc0, ttl 255, id 1, offset 0, flags [DF], proto UDP (17), length 52)
+    10.0.0.1.50000 > 10.0.0.2.3784: BFDv1, length: 24
+	Control, State Down, Flags: [none], Diagnostic: No Diagnostic (0x00)
+22:00:01.600000 IP (tos 0xc0, ttl 255, id 1, offset 0, flags [DF], proto UDP (17), length 52)
+    10.0.0.2.50000 > 10.0.0.1.3784: BFDv1, length: 24
+22:00:02.500000 IP (tos 0xc0, ttl 255, id 1, offset 0, flags [DF], proto UDP (17), length 52)
+    10.0.0.1.50000 > 10.0.0.2.4784: BFDv1, length: 24
+`
+	from, to := netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("10.0.0.2")
+	if single, multi := countPackets(text, from, to, 3784), countPackets(text, from, to, 4784); single != 1 || multi != 1 {
+		t.Errorf("counted %d and %d, want 1 of each", single, multi)
+	}
+	if n := countPackets(text, from, to, 378); n != 0 {
+		t.Errorf("counted %d to another port", n)
+	}
+}
+
+func TestBFDOfBIRDIsRead(t *testing.T) {
+	const text = `BIRD 2.0.12 ready.
+bfd1:
+IP address                Interface  State      Since         Interval  Timeout
+10.30.0.10                ---        Up         04:22:10.123    0.300    2.000
+10.30.0.11                eth0       Down       04:22:11.123    1.000    0.000
+`
+	want := []BFDSession{
+		{Neighbor: netip.MustParseAddr("10.30.0.10"), MultiHop: true, Up: true, Interval: 300 * time.Millisecond, Timeout: 2 * time.Second},
+		{Neighbor: netip.MustParseAddr("10.30.0.11"), Interval: time.Second},
+	}
+	if got := birdBFD(text); !reflect.DeepEqual(got, want) {
+		t.Errorf("read %+v, want %+v", got, want)
+	}
+}
+
+func TestSessionsOfFRRAreRead(t *testing.T) {
+	const text = `{"10.30.0.10":{"remoteAs":64512,"bgpState":"Established","portForeign":179,"remoteRouterId":"10.30.0.10","bgpTimerHoldTimeMsecs":30000,
+ "connectionsDropped":2,"addressFamilyInfo":{"ipv4Unicast":{"acceptedPrefixCounter":3}},"peerBfdInfo":{"status":"Up"}},
+ "swp1":{"bgpNeighborAddr":"fe80::1","remoteAs":64512,"bgpState":"Active"}, "vrfId":0, "vrfName":"default"}`
+	got, err := FRRSessions(text)
+	slices.SortFunc(got, func(a, b Session) int { return strings.Compare(a.Name, b.Name) })
+	four := netip.MustParseAddr("10.30.0.10")
+	want := []Session{
+		{Neighbor: four, Port: 179, ASN: 64512, Established: true, State: "Established", RouterID: four, Hold: 30 * time.Second, Prefixes: 3, BFD: "Up", Dropped: 2},
+		{Name: "swp1", Neighbor: netip.MustParseAddr("fe80::1"), ASN: 64512, State: "Active"},
+	}
+	if err != nil || !reflect.DeepEqual(got, want) {
+		t.Errorf("read %+v, %v, want %+v", got, err, want)
 	}
 }
