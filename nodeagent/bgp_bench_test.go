@@ -117,4 +117,5 @@ func (deafPeers) Complete()                                {}
 func (deafPeers) States() []bgp.SessionState               { return nil }
 func (deafPeers) Routes(string) []loadbalancer.BGPRoute    { return nil }
 func (deafPeers) Changed() <-chan struct{}                 { return nil }
+func (deafPeers) Strangers() uint64                        { return 0 }
 func (deafPeers) Stop(context.Context, bool) error         { return nil }
