@@ -161,48 +161,60 @@ func (b *bed) lossless(s seen, what string) {
 	}
 }
 
-// drains waits until both routers see that a node asks for the least preference, and FRR's
-// kernel has the others alone.
-func (b *bed) drains(n *rig.Node, reason string) {
+// drains waits until both routers were asked by each of some nodes, and by no other, for the
+// least preference, the nodes said why, and FRR's kernel has the others alone.
+func (b *bed) drains(why map[*rig.Node]string) {
 	b.t.Helper()
 	var others []*rig.Node
 	for _, o := range b.Nodes() {
-		if o != n {
+		if why[o] == "" {
 			others = append(others, o)
 		}
 	}
-	of := func(check func(p *routers.Path) error) func(p *routers.Path) error {
-		return func(p *routers.Path) error {
-			drained := slices.Contains(p.Communities, gracefulShutdown)
-			if drained != (p.From == n.IPv4()) {
-				return errors.New("GRACEFUL_SHUTDOWN")
-			}
-			if !drained {
-				return nil
-			}
-			return check(p)
-		}
+	type sight struct {
+		router string
+		node   *rig.Node
 	}
-	b.paths(b.bird, web, b.Nodes(), of(func(p *routers.Path) error {
-		if p.LocalPref != 0 {
-			return errors.New("local preference")
+	// Each for itself: one node's drain may be over when another's begins.
+	seen := map[sight]bool{}
+	look := func(ctx context.Context, name string, r routers.Router, asks func(p *routers.Path) bool) error {
+		all, err := r.Paths(ctx, web)
+		if err != nil {
+			return err
+		}
+		for _, n := range b.Nodes() {
+			i := slices.IndexFunc(all, func(p routers.Path) bool { return p.From == n.IPv4() })
+			switch {
+			case i < 0 && why[n] == "":
+				return fmt.Errorf("%s has no path by %s: %+v", name, n.Name(), all)
+			case i < 0 || !slices.Contains(all[i].Communities, gracefulShutdown):
+			case why[n] == "" || !asks(&all[i]):
+				return fmt.Errorf("%s has by %s %+v", name, n.Name(), all[i])
+			default:
+				seen[sight{name, n}] = true
+			}
 		}
 		return nil
-	}))
-	b.paths(b.frr, web, b.Nodes(), of(func(p *routers.Path) error {
-		if len(p.ASPath) != 4 {
-			return errors.New("AS path")
-		}
-		return nil
-	}))
-	b.kernel(web, alike(others...))
+	}
 	b.eventually(func(ctx context.Context) error {
-		s, err := b.session(ctx, n, frrPeer)
-		if err == nil && s.Draining != reason {
-			err = fmt.Errorf("%s says %+v, want draining %s", n.Name(), s, reason)
+		err := errors.Join(
+			look(ctx, birdPeer, b.bird, func(p *routers.Path) bool { return p.LocalPref == 0 }),
+			look(ctx, frrPeer, b.frr, func(p *routers.Path) bool { return len(p.ASPath) == 4 }))
+		if err == nil && len(seen) < 2*len(why) {
+			err = fmt.Errorf("routers were asked %d times", len(seen))
 		}
 		return err
 	})
+	b.kernel(web, alike(others...))
+	for n, reason := range why {
+		b.eventually(func(ctx context.Context) error {
+			s, err := b.session(ctx, n, frrPeer)
+			if err == nil && s.Draining != reason {
+				err = fmt.Errorf("%s says %+v, want draining %s", n.Name(), s, reason)
+			}
+			return err
+		})
+	}
 }
 
 // undone runs kubectl after the part, whatever became of it: the next one shall not fail by it.
@@ -219,26 +231,34 @@ func cordoned(b *bed) {
 	n, s := b.Nodes(), b.streamTo(web, 5*time.Millisecond)
 	b.undone("patch", "node", n[2].Name(), "-p", `{"spec":{"unschedulable":null}}`)
 	b.kubectl("patch", "node", n[2].Name(), "-p", `{"spec":{"unschedulable":true}}`)
-	b.drains(n[2], "NodeCordoned")
+	b.drains(map[*rig.Node]string{n[2]: "NodeCordoned"})
 	b.must(harness.Pause(b.t.Context(), drain+time.Second))
-	b.drains(n[2], "NodeCordoned") // never over
+	b.drains(map[*rig.Node]string{n[2]: "NodeCordoned"}) // never over
 	b.kubectl("patch", "node", n[2].Name(), "-p", `{"spec":{"unschedulable":null}}`)
 	b.kernel(web, alike(n...))
 	b.lossless(s.stop(), "a cordon")
 }
 
-// excluded is a node that shall not announce: drained first, then its routes are withdrawn.
+// shutDown is how a kubelet says that its node is shutting down, or that it is not.
+const shutDown = `{"status":{"conditions":[{"type":"Ready","status":%q,"reason":%q,"message":%q}]}}`
+
+// excluded is a node that shall not announce, while another one is shutting down: both are
+// drained first, then their routes are withdrawn.
 func excluded(b *bed) {
 	n, s := b.Nodes(), b.streamTo(web, 5*time.Millisecond)
+	ready := []string{"patch", "node", n[1].Name(), "--subresource=status", "-p", fmt.Sprintf(shutDown, "True", "KubeletReady", "")}
 	b.undone("label", "node", n[2].Name(), harness.ExcludeLabel+"-")
+	b.undone(ready...)
 	b.kubectl("label", "node", n[2].Name(), harness.ExcludeLabel+"=")
-	b.drains(n[2], "NodeExcluded")
-	b.paths(b.frr, web, n[:2], nil)
-	b.paths(b.bird, web, n[:2], nil)
+	b.kubectl("patch", "node", n[1].Name(), "--subresource=status", "-p", fmt.Sprintf(shutDown, "False", "KubeletNotReady", "node is shutting down"))
+	b.drains(map[*rig.Node]string{n[1]: "NodeShuttingDown", n[2]: "NodeExcluded"})
+	b.paths(b.frr, web, n[:1], nil)
+	b.paths(b.bird, web, n[:1], nil)
 	b.kubectl("label", "node", n[2].Name(), harness.ExcludeLabel+"-")
+	b.kubectl(ready...)
 	b.paths(b.frr, web, n, nil)
 	b.kernel(web, alike(n...))
-	b.lossless(s.stop(), "an exclusion")
+	b.lossless(s.stop(), "an exclusion and a shutdown")
 }
 
 // left is an agent that does not come back: it drains, withdraws, and closes its sessions.

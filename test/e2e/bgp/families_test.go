@@ -19,7 +19,8 @@ import (
 	"github.com/fairlead-lb/fairlead/test/harness/routers"
 )
 
-const overSix = `
+// six is a Service of both families, and whom it is told to.
+const six = `
 apiVersion: fairlead.dev/v1alpha1
 kind: IPAddressPool
 metadata: {name: six}
@@ -28,8 +29,16 @@ spec: {addresses: [198.51.100.128/29, "2001:db8:98::/120"], autoAssign: false}
 apiVersion: fairlead.dev/v1alpha1
 kind: BGPAdvertisement
 metadata: {name: six}
-spec: {ipAddressPools: [six], peers: [frr6, bird6]}
+spec: {ipAddressPools: [six], peers: [%s]}
 ---
+apiVersion: v1
+kind: Service
+metadata: {name: six, namespace: rig, annotations: {fairlead.dev/addresses: "198.51.100.129,2001:db8:98::1"}}
+spec: {type: LoadBalancer, selector: {app: none}, ipFamilyPolicy: RequireDualStack, ports: [{port: 80, protocol: UDP}]}
+---
+`
+
+const overSix = `
 apiVersion: fairlead.dev/v1alpha1
 kind: BGPPeer
 metadata: {name: frr6}
@@ -39,28 +48,30 @@ apiVersion: fairlead.dev/v1alpha1
 kind: BGPPeer
 metadata: {name: bird6}
 spec: {myASN: 64512, peerASN: 64512, peerAddress: %[2]q, connectTime: 1s, dualStackAddressFamily: true}
----
-apiVersion: v1
-kind: Service
-metadata: {name: six, namespace: rig, annotations: {fairlead.dev/addresses: "198.51.100.129,2001:db8:98::1"}}
-spec: {type: LoadBalancer, selector: {app: none}, ipFamilyPolicy: RequireDualStack, ports: [{port: 80, protocol: UDP}]}
 `
 
+// frrSix is what FRR has in addition for the nodes' IPv6 addresses: it checks TTLs. Not in
+// the sessions that BFD watches later, which FRR takes for sessions over several hops then.
+func (b *bed) frrSix() string {
+	c := routers.Config{ASN: frrASN, RouterID: b.hosts[frrPeer].IPv4(), MaxPaths: 16}
+	for _, n := range b.Nodes() {
+		c.Neighbors = append(c.Neighbors, routers.Neighbor{Addr: n.IPv6(), ASN: nodesASN, ExtendedNextHop: true, TTLSecurity: true})
+	}
+	return c.FRR()
+}
+
 // families are sessions by IPv6 that carry both: routers get IPv4 routes by the nodes' IPv6
-// addresses (RFC 8950), and forward by them. FRR's check TTLs: not in those that BFD watches
-// later, which FRR takes for sessions over several hops then.
+// addresses (RFC 8950), and forward by them.
 func families(b *bed) {
 	nodes, before := b.Nodes(), b.dropped()
-	six := routers.Config{ASN: frrASN, RouterID: b.hosts[frrPeer].IPv4(), MaxPaths: 16}
 	plain := b.bird.Config()
 	conf := plain
 	conf.Neighbors = slices.Clone(conf.Neighbors)
 	for _, n := range nodes {
-		six.Neighbors = append(six.Neighbors, routers.Neighbor{Addr: n.IPv6(), ASN: nodesASN, ExtendedNextHop: true, TTLSecurity: true})
 		conf.Neighbors = append(conf.Neighbors, routers.Neighbor{Addr: n.IPv6(), ASN: nodesASN})
 	}
-	b.must(errors.Join(b.frr.Configure(b.t.Context(), six.FRR()), b.bird.Configure(b.t.Context(), conf)))
-	b.apply(fmt.Sprintf(overSix, b.hosts[frrPeer].IPv6(), b.hosts[birdPeer].IPv6()))
+	b.must(errors.Join(b.frr.Configure(b.t.Context(), b.frrSix()), b.bird.Configure(b.t.Context(), conf)))
+	b.apply(fmt.Sprintf(six, "frr6, bird6") + fmt.Sprintf(overSix, b.hosts[frrPeer].IPv6(), b.hosts[birdPeer].IPv6()))
 	for _, r := range []routers.Router{b.frr, b.bird} {
 		for _, prefix := range []netip.Prefix{six4, six6} {
 			for i, p := range b.paths(r, prefix, nodes, nil) {

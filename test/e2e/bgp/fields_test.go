@@ -17,8 +17,10 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/fairlead-lb/fairlead/loadbalancer/api/v1alpha1"
+	"github.com/fairlead-lb/fairlead/test/harness"
 	"github.com/fairlead-lb/fairlead/test/harness/rig"
 	"github.com/fairlead-lb/fairlead/test/harness/routers"
 )
@@ -37,7 +39,7 @@ var source = netip.MustParseAddr("10.30.0.240")
 // field is one field of BGPPeer, in a session of its own between n001 and a BIRD.
 type field struct {
 	name string
-	// spec is what the peer says besides its address and myASN.
+	// spec is what the peer says besides its address, myASN and connectTime.
 	spec string
 	// at is the router's end of it.
 	at routers.Neighbor
@@ -92,6 +94,10 @@ func fieldTable(n *rig.Node) []field {
 		{"external", "dynamicASN: external", with(func(r *routers.Neighbor) { r.LocalASN = otherASN }), path(nodesASN)},
 		{"internal", "dynamicASN: internal", with(func(r *routers.Neighbor) { r.LocalASN = nodesASN }), path()},
 		{"strict", "peerASN: 64515, bfdProfile: strict", four, ok},
+		// Of another address: BIRD has one BFD session with each.
+		{"quiet", "peerASN: 64515, bfdProfile: quiet, sourceAddress: " + source.String(), with(func(r *routers.Neighbor) { r.Addr = source }), ok},
+		{"passive", "peerASN: 64515, passive: true, password: door", with(func(r *routers.Neighbor) { r.Connects, r.Password = true, "door" }), path(nodesASN)},
+		{"disable-mp", "peerASN: 64515, disableMP: true, dualStackAddressFamily: true", four, path(nodesASN)},
 		{"six", "peerASN: 64515", with(func(r *routers.Neighbor) { r.Addr = n.IPv6() }), func(_ *routers.Session, p *routers.Path) error {
 			if p.NextHop != n.IPv6() {
 				return fmt.Errorf("the next hop is %s", p.NextHop)
@@ -139,6 +145,16 @@ metadata: {name: strict}
 spec: {receiveInterval: 100, transmitInterval: 100, detectMultiplier: 3, strict: true}
 ---
 apiVersion: fairlead.dev/v1alpha1
+kind: BFDProfile
+metadata: {name: quiet}
+spec: {passiveMode: true, echoMode: true, echoInterval: 50}
+---
+apiVersion: fairlead.dev/v1alpha1
+kind: BFDProfile
+metadata: {name: far}
+spec: {receiveInterval: 300, transmitInterval: 400, detectMultiplier: 4, minimumTtl: 60}
+---
+apiVersion: fairlead.dev/v1alpha1
 kind: BGPAdvertisement
 metadata: {name: fields}
 spec: {ipAddressPools: [plain], peers: [%s]}
@@ -164,13 +180,18 @@ spec: {myASN: 64512, peerASN: 64515, peerAddress: %[2]s, vrf: red, nodeSelectors
 ---
 apiVersion: fairlead.dev/v1alpha1
 kind: BGPPeer
+metadata: {name: closed, labels: {part: fields}}
+spec: {myASN: 64512, peerASN: 64515, peerAddress: %[2]s, passive: true, nodeSelectors: [{matchLabels: {kubernetes.io/hostname: n003}}]}
+---
+apiVersion: fairlead.dev/v1alpha1
+kind: BGPPeer
 metadata: {name: near, labels: {part: fields}}
 spec: {myASN: 64512, peerASN: 64515, peerAddress: %[2]s, ttlSecurityHops: 1, connectTime: 1s, nodeSelectors: [{matchLabels: {kubernetes.io/hostname: n002}}]}
 ---
 apiVersion: fairlead.dev/v1alpha1
 kind: BGPPeer
 metadata: {name: far, labels: {part: fields}}
-spec: {myASN: 64512, peerASN: 64515, peerAddress: %[3]s, ebgpMultiHop: true, connectTime: 1s, nodeSelectors: [{matchLabels: {kubernetes.io/hostname: n001}}]}
+spec: {myASN: 64512, peerASN: 64515, peerAddress: %[3]s, ebgpMultiHop: true, bfdProfile: far, connectTime: 1s, nodeSelectors: [{matchLabels: {kubernetes.io/hostname: n001}}]}
 ---
 apiVersion: fairlead.dev/v1alpha1
 kind: BGPPeer
@@ -182,7 +203,7 @@ const fieldPeer = `---
 apiVersion: fairlead.dev/v1alpha1
 kind: BGPPeer
 metadata: {name: %s, labels: {part: fields}}
-spec: {myASN: 64512, peerAddress: %q, %s, connectTime: 1s, nodeSelectors: [{matchLabels: {kubernetes.io/hostname: n001}}]}
+spec: {myASN: 64512, peerAddress: %q, %s, nodeSelectors: [{matchLabels: {kubernetes.io/hostname: n001}}]}
 `
 
 // fields of BGPPeer, each by what a router says of the session that has it.
@@ -205,17 +226,21 @@ func fields(b *bed) {
 	}
 	text := fmt.Sprintf(fieldObjects, strings.Join(names, ", "), b.hosts[thirdPeer].IPv4(), b.far.IPv4())
 	for _, r := range rows {
-		text += fmt.Sprintf(fieldPeer, r.name, r.at.Local, r.spec)
+		if spec := r.spec; r.at.Connects {
+			text += fmt.Sprintf(fieldPeer, r.name, r.at.Local, spec)
+		} else { // whoever waits for the router has no time between attempts
+			text += fmt.Sprintf(fieldPeer, r.name, r.at.Local, spec+", connectTime: 1s")
+		}
 	}
 	b.undone("delete", "bgppeer", "-l", "part=fields")
 	b.apply(text)
 	b.fieldsEstablished(many, rows)
 	b.templates(many)
-	b.strict(many, rows)
+	b.strict(many, capture, rows)
 	b.attempts(knocks)
 	b.keepalives(capture, rows)
 	b.idle(many)
-	b.distance(many, far) // those that cannot be have had their time
+	b.distance(many, far, capture) // those that cannot be have had their time
 	b.refused()
 	b.kubectl("delete", "bgpadvertisements.fairlead.dev", "fields")
 	b.undisturbed(before)
@@ -250,8 +275,8 @@ func (b *bed) fieldRouters(rows []field) (many, far *routers.BIRD) {
 	gateway[3] = 1
 	// By which the next hops are reached.
 	c.Lines = fmt.Sprintf("protocol static { ipv4; route 10.30.0.0/16 via %s; }\n", netip.AddrFrom4(gateway))
-	for _, node := range n[:2] {
-		c.Neighbors = append(c.Neighbors, routers.Neighbor{Addr: node.IPv4(), ASN: nodesASN, MultiHop: true})
+	for i, node := range n[:2] {
+		c.Neighbors = append(c.Neighbors, routers.Neighbor{Addr: node.IPv4(), ASN: nodesASN, Local: b.far.IPv4(), MultiHop: true, BFD: i == 0})
 	}
 	far, err = routers.NewBIRD(b.far, b.Path(""), "far", c)
 	b.must(err)
@@ -303,6 +328,8 @@ func (b *bed) fieldsEstablished(many *routers.BIRD, rows []field) {
 	if slices.ContainsFunc(paths, func(p routers.Path) bool { return p.Session == "fsix" }) {
 		b.t.Errorf("the session by IPv6 carries %s: %+v", web, paths)
 	}
+	// disableMP is read, and changes nothing.
+	b.named(many, "fdisable_mp", web6, func(*routers.Session, *routers.Path) error { return nil })
 	b.eventually(func(ctx context.Context) error { // which AS number a peer of any has is said
 		s, err := b.now(ctx, b.Nodes()[0], "external")
 		if err == nil && s.ASN != otherASN {
@@ -325,9 +352,9 @@ func (b *bed) templates(many *routers.BIRD) {
 	}
 }
 
-// distance of routers: the one behind another is reached by who may, and one on the link
-// that does not send TTL 255, as it may be anywhere, is not heard.
-func (b *bed) distance(many, far *routers.BIRD) {
+// distance of routers: the one behind another is reached by who may, and watched by BFD, and
+// one on the link that does not send TTL 255, as it may be anywhere, is not heard.
+func (b *bed) distance(many, far *routers.BIRD, capture *routers.Capture) {
 	b.t.Helper()
 	n := b.Nodes()
 	b.named(far, "n1", web, func(_ *routers.Session, p *routers.Path) error {
@@ -335,6 +362,15 @@ func (b *bed) distance(many, far *routers.BIRD) {
 			return fmt.Errorf("the next hop is %s", p.NextHop)
 		}
 		return nil
+	})
+	b.overHops(far, n[0], "far", routers.BFDSession{Interval: 300 * time.Millisecond, Timeout: 1600 * time.Millisecond})
+	b.eventually(func(context.Context) error {
+		single, err := capture.Packets(n[0].IPv4(), b.far.IPv4(), 3784)
+		multi, merr := capture.Packets(n[0].IPv4(), b.far.IPv4(), 4784)
+		if err = errors.Join(err, merr); err == nil && (single > 0 || multi == 0) {
+			err = fmt.Errorf("on the way to the router behind another there are %d packets for port 3784 and %d for 4784", single, multi)
+		}
+		return err
 	})
 	for peer, r := range map[string]*routers.BIRD{"too-far": far, "near": many} {
 		b.says(n[1], peer, "NotEstablished")
@@ -348,11 +384,42 @@ func (b *bed) distance(many, far *routers.BIRD) {
 	}
 }
 
-// strict has no session before BFD is up.
-func (b *bed) strict(many *routers.BIRD, rows []field) {
+// overHops waits until a BIRD and a node both say that BFD between them, over several hops,
+// is up, with times that BIRD has of the node's profile.
+func (b *bed) overHops(r *routers.BIRD, n *rig.Node, peer string, want routers.BFDSession) {
+	b.t.Helper()
+	want.Neighbor, want.MultiHop, want.Up = n.IPv4(), true, true
+	b.eventually(func(ctx context.Context) error {
+		all, err := r.BFD(ctx)
+		if err != nil {
+			return err
+		}
+		s, err := b.now(ctx, n, peer)
+		if err == nil && (s.BFD != "Up" || !slices.Contains(all, want)) {
+			err = fmt.Errorf("BFD with %s: BIRD says %+v, want %+v; the node says %+v", peer, all, want, s)
+		}
+		return err
+	})
+}
+
+// strict has no session before BFD is up, quiet has one; but it does not begin with BFD, and
+// says that there is no echo.
+func (b *bed) strict(many *routers.BIRD, capture *routers.Capture, rows []field) {
 	b.t.Helper()
 	n := b.Nodes()[0]
+	at := func(name string) int { return slices.IndexFunc(rows, func(f field) bool { return f.name == name }) }
 	b.says(n, "strict", "BFDDown", "strict")
+	b.eventually(func(context.Context) error {
+		loud, err := capture.Packets(n.IPv4(), rows[at("strict")].at.Local, 3784)
+		quiet, qerr := capture.Packets(source, rows[at("quiet")].at.Local, 3784)
+		if quiet > 0 {
+			b.t.Errorf("in passiveMode the node began: %d packets", quiet)
+		}
+		if err = errors.Join(err, qerr); err == nil && loud == 0 {
+			err = errors.New("no BFD packet was captured")
+		}
+		return err
+	})
 	paths, err := many.Paths(b.t.Context(), web)
 	b.must(err)
 	if slices.ContainsFunc(paths, func(p routers.Path) bool { return p.Session == "fstrict" }) {
@@ -360,13 +427,28 @@ func (b *bed) strict(many *routers.BIRD, rows []field) {
 	}
 	c := many.Config()
 	c.Neighbors = slices.Clone(c.Neighbors)
-	c.Neighbors[slices.IndexFunc(rows, func(f field) bool { return f.name == "strict" })].BFD = true
+	c.Neighbors[at("strict")].BFD, c.Neighbors[at("quiet")].BFD = true, true
 	b.must(many.Configure(b.t.Context(), c))
 	b.named(many, "fstrict", web, func(*routers.Session, *routers.Path) error { return nil })
 	b.eventually(func(ctx context.Context) error {
 		s, err := b.now(ctx, n, "strict")
-		if err == nil && s.BFD != "Up" {
-			err = fmt.Errorf("%+v", s)
+		q, qerr := b.now(ctx, n, "quiet")
+		all, berr := many.BFD(ctx)
+		up := 0
+		for _, x := range all {
+			if (x.Neighbor == n.IPv4() || x.Neighbor == source) && x.Up && !x.MultiHop {
+				up++
+			}
+		}
+		if err = errors.Join(err, qerr, berr); err == nil && (s.BFD != "Up" || q.BFD != "Up" || up != 2) {
+			err = fmt.Errorf("the node says %+v and %+v, BIRD %+v", s, q, all)
+		}
+		return err
+	})
+	b.eventually(func(ctx context.Context) error {
+		s, err := b.session(ctx, n, "quiet")
+		if err == nil && (s.Reason != "FieldNotSupported" || !strings.Contains(s.Message, "echoMode")) {
+			err = fmt.Errorf("of echoMode the node says %+v", s)
 		}
 		return err
 	})
@@ -378,6 +460,16 @@ func (b *bed) refused() {
 	n := b.Nodes()
 	b.says(n[0], "vrf", "VRFNotSupported", "red")
 	b.says(n[2], "racks", "InvalidPeer", "example.com/router")
+	b.eventually(func(ctx context.Context) error {
+		p, err := b.peer(ctx, "closed")
+		if err != nil {
+			return err
+		}
+		if ready, why := harness.Condition(p.Status.Conditions, v1alpha1.ConditionReady); ready != metav1.ConditionFalse || why != "PassiveNotEnabled" {
+			err = fmt.Errorf("BGPPeer closed is ready %s (%s)", ready, why)
+		}
+		return err
+	})
 	for peer, nodes := range map[string]int32{"node-selectors": 1, "source": 1, "racks": 3} {
 		b.eventually(func(ctx context.Context) error {
 			p, err := b.peer(ctx, peer)

@@ -33,6 +33,9 @@ const (
 
 	nodesASN, frrASN, thirdASN = 64512, 64513, 64514
 
+	// listenArg lets agents listen for routers.
+	listenArg = "--bgp-listen-port=179"
+
 	// Routers, by the name of their BGPPeer.
 	frrPeer, birdPeer, thirdPeer = "frr", "bird", "third"
 )
@@ -119,6 +122,8 @@ func TestBGP(t *testing.T) {
 		{"sessions", sessions},
 		{"equal paths", equalPaths},
 		{"families", families},
+		{"passive", passive},
+		{"unnumbered", unnumbered},
 		{"attributes", attributes},
 		{"selectors", selectors},
 		{"fields", fields},
@@ -159,6 +164,8 @@ func start(t *testing.T) *bed {
 	t.Cleanup(func() { showLogs(t, dir) })
 	b.Rig, err = rig.Start(t.Context(), rig.Options{
 		Root: root, Dir: dir, Nodes: 3, AgentArgs: []string{"--v=2", "--bgp-drain=" + drain.String()}, Progress: t.Output(),
+		// Two nodes as the overlay bgp-listen has all of them, one as shipped.
+		NodeArgs:     map[string][]string{"n001": {listenArg}, "n002": {listenArg}},
 		AgentProgram: os.Getenv("FAIRLEAD_AGENT"), ControllerProgram: os.Getenv("FAIRLEAD_CONTROLLER"),
 	})
 	t.Cleanup(func() {

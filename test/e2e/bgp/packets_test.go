@@ -115,10 +115,14 @@ func (b *bed) spread(prefix netip.Prefix, flows int) map[string]int {
 	return out
 }
 
-// ask sends one packet from a port of its own and returns who answers.
+// ask sends one packet from a port of the client's own and returns who answers.
 func (b *bed) ask(prefix netip.Prefix, timeout time.Duration) (string, error) {
+	return b.askFrom(b.client, prefix, timeout)
+}
+
+func (b *bed) askFrom(h *rig.Host, prefix netip.Prefix, timeout time.Duration) (string, error) {
 	var c *net.UDPConn
-	err := b.client.Do(func() (err error) {
+	err := h.Do(func() (err error) {
 		c, err = net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(netip.AddrPortFrom(prefix.Addr(), port)))
 		return err
 	})

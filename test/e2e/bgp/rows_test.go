@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -174,6 +175,13 @@ func (b *bed) overridden(communities []string) {
 		}
 		return nil
 	})
+	b.kubectl("patch", "bgpadvertisements.fairlead.dev", "said", "--type=merge", "-p", `{"spec":{"serviceOverrides":["localPref"]}}`)
+	b.paths(b.bird, said, b.Nodes(), func(p *routers.Path) error {
+		if p.MED != 7 || p.LocalPref != 300 {
+			return errors.New("want MED 7, local preference 300")
+		}
+		return nil
+	})
 }
 
 // localPolicy has nodes with endpoints alone tell a Local Service, with weights.
@@ -267,7 +275,12 @@ const metallb = `
 apiVersion: metallb.io/v1beta2
 kind: BGPPeer
 metadata: {name: third, namespace: metallb-system}
-spec: {myASN: 64512, peerASN: 64514, peerAddress: %q, holdTime: 30s, connectTime: 1s, ebgpMultiHop: true}
+spec: {myASN: 64512, peerASN: 64514, peerAddress: %q, holdTime: 30s, connectTime: 1s, ebgpMultiHop: true, bfdProfile: third}
+---
+apiVersion: metallb.io/v1beta1
+kind: BFDProfile
+metadata: {name: third, namespace: metallb-system}
+spec: {receiveInterval: 300, transmitInterval: 400, detectMultiplier: 5, minimumTtl: 60}
 ---
 apiVersion: metallb.io/v1beta1
 kind: Community
@@ -284,7 +297,7 @@ spec: {ipAddressPools: [plain], peers: [third], communities: [third]}
 func mirrored(b *bed) {
 	c := b.config(thirdPeer, thirdASN)
 	for i := range c.Neighbors {
-		c.Neighbors[i].MultiHop = true
+		c.Neighbors[i].MultiHop, c.Neighbors[i].BFD, c.Neighbors[i].Local = true, true, b.hosts[thirdPeer].IPv4()
 	}
 	third, err := routers.NewBIRD(b.hosts[thirdPeer], b.Path(""), "third", c)
 	b.must(err)
@@ -298,7 +311,11 @@ func mirrored(b *bed) {
 		}
 		return nil
 	})
-	for _, kind := range []string{"bgpadvertisement", "bgppeer", "community"} {
+	// BFD over several hops, as the peer may be that far away.
+	for _, n := range b.Nodes() {
+		b.overHops(third, n, thirdPeer, routers.BFDSession{Interval: 300 * time.Millisecond, Timeout: 2 * time.Second})
+	}
+	for _, kind := range []string{"bgpadvertisement", "bgppeer", "bfdprofile", "community"} {
 		b.kubectl("delete", "-n", "metallb-system", kind+".metallb.io", "third")
 	}
 	b.eventually(func(ctx context.Context) error {
@@ -308,7 +325,10 @@ func mirrored(b *bed) {
 		}
 		return err
 	})
-	if out := b.kubectl("get", "bgppeers.fairlead.dev", "-o", "name"); strings.Contains(out, "third") {
-		b.t.Errorf("a copy is left: %s", out)
-	}
+	b.eventually(func(context.Context) error {
+		if out := b.kubectl("get", "bgppeers.fairlead.dev,bfdprofiles.fairlead.dev", "-o", "name"); strings.Contains(out, "third") {
+			return fmt.Errorf("a copy is left: %s", out)
+		}
+		return nil
+	})
 }

@@ -248,8 +248,11 @@ func birdPaths(text string) []Path {
 				p.ASPath = append(p.ASPath, number(f))
 			}
 		case "next_hop":
-			p.NextHop, _ = netip.ParseAddr(strings.Fields(value)[0])
-			p.From = p.NextHop
+			for f := range strings.FieldsSeq(value) { // ":: fe80::1" of a neighbour without another address
+				if a, err := netip.ParseAddr(f); err == nil && !a.IsUnspecified() && !p.NextHop.IsValid() {
+					p.NextHop, p.From = a, a
+				}
+			}
 		case "local_pref":
 			p.LocalPref = number(value)
 		case "med":

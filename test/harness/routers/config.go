@@ -94,7 +94,7 @@ type Session struct {
 	// Neighbor is where it is, Port its end of the connection: 179 if the router connected to
 	// it (FRR only).
 	Neighbor    netip.Addr
-	Port        uint16
+	Port        int
 	ASN         uint32
 	Established bool
 	// State in the router's own words, LastError what ended the session last.

@@ -189,7 +189,7 @@ func FRRSessions(text string) ([]Session, error) {
 		var n struct {
 			RemoteAs   uint32 `json:"remoteAs"`
 			Address    string `json:"bgpNeighborAddr"`
-			Port       uint16 `json:"portForeign"`
+			Port       int    `json:"portForeign"` // -1 without a connection
 			State      string `json:"bgpState"`
 			Dropped    int    `json:"connectionsDropped"`
 			LastReset  string `json:"lastResetDueTo"`
@@ -207,7 +207,7 @@ func FRRSessions(text string) ([]Session, error) {
 			return nil, fmt.Errorf("read FRR's neighbour %s: %w", name, err)
 		}
 		s := Session{
-			Port: n.Port, ASN: n.RemoteAs, State: n.State, Established: n.State == "Established", Dropped: n.Dropped,
+			Port: max(0, n.Port), ASN: n.RemoteAs, State: n.State, Established: n.State == "Established", Dropped: n.Dropped,
 			LastError: strings.TrimSpace(n.LastReset + " " + n.LastReason), BFD: n.BFD.Status,
 			Hold: time.Duration(n.Hold) * time.Millisecond,
 		}
