@@ -73,7 +73,9 @@ func (s *Store[T]) Informer() cache.SharedIndexInformer { return s.informer }
 // Run feeds the informer until ctx is done.
 func (s *Store[T]) Run(ctx context.Context) {
 	s.informer.RunWithContext(ctx)
-	s.source.Shutdown()
+	// Not the source's own Shutdown, which keeps its lock: an informer that lists again just
+	// then, as one does that was refused, would wait for it for ever.
+	s.source.Broadcaster.Shutdown()
 }
 
 // FailWith makes writes fail as f says; nil ends it. Verbs: create, update, delete, apply.
