@@ -42,15 +42,8 @@ func (b *bed) pace(ms int) {
 	b.apply(fmt.Sprintf(profile, ms))
 	n := b.Nodes()
 	b.eventually(func(ctx context.Context) error {
-		text, err := b.frr.Show(ctx, "show bfd peers json")
+		peers, err := b.frrBFD(ctx)
 		if err != nil {
-			return err
-		}
-		var peers []struct {
-			Peer     netip.Addr `json:"peer"`
-			Interval int        `json:"remote-transmit-interval"`
-		}
-		if err := json.Unmarshal([]byte(text), &peers); err != nil {
 			return err
 		}
 		heard := 0
@@ -60,7 +53,7 @@ func (b *bed) pace(ms int) {
 			}
 		}
 		if heard < len(n) {
-			return fmt.Errorf("%d nodes' BFD is at %d ms: %s", heard, ms, text)
+			return fmt.Errorf("%d nodes' BFD is at %d ms: %+v", heard, ms, peers)
 		}
 		return nil
 	})
@@ -143,23 +136,36 @@ func hostileBFD(b *bed) {
 	b.back(n)
 }
 
+// frrWatch is what FRR says of BFD with a neighbour.
+type frrWatch struct {
+	Peer     netip.Addr `json:"peer"`
+	MultiHop bool       `json:"multihop"`
+	Status   string     `json:"status"`
+	ID       uint32     `json:"id"`
+	Remote   uint32     `json:"remote-id"`
+	Interval int        `json:"remote-transmit-interval"`
+}
+
+func (b *bed) frrBFD(ctx context.Context) ([]frrWatch, error) {
+	text, err := b.frr.Show(ctx, "show bfd peers json")
+	if err != nil {
+		return nil, err
+	}
+	var out []frrWatch
+	return out, json.Unmarshal([]byte(text), &out)
+}
+
 // discriminators of FRR's BFD session with a node: FRR's and the node's.
 func (b *bed) discriminators(n *rig.Node) (frr, node uint32) {
 	b.t.Helper()
-	text, err := b.frr.Show(b.t.Context(), "show bfd peers json")
+	peers, err := b.frrBFD(b.t.Context())
 	b.must(err)
-	var peers []struct {
-		Peer   netip.Addr `json:"peer"`
-		ID     uint32     `json:"id"`
-		Remote uint32     `json:"remote-id"`
-	}
-	b.must(json.Unmarshal([]byte(text), &peers))
 	for _, p := range peers {
 		if p.Peer == n.IPv4() && p.ID != 0 && p.Remote != 0 {
 			return p.ID, p.Remote
 		}
 	}
-	b.t.Fatalf("FRR knows no discriminators of %s: %s", n.Name(), text)
+	b.t.Fatalf("FRR knows no discriminators of %s: %+v", n.Name(), peers)
 	return 0, 0
 }
 

@@ -226,15 +226,17 @@ func (b *bed) undone(args ...string) {
 	})
 }
 
-// cordoned is a node that shall get no more pods: it stays the last resort.
+// cordoned is a node that shall get no more pods: it stays the last resort. Here and below it
+// is one whose agent began lately: to the API agents tell changes calmly, and the others have
+// told many.
 func cordoned(b *bed) {
 	n, s := b.Nodes(), b.streamTo(web, 5*time.Millisecond)
-	b.undone("patch", "node", n[2].Name(), "-p", `{"spec":{"unschedulable":null}}`)
-	b.kubectl("patch", "node", n[2].Name(), "-p", `{"spec":{"unschedulable":true}}`)
-	b.drains(map[*rig.Node]string{n[2]: "NodeCordoned"})
+	b.undone("patch", "node", n[0].Name(), "-p", `{"spec":{"unschedulable":null}}`)
+	b.kubectl("patch", "node", n[0].Name(), "-p", `{"spec":{"unschedulable":true}}`)
+	b.drains(map[*rig.Node]string{n[0]: "NodeCordoned"})
 	b.must(harness.Pause(b.t.Context(), drain+time.Second))
-	b.drains(map[*rig.Node]string{n[2]: "NodeCordoned"}) // never over
-	b.kubectl("patch", "node", n[2].Name(), "-p", `{"spec":{"unschedulable":null}}`)
+	b.drains(map[*rig.Node]string{n[0]: "NodeCordoned"}) // never over
+	b.kubectl("patch", "node", n[0].Name(), "-p", `{"spec":{"unschedulable":null}}`)
 	b.kernel(web, alike(n...))
 	b.lossless(s.stop(), "a cordon")
 }
@@ -247,14 +249,14 @@ const shutDown = `{"status":{"conditions":[{"type":"Ready","status":%q,"reason":
 func excluded(b *bed) {
 	n, s := b.Nodes(), b.streamTo(web, 5*time.Millisecond)
 	ready := []string{"patch", "node", n[1].Name(), "--subresource=status", "-p", fmt.Sprintf(shutDown, "True", "KubeletReady", "")}
-	b.undone("label", "node", n[2].Name(), harness.ExcludeLabel+"-")
+	b.undone("label", "node", n[0].Name(), harness.ExcludeLabel+"-")
 	b.undone(ready...)
-	b.kubectl("label", "node", n[2].Name(), harness.ExcludeLabel+"=")
+	b.kubectl("label", "node", n[0].Name(), harness.ExcludeLabel+"=")
 	b.kubectl("patch", "node", n[1].Name(), "--subresource=status", "-p", fmt.Sprintf(shutDown, "False", "KubeletNotReady", "node is shutting down"))
-	b.drains(map[*rig.Node]string{n[1]: "NodeShuttingDown", n[2]: "NodeExcluded"})
-	b.paths(b.frr, web, n[:1], nil)
-	b.paths(b.bird, web, n[:1], nil)
-	b.kubectl("label", "node", n[2].Name(), harness.ExcludeLabel+"-")
+	b.drains(map[*rig.Node]string{n[1]: "NodeShuttingDown", n[0]: "NodeExcluded"})
+	b.paths(b.frr, web, n[2:], nil)
+	b.paths(b.bird, web, n[2:], nil)
+	b.kubectl("label", "node", n[0].Name(), harness.ExcludeLabel+"-")
 	b.kubectl(ready...)
 	b.paths(b.frr, web, n, nil)
 	b.kernel(web, alike(n...))

@@ -42,7 +42,12 @@ const overSix = `
 apiVersion: fairlead.dev/v1alpha1
 kind: BGPPeer
 metadata: {name: frr6}
-spec: {myASN: 64512, peerASN: 64513, peerAddress: %[1]q, connectTime: 1s, dualStackAddressFamily: true, ttlSecurityHops: 1}
+spec: {myASN: 64512, peerASN: 64513, peerAddress: %[1]q, connectTime: 1s, dualStackAddressFamily: true, ttlSecurityHops: 2, bfdProfile: hops}
+---
+apiVersion: fairlead.dev/v1alpha1
+kind: BFDProfile
+metadata: {name: hops}
+spec: {receiveInterval: 500, transmitInterval: 500, detectMultiplier: 3}
 ---
 apiVersion: fairlead.dev/v1alpha1
 kind: BGPPeer
@@ -50,8 +55,7 @@ metadata: {name: bird6}
 spec: {myASN: 64512, peerASN: 64512, peerAddress: %[2]q, connectTime: 1s, dualStackAddressFamily: true}
 `
 
-// frrSix is what FRR has in addition for the nodes' IPv6 addresses: it checks TTLs. Not in
-// the sessions that BFD watches later, which FRR takes for sessions over several hops then.
+// frrSix is what FRR has in addition for the nodes' IPv6 addresses. It checks TTLs.
 func (b *bed) frrSix() string {
 	c := routers.Config{ASN: frrASN, RouterID: b.hosts[frrPeer].IPv4(), MaxPaths: 16}
 	for _, n := range b.Nodes() {
@@ -61,16 +65,21 @@ func (b *bed) frrSix() string {
 }
 
 // families are sessions by IPv6 that carry both: routers get IPv4 routes by the nodes' IPv6
-// addresses (RFC 8950), and forward by them.
+// addresses (RFC 8950), and forward by them. FRR checks that nodes are two hops away at most,
+// and what checks TTLs is over several hops for its BFD, whatever their number.
 func families(b *bed) {
 	nodes, before := b.Nodes(), b.dropped()
 	plain := b.bird.Config()
 	conf := plain
 	conf.Neighbors = slices.Clone(conf.Neighbors)
+	head := fmt.Sprintf("router bgp %d\n", frrASN)
+	on, off := b.frrSix()+head, head
 	for _, n := range nodes {
 		conf.Neighbors = append(conf.Neighbors, routers.Neighbor{Addr: n.IPv6(), ASN: nodesASN})
+		on += fmt.Sprintf(" neighbor %[1]s ttl-security hops 2\n neighbor %[1]s bfd\n", n.IPv6())
+		off += fmt.Sprintf(" no neighbor %s bfd\n", n.IPv6())
 	}
-	b.must(errors.Join(b.frr.Configure(b.t.Context(), b.frrSix()), b.bird.Configure(b.t.Context(), conf)))
+	b.must(errors.Join(b.frr.Configure(b.t.Context(), on+"exit\n"), b.bird.Configure(b.t.Context(), conf)))
 	b.apply(fmt.Sprintf(six, "frr6, bird6") + fmt.Sprintf(overSix, b.hosts[frrPeer].IPv6(), b.hosts[birdPeer].IPv6()))
 	for _, r := range []routers.Router{b.frr, b.bird} {
 		for _, prefix := range []netip.Prefix{six4, six6} {
@@ -90,10 +99,21 @@ func families(b *bed) {
 		}
 	}
 	b.paths(b.bird, web, nodes, nil) // the other sessions' routes are theirs
+	for _, n := range nodes {
+		b.eventually(func(ctx context.Context) error {
+			all, err := b.frrBFD(ctx)
+			s, serr := b.now(ctx, n, "frr6")
+			up := slices.ContainsFunc(all, func(w frrWatch) bool { return w.Peer == n.IPv6() && w.MultiHop && w.Status == "up" })
+			if err = errors.Join(err, serr); err == nil && (!up || s.BFD != "Up") {
+				err = fmt.Errorf("FRR says %+v, %s says %+v", all, n.Name(), s)
+			}
+			return err
+		})
+	}
 	b.kubectl("delete", "bgppeer", "frr6", "bird6")
 	b.paths(b.frr, six4, nil, nil)
 	b.paths(b.bird, six6, nil, nil)
-	b.must(b.bird.Configure(b.t.Context(), plain))
+	b.must(errors.Join(b.bird.Configure(b.t.Context(), plain), b.frr.Configure(b.t.Context(), off+"exit\n")))
 	b.undisturbed(before)
 }
 
