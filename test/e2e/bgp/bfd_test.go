@@ -104,6 +104,24 @@ func (b *bed) watch(nodes ...*rig.Node) {
 	}
 }
 
+// overHops waits until a BIRD and a node both say that BFD between them, over several hops,
+// is up, with times that BIRD has of the node's profile.
+func (b *bed) overHops(r *routers.BIRD, n *rig.Node, peer string, want routers.BFDSession) {
+	b.t.Helper()
+	want.Neighbor, want.MultiHop, want.Up = n.IPv4(), true, true
+	b.eventually(func(ctx context.Context) error {
+		all, err := r.BFD(ctx)
+		if err != nil {
+			return err
+		}
+		s, err := b.now(ctx, n, peer)
+		if err == nil && (s.BFD != "Up" || !slices.Contains(all, want)) {
+			err = fmt.Errorf("BFD with %s: BIRD says %+v, want %+v; the node says %+v", peer, all, want, s)
+		}
+		return err
+	})
+}
+
 // hostileBFD sends a node what would end its session with FRR if it came from FRR: it has
 // been through a router, by its TTL.
 func hostileBFD(b *bed) {
