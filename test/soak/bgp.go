@@ -19,7 +19,7 @@ func routing(ctx context.Context, lab *harness.Lab, o *options) (string, error) 
 	if err != nil {
 		return "", fmt.Errorf("make a directory: %w", err)
 	}
-	c := bgp.Config{Root: lab.Root(), Dir: dir, Runs: o.runs, Rate: o.rate, Progress: os.Stdout}
+	c := bgp.Config{Root: lab.Root(), Dir: dir, Runs: o.runs, Rate: o.rate, MetalLB: o.metallb, Progress: os.Stdout}
 	if o.parts != "" {
 		c.Parts = strings.Split(o.parts, ",")
 	}

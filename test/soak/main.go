@@ -45,6 +45,7 @@ type options struct {
 	parts    string
 	apiPause time.Duration
 	rate     int
+	metallb  string
 	stateDir string
 	reuse    bool
 	out      string
@@ -65,6 +66,7 @@ func parse() (options, error) {
 	flag.StringVar(&o.parts, "parts", "", "only these parts, separated by commas, of l2: "+strings.Join(l2.Parts(), ", ")+"; of bgp: "+strings.Join(bgp.Parts(), ", "))
 	flag.DurationVar(&o.apiPause, "api-pause", 10*time.Minute, "l2: how long the API server is away")
 	flag.IntVar(&o.rate, "rate", 1000, "bgp, l2: new connections a second that nothing may disturb; of l2 half by IPv4 and half by IPv6")
+	flag.StringVar(&o.metallb, "metallb-speaker", "", "bgp: the program of MetalLB's speaker, of which Fairlead takes over (go install go.universe.tf/metallb/speaker@v0.15.2)")
 	flag.StringVar(&o.stateDir, "state-dir", "", "the lab's state directory (default: a fresh one)")
 	flag.BoolVar(&o.reuse, "reuse", false, "use the cluster that runs at --state-dir and leave it running")
 	flag.StringVar(&o.out, "out", "", "directory of the result file (default: docs/results)")

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"path/filepath"
 	"sync"
 	"time"
 
@@ -29,43 +28,7 @@ those of real Services whose status was written beforehand, each with one endpoi
 endpoint of one Service that goes or comes back.
 `
 
-// metallbKinds are those that the speaker watches and deploy/metallb-compat does not have.
-const metallbKinds = `
-apiVersion: apiextensions.k8s.io/v1
-kind: CustomResourceDefinition
-metadata: {name: servicebgpstatuses.metallb.io}
-spec:
-  group: metallb.io
-  names: {kind: ServiceBGPStatus, listKind: ServiceBGPStatusList, plural: servicebgpstatuses, singular: servicebgpstatus}
-  scope: Namespaced
-  versions: [{name: v1beta1, served: true, storage: true, subresources: {status: {}}, schema: {openAPIV3Schema: {type: object, x-kubernetes-preserve-unknown-fields: true}}}]
----
-apiVersion: apiextensions.k8s.io/v1
-kind: CustomResourceDefinition
-metadata: {name: servicel2statuses.metallb.io}
-spec:
-  group: metallb.io
-  names: {kind: ServiceL2Status, listKind: ServiceL2StatusList, plural: servicel2statuses, singular: servicel2status}
-  scope: Namespaced
-  versions: [{name: v1beta1, served: true, storage: true, subresources: {status: {}}, schema: {openAPIV3Schema: {type: object, x-kubernetes-preserve-unknown-fields: true}}}]
-`
-
 const metallbObjects = `
-apiVersion: v1
-kind: ServiceAccount
-metadata: {name: speaker, namespace: metallb-system}
----
-apiVersion: rbac.authorization.k8s.io/v1
-kind: ClusterRoleBinding
-metadata: {name: bench-metallb-speaker}
-roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: cluster-admin}
-subjects: [{kind: ServiceAccount, name: speaker, namespace: metallb-system}]
----
-apiVersion: v1
-kind: Pod
-metadata: {name: speaker, namespace: metallb-system}
-spec: {nodeName: %[3]s, serviceAccountName: speaker, containers: [{name: speaker, image: none}]}
----
 apiVersion: metallb.io/v1beta1
 kind: IPAddressPool
 metadata: {name: many, namespace: metallb-system}
@@ -75,16 +38,6 @@ apiVersion: metallb.io/v1beta1
 kind: BGPAdvertisement
 metadata: {name: many, namespace: metallb-system}
 spec: {ipAddressPools: [many], nodeSelectors: [{matchLabels: {bench: tell}}]}
----
-apiVersion: metallb.io/v1beta2
-kind: BGPPeer
-metadata: {name: frr, namespace: metallb-system}
-spec: {myASN: 64512, peerASN: 64513, peerAddress: %[1]s, holdTime: 30s}
----
-apiVersion: metallb.io/v1beta2
-kind: BGPPeer
-metadata: {name: bird, namespace: metallb-system}
-spec: {myASN: 64512, peerASN: 64512, peerAddress: %[2]s, holdTime: 30s}
 `
 
 // metallb is its speaker on the first node.
@@ -100,30 +53,11 @@ func measureMetalLB(ctx context.Context, c *Config, f *field.Field) (_ []Routes,
 	if err := errors.Join(f.StopController(), n.Terminate()); err != nil {
 		return nil, "", err
 	}
-	compat := filepath.Join(c.Root, "deploy", "metallb-compat")
-	if _, err := f.Plane().Kubectl(ctx, "", "apply", "--server-side", "-k", compat); err != nil {
-		return nil, "", err //nolint:wrapcheck // says what it is
-	}
-	if err := f.Apply(ctx, metallbKinds); err != nil {
-		return nil, "", err //nolint:wrapcheck // says what it is
-	}
-	_, err = harness.Eventually(ctx, time.Minute, func(ctx context.Context) error {
-		return f.Apply(ctx, fmt.Sprintf(metallbObjects, f.FRRHost.IPv4(), f.BIRDHost.IPv4(), n.Name()))
-	})
-	if err != nil {
-		return nil, "", err //nolint:wrapcheck // says what it is
-	}
-	config, err := f.WriteKubeconfig(ctx, "metallb", "metallb-system", "speaker", nil)
-	if err != nil {
+	if err := f.InstallMetalLB(ctx, metallbObjects); err != nil {
 		return nil, "", err //nolint:wrapcheck // says what it is
 	}
 	m := &metallb{f: f}
-	m.proc, err = plane.StartProcess(ctx, plane.Program{
-		Name: "MetalLB's speaker", LogFile: f.Path("metallb.log"), Path: c.MetalLB, Enter: n.Enter,
-		Args: []string{"--kubeconfig=" + config, "--namespace=metallb-system", "--node-name=" + n.Name(), "--pod-name=speaker", "--host=127.0.0.1", "--log-level=warn"},
-		Env:  []string{"METALLB_BGP_TYPE=native"},
-	})
-	if err != nil {
+	if m.proc, err = f.StartSpeaker(ctx, c.MetalLB, n); err != nil {
 		return nil, "", err //nolint:wrapcheck // says what it is
 	}
 	_, err = harness.Eventually(ctx, time.Minute, func(ctx context.Context) error {

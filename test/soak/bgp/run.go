@@ -22,7 +22,9 @@ type Config struct {
 	// Rate is how many new connections a second nothing may disturb.
 	Rate int
 	// Parts to run, none: all.
-	Parts    []string
+	Parts []string
+	// MetalLB is the program of MetalLB's speaker, "" for none.
+	MetalLB  string
 	Progress io.Writer
 }
 
@@ -80,6 +82,7 @@ func parts() []part {
 		{"leaves", leaves},
 		{"routers", routerRestarts},
 		{"password", passwords},
+		{"metallb", migrations},
 	}
 }
 
