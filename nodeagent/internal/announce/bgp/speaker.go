@@ -193,10 +193,14 @@ func (s *Speaker) endAll() {
 		all = append(all, x)
 	}
 	s.mu.Unlock()
-	suspends := func(x *session) bool { return x.detector != nil && quiet && x.spec.GracefulRestart }
+	var watched []*session
 	for _, x := range all {
-		if suspends(x) {
+		switch {
+		case x.detector == nil:
+		case quiet && x.spec.GracefulRestart:
 			x.detector.Suspend(x.spec.Peer)
+		default:
+			watched = append(watched, x)
 		}
 	}
 	for _, x := range all {
@@ -205,16 +209,28 @@ func (s *Speaker) endAll() {
 		} else {
 			x.end(shutdown(adminDown, "the node leaves"), "this node leaves")
 		}
-		// Only now: a peer that hears of BFD first takes that for the cause.
-		if x.detector != nil && !suspends(x) {
-			x.detector.Forget(x.spec.Peer)
-		}
 	}
+	forget(watched)
 	for _, x := range all {
 		<-x.done
 	}
 	s.house.wg.Wait()
 	close(s.stopped)
+}
+
+// hearing is how long peers have to hear why a session ended before they hear that BFD has,
+// too. Both come by different ways, and a peer takes what it reads first for the cause.
+const hearing = 100 * time.Millisecond
+
+// forget ends BFD of sessions that were ended.
+func forget(ended []*session) {
+	if len(ended) == 0 {
+		return
+	}
+	<-time.After(hearing)
+	for _, x := range ended {
+		x.detector.Forget(x.spec.Peer)
+	}
 }
 
 // reconcile makes the sessions those that are wanted.
@@ -252,7 +268,7 @@ func (s *Speaker) reconcile(ctx context.Context) {
 // retire ends sessions that are not wanted as they are, and says by peer when they are gone.
 func (s *Speaker) retire(named map[string]*resolved) map[string]<-chan struct{} {
 	ended := make(map[string]<-chan struct{})
-	var old []*session
+	var old, watched []*session
 	s.mu.Lock()
 	for name, x := range s.sessions {
 		now, ok := named[name]
@@ -265,19 +281,17 @@ func (s *Speaker) retire(named map[string]*resolved) map[string]<-chan struct{} 
 		}
 		ended[name] = x.done
 		old = append(old, x)
+		if x.detector != nil && (!ok || now.BFD.Profile == "" || now.Addr != x.spec.Addr) {
+			watched = append(watched, x)
+		}
 	}
 	s.mu.Unlock()
 	var wg sync.WaitGroup
 	for _, x := range old {
-		now := named[x.spec.Peer]
-		wg.Go(func() {
-			x.end(farewell(&x.spec, now))
-			if x.detector != nil && (now == nil || now.BFD.Profile == "" || now.Addr != x.spec.Addr) {
-				x.detector.Forget(x.spec.Peer)
-			}
-		})
+		wg.Go(func() { x.end(farewell(&x.spec, named[x.spec.Peer])) })
 	}
 	wg.Wait()
+	forget(watched)
 	return ended
 }
 
