@@ -26,7 +26,8 @@ type routed struct {
 }
 
 func (r *routed) BGP(context.Context, []loadbalancer.Interface) loadbalancer.BGPConfig { return r.bgp }
-func (r *routed) HasBGP() bool                                                         { return true }
+
+func (r *routed) HasBGP() bool { return true }
 
 func routedCluster(addrs int) *routed {
 	r := &routed{still: stillCluster(1, addrs)}
@@ -42,7 +43,7 @@ func routedCluster(addrs int) *routed {
 	r.bgp = loadbalancer.BGPConfig{Advertisements: map[string]loadbalancer.BGPAdvertisement{"bgp": {Name: "bgp", Here: true, Bits4: 32, Bits6: 128}}}
 	for i := range 2 {
 		r.bgp.Sessions = append(r.bgp.Sessions, loadbalancer.BGPSession{
-			Peer: fmt.Sprintf("peer-%d", i), MyASN: 64512, PeerASN: 64512 + uint32(i), IPv4: true, //nolint:gosec // 0 or 1
+			Peer: fmt.Sprintf("peer-%d", i), MyASN: 64512, PeerASN: 64512 + uint32(i), IPv4: true,
 			Addr: netip.AddrFrom4([4]byte{10, 255, 0, byte(i + 1)}), RouterID: netip.AddrFrom4([4]byte{10, 0, 0, 1}),
 		})
 	}

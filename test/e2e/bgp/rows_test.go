@@ -325,10 +325,11 @@ func mirrored(b *bed) {
 		}
 		return err
 	})
-	b.eventually(func(context.Context) error {
-		if out := b.kubectl("get", "bgppeers.fairlead.dev,bfdprofiles.fairlead.dev", "-o", "name"); strings.Contains(out, "third") {
-			return fmt.Errorf("a copy is left: %s", out)
+	b.eventually(func(ctx context.Context) error {
+		out, err := b.Plane().Kubectl(ctx, "", "get", "bgppeers.fairlead.dev,bfdprofiles.fairlead.dev", "-o", "name")
+		if err == nil && strings.Contains(out, "third") {
+			err = fmt.Errorf("a copy is left: %s", out)
 		}
-		return nil
+		return err
 	})
 }

@@ -60,11 +60,11 @@ type door struct {
 	closed bool       // guarded by house.mu
 }
 
-// shutDoor is why there is no door.
-type shutDoor string
+// shutError is why there is no door.
+type shutError string
 
 // Error is for people.
-func (s shutDoor) Error() string { return string(s) }
+func (s shutError) Error() string { return string(s) }
 
 func newHouse(port uint16) *house {
 	return &house{port: port, halls: make(map[netip.Addr]*hall)}
@@ -97,7 +97,7 @@ func (d *door) open(ctx context.Context) (netip.AddrPort, error) {
 	if in == nil {
 		l, err := kernel.ListenTCP(ctx, at, d.dial)
 		if err != nil {
-			return at, shutDoor(whyShut(err, at))
+			return at, shutError(whyShut(err, at))
 		}
 		in = &hall{listener: l, doors: make(map[netip.Addr]*door)}
 		d.house.halls[local] = in
@@ -105,7 +105,7 @@ func (d *door) open(ctx context.Context) (netip.AddrPort, error) {
 	}
 	if other := in.doors[d.key()]; other != nil {
 		if other.spec.Peer != d.spec.Peer {
-			return at, shutDoor(fmt.Sprintf("connections from %s to %s are those of BGPPeer %s, which is passive too", d.spec.Addr, local, other.spec.Peer))
+			return at, shutError(fmt.Sprintf("connections from %s to %s are those of BGPPeer %s, which is passive too", d.spec.Addr, local, other.spec.Peer))
 		}
 		other.at, other.closed = netip.Addr{}, true
 	}
@@ -260,7 +260,7 @@ func (s *session) await(ctx context.Context) (net.Conn, cause) {
 // waits notes what a passive session waits for, and what ended it last.
 func (s *session) waits(at netip.AddrPort, err error) {
 	why, message := reason.NotEstablished, fmt.Sprintf("waits for %s to connect to %s", s.spec.Addr, at)
-	shut, is := errors.AsType[shutDoor](err)
+	shut, is := errors.AsType[shutError](err)
 	switch {
 	case is:
 		why, message = reason.CannotListen, string(shut)

@@ -62,14 +62,18 @@ func TestBIRDConnectsToUs(t *testing.T) {
 			six(s)
 			s.Password = "s3cret"
 		}},
-		{"password and a hop count", `neighbor 10.99.0.1 as 64513; direct; password "s3cret"; ttl security on; ` + birdChannels, "10.99.0.1:179",
-			func(s *loadbalancer.BGPSession) { s.Password, s.TTLSecurity = "s3cret", 1 }},
+		{
+			"password and a hop count", `neighbor 10.99.0.1 as 64513; direct; password "s3cret"; ttl security on; ` + birdChannels, "10.99.0.1:179",
+			func(s *loadbalancer.BGPSession) { s.Password, s.TTLSecurity = "s3cret", 1 },
+		},
 		{"a hop count over IPv6", "neighbor 2001:db8:99::1 as 64513; direct; ttl security on; " + birdChannels, "[2001:db8:99::1]:179", func(s *loadbalancer.BGPSession) {
 			six(s)
 			s.TTLSecurity = 1
 		}},
-		{"over several hops", "neighbor 10.99.0.1 as 64513; multihop; source address 10.99.0.254; " + birdChannels, "10.99.0.1:179",
-			func(s *loadbalancer.BGPSession) { s.MultiHop, s.Source = true, netip.MustParseAddr("10.99.0.1") }},
+		{
+			"over several hops", "neighbor 10.99.0.1 as 64513; multihop; source address 10.99.0.254; " + birdChannels, "10.99.0.1:179",
+			func(s *loadbalancer.BGPSession) { s.MultiHop, s.Source = true, netip.MustParseAddr("10.99.0.1") },
+		},
 		{"within", "neighbor 10.99.0.1 as 64512; direct; " + birdChannels, "10.99.0.1:179", func(s *loadbalancer.BGPSession) { s.MyASN = 64512 }},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -194,11 +198,11 @@ func (r *realRouter) calls(from netip.Addr, to string, ttl int) (heard int, err 
 		if home, err = os.Open("/proc/thread-self/ns/net"); err != nil {
 			return
 		}
-		defer home.Close() //nolint:errcheck // was read only
+		defer home.Close()
 		if place, err = os.Open(r.Path()); err != nil {
 			return
 		}
-		defer place.Close() //nolint:errcheck // likewise
+		defer place.Close()
 		if err = unix.Setns(int(place.Fd()), unix.CLONE_NEWNET); err != nil {
 			return
 		}
@@ -207,7 +211,7 @@ func (r *realRouter) calls(from netip.Addr, to string, ttl int) (heard int, err 
 		if c, err = d.DialContext(r.t.Context(), "tcp", net.JoinHostPort(to, "179")); err != nil {
 			return
 		}
-		defer c.Close() //nolint:errcheck // has served
+		defer c.Close()
 		_ = c.SetDeadline(time.Now().Add(2 * time.Second))
 		var buf [1]byte
 		heard, err = io.ReadFull(c, buf[:])
