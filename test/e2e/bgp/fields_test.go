@@ -382,8 +382,7 @@ func (b *bed) distance(many, far *routers.BIRD, capture *routers.Capture) {
 	}
 }
 
-// strict has no session before BFD is up, quiet has one; but it does not begin with BFD, and
-// says that there is no echo.
+// strict has no session before BFD is up, quiet has one; but it does not begin with BFD.
 func (b *bed) strict(many *routers.BIRD, capture *routers.Capture, rows []field) {
 	b.t.Helper()
 	n := b.Nodes()[0]
@@ -425,21 +424,21 @@ func (b *bed) strict(many *routers.BIRD, capture *routers.Capture, rows []field)
 		}
 		return err
 	})
-	b.eventually(func(ctx context.Context) error {
-		s, err := b.session(ctx, n, "quiet")
-		if err == nil && (s.Reason != "FieldNotSupported" || !strings.Contains(s.Message, "echoMode")) {
-			err = fmt.Errorf("of echoMode the node says %+v", s)
-		}
-		return err
-	})
 }
 
-// refused are peers that cannot be.
+// refused are peers that cannot be, and what of a profile cannot.
 func (b *bed) refused() {
 	b.t.Helper()
 	n := b.Nodes()
 	b.says(n[0], "vrf", "VRFNotSupported", "red")
 	b.says(n[2], "racks", "InvalidPeer", "example.com/router")
+	b.eventually(func(ctx context.Context) error {
+		s, err := b.session(ctx, n[0], "quiet")
+		if err == nil && (s.Reason != "FieldNotSupported" || !strings.Contains(s.Message, "echoMode")) {
+			err = fmt.Errorf("of echoMode the node says %+v", s)
+		}
+		return err
+	})
 	b.eventually(func(ctx context.Context) error {
 		p, err := b.peer(ctx, "closed")
 		if err != nil {

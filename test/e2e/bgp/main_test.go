@@ -111,7 +111,8 @@ type bed struct {
 }
 
 // TestBGP is one rig and everything that happens on it: its start is most of the cost.
-// Parts run one after the other; the last one takes a node away for good.
+// Parts run one after the other; the last one takes a node away for good. Those that ask the
+// API for sessions come before those that do not: agents tell it calmly of many changes.
 func TestBGP(t *testing.T) {
 	runtime.LockOSThread() // servers die with the thread that started them
 	b := start(t)
@@ -122,8 +123,6 @@ func TestBGP(t *testing.T) {
 		{"sessions", sessions},
 		{"equal paths", equalPaths},
 		{"families", families},
-		{"passive", passive},
-		{"unnumbered", unnumbered},
 		{"attributes", attributes},
 		{"selectors", selectors},
 		{"fields", fields},
@@ -140,6 +139,8 @@ func TestBGP(t *testing.T) {
 		{"restarted with BFD", restarted},
 		{"hostile BFD", hostileBFD},
 		{"power cut", powerCut},
+		{"passive", passive},
+		{"unnumbered", unnumbered},
 		{"MetalLB", mirrored},
 		{"left", left},
 	} {

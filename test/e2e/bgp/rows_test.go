@@ -241,7 +241,7 @@ stringData: {username: "", password: %q}
 func password(b *bed) {
 	before := b.dropped()
 	b.kubectl("patch", "bgppeer", birdPeer, "--type=merge", "-p", `{"spec":{"passwordSecret":{"name":"bird"}}}`)
-	b.says(b.Nodes()[0], birdPeer, "NoPassword", "bird")
+	b.says(b.Nodes()[1], birdPeer, "NoPassword", "bird")
 	b.setPassword("first")
 	b.apply(fmt.Sprintf(passwordSecret, "first"))
 	b.established(b.bird, b.Nodes()...)
