@@ -201,17 +201,12 @@ var putBack = regexp.MustCompile(`put it back" .*what="([a-z-]+)"`)
 // something back, by its own clock, which no measuring program slows down.
 func repairs(t *testing.T, n *rig.Node, since time.Time) (log, back string) {
 	t.Helper()
-	b, err := os.ReadFile(n.LogFile())
+	log, err := logSince(n, since)
 	if err != nil {
 		t.Error(err)
 	}
-	var text strings.Builder
 	var at []string
-	for line := range strings.Lines(string(b)) {
-		if len(line) <= len(klogTime) || line[1:len(klogTime)+1] < since.Format(klogTime) {
-			continue
-		}
-		text.WriteString(line)
+	for line := range strings.Lines(log) {
 		when, err := time.ParseInLocation(klogTime, line[1:len(klogTime)+1], time.Local)
 		if m := putBack.FindStringSubmatch(line); m != nil && err == nil {
 			after := when.AddDate(since.Year(), 0, 0).Sub(since)
@@ -219,9 +214,21 @@ func repairs(t *testing.T, n *rig.Node, since time.Time) (log, back string) {
 		}
 	}
 	if len(at) == 0 {
-		return text.String(), "nothing"
+		return log, "nothing"
 	}
-	return text.String(), strings.Join(at, ", ")
+	return log, strings.Join(at, ", ")
+}
+
+// logSince is what a node's agent has written since then.
+func logSince(n *rig.Node, then time.Time) (string, error) {
+	b, err := os.ReadFile(n.LogFile())
+	var text strings.Builder
+	for line := range strings.Lines(string(b)) {
+		if len(line) > len(klogTime) && line[1:len(klogTime)+1] >= then.Format(klogTime) {
+			text.WriteString(line)
+		}
+	}
+	return text.String(), err
 }
 
 func run(ctx context.Context, n *rig.Node, name string, args ...string) error {

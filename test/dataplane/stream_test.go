@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/fairlead-lb/fairlead/test/harness"
+	"github.com/fairlead-lb/fairlead/test/harness/rig"
 )
 
 // steady is the pace of the stream while something happens, half of which one node's pods
@@ -92,11 +93,13 @@ func (w *World) roll(ctx context.Context, s *Service, mode Mode) error {
 	}
 	// It ends when nobody sends to it any more, as one does that waits before it exits; it
 	// would be killed after the grace period.
-	_, err = harness.Eventually(ctx, grace, func(ctx context.Context) error { return w.drained(ctx, old) })
-	if err != nil {
-		return err
+	for _, n := range w.Rig.Nodes() {
+		if _, err := harness.Eventually(ctx, grace, func(ctx context.Context) error { return drained(ctx, n, old) }); err != nil {
+			log, lerr := logSince(n, began)
+			return errors.Join(fmt.Errorf("%s: %w; what its agent said meanwhile:\n%s", n.Name(), err, log), lerr)
+		}
+		w.say("%s was found to have noticed the end of pod %s after %s", n.Name(), old.Name, time.Since(began).Round(time.Millisecond))
 	}
-	w.say("every node had noticed the end of pod %s after %s", old.Name, time.Since(began).Round(time.Millisecond))
 	s.Terminating = nil
 	old.Refuse()
 	if err := w.SetEndpoints(ctx, s); err != nil {
@@ -106,17 +109,15 @@ func (w *World) roll(ctx context.Context, s *Service, mode Mode) error {
 	return errors.Join(harness.Pause(ctx, time.Second), old.Close())
 }
 
-// drained says whether no node sends new connections to a pod.
-func (w *World) drained(ctx context.Context, p *Pod) error {
-	for _, n := range w.Rig.Nodes() {
-		k, err := ReadKernel(ctx, n)
-		if err != nil {
-			return err
-		}
-		for line := range strings.Lines(k.Ours) {
-			if strings.Contains(line, " -r "+netip.AddrPortFrom(p.IPv4, podPort).String()+" ") && !strings.HasSuffix(strings.TrimSpace(line), " -w 0") {
-				return fmt.Errorf("%s still has %s", n.Name(), line)
-			}
+// drained says whether a node sends no new connections to a pod.
+func drained(ctx context.Context, n *rig.Node, p *Pod) error {
+	virtual, err := OnNode(ctx, n, "ipvsadm", "-Sn")
+	if err != nil {
+		return err
+	}
+	for line := range strings.Lines(virtual) {
+		if strings.Contains(line, " -r "+netip.AddrPortFrom(p.IPv4, podPort).String()+" ") && !strings.HasSuffix(strings.TrimSpace(line), " -w 0") {
+			return fmt.Errorf("it has %s of\n%s", strings.TrimSpace(line), virtual)
 		}
 	}
 	return nil

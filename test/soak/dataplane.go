@@ -55,7 +55,7 @@ type forwardingReport struct {
 var (
 	rowLine   = regexp.MustCompile(`^ *--- (PASS|FAIL): TestDataPlane/([a-z]+)/matrix/rows/[^/ ]+/[^/ ]+ `)
 	partLine  = regexp.MustCompile(`^ *--- (PASS|FAIL): TestDataPlane/([a-z]+)/((?:features/)?[A-Za-z0-9-]+) `)
-	sayLine   = regexp.MustCompile(`^\[ *[0-9.]+ s\] (.*(?:NOT TESTED|questions|requests went|flows went|every node had noticed|all of it took).*)$`)
+	sayLine   = regexp.MustCompile(`^\[ *[0-9.]+ s\] (.*(?:NOT TESTED|questions|requests went|flows went|was found to have noticed|all of it took).*)$`)
 	faultLine = regexp.MustCompile(`^ +[a-z0-9_]+_test\.go:[0-9]+: (.*)$`)
 	whereLine = regexp.MustCompile(`^==> fairlead-vm: (this machine's kernel.*)$`)
 )
