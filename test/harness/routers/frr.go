@@ -206,6 +206,9 @@ func FRRSessions(text string) ([]Session, error) {
 		if err := json.Unmarshal(raw, &n); err != nil {
 			return nil, fmt.Errorf("read FRR's neighbour %s: %w", name, err)
 		}
+		if n.State == "" {
+			continue // nor this
+		}
 		s := Session{
 			Port: max(0, n.Port), ASN: n.RemoteAs, State: n.State, Established: n.State == "Established", Dropped: n.Dropped,
 			LastError: strings.TrimSpace(n.LastReset + " " + n.LastReason), BFD: n.BFD.Status,

@@ -130,7 +130,7 @@ IP address                Interface  State      Since         Interval  Timeout
 func TestSessionsOfFRRAreRead(t *testing.T) {
 	const text = `{"10.30.0.10":{"remoteAs":64512,"bgpState":"Established","portForeign":179,"remoteRouterId":"10.30.0.10","bgpTimerHoldTimeMsecs":30000,
  "connectionsDropped":2,"addressFamilyInfo":{"ipv4Unicast":{"acceptedPrefixCounter":3}},"peerBfdInfo":{"status":"Up"}},
- "swp1":{"bgpNeighborAddr":"fe80::1","remoteAs":64512,"bgpState":"Active","portForeign":-1}, "vrfId":0, "vrfName":"default"}`
+ "swp1":{"bgpNeighborAddr":"fe80::1","remoteAs":64512,"bgpState":"Active","portForeign":-1}, "vrfId":0, "vrfName":"default", "other":{}}`
 	got, err := FRRSessions(text)
 	slices.SortFunc(got, func(a, b Session) int { return strings.Compare(a.Name, b.Name) })
 	four := netip.MustParseAddr("10.30.0.10")
