@@ -13,7 +13,6 @@ import (
 	"github.com/fairlead-lb/fairlead/loadbalancer"
 	"github.com/fairlead-lb/fairlead/loadbalancer/api/v1alpha1"
 	"github.com/fairlead-lb/fairlead/loadbalancer/plan"
-	"github.com/fairlead-lb/fairlead/nodeagent/internal/intake"
 )
 
 const (
@@ -80,11 +79,11 @@ func (g *gate) due(now time.Time) bool {
 }
 
 // forward passes the plan to the data plane, once the kernel is prepared for it.
-func (l *loop) forward(ctx context.Context, objs intake.Objects, changed *loadbalancer.Changes, state plan.NodeState) {
-	l.revisions.note(objs.Records, changed)
+func (l *loop) forward(ctx context.Context, s plan.Snapshot, state plan.NodeState) {
+	l.revisions.note(s.Records, s.Changed)
 	l.gate.begin(state.Forwarding)
-	if !l.a.forward.State().forwards {
-		return
+	if !s.Forwards || !l.a.forward.State().forwards {
+		return // An agent that has just found out that it forwards has no plan for that yet.
 	}
 	f := state.Forwarding
 	w := wanted{Forwarding: f, revision: l.revisions.highest, spec: l.revisions.spec}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/fairlead-lb/fairlead/loadbalancer"
+	"github.com/fairlead-lb/fairlead/loadbalancer/plan"
 	"github.com/fairlead-lb/fairlead/loadbalancer/reason"
 	"github.com/fairlead-lb/fairlead/nodeagent/internal/surroundings"
 )
@@ -44,6 +45,23 @@ func TestStuckPlaneDelaysNothing(t *testing.T) {
 		s.wait(700 * time.Millisecond)
 		s.expect("soon", "a", "a@1")
 	})
+}
+
+// A plan that was made before it was known that this node forwards has nothing of that in
+// it: programmed, it would remove what an earlier run left.
+func TestPlansFromBeforeAreNotProgrammed(t *testing.T) {
+	t.Parallel()
+	f := newForwarder(dataPlaneAuto, planeDeps{}, nil, func() {})
+	f.state.Store(&planeState{decided: true, forwards: true})
+	l := &loop{a: &Agent{forward: f}}
+	l.forward(t.Context(), plan.Snapshot{Self: "a"}, plan.NodeState{})
+	if w, _ := f.wanted(); w.ready {
+		t.Error("the data plane is to make the kernel empty")
+	}
+	l.forward(t.Context(), plan.Snapshot{Self: "a", Forwards: true}, plan.NodeState{})
+	if w, _ := f.wanted(); !w.ready {
+		t.Error("nor is a later plan programmed")
+	}
 }
 
 // What cannot be seen is not taken to be gone.

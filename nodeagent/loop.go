@@ -189,7 +189,7 @@ func (l *loop) round(ctx context.Context, now time.Time) {
 	s := l.snapshot(ctx, now, objs, view)
 	state := l.plan(now, s)
 	l.silence(ctx, objs.Claims, slices.ContainsFunc(state.Forwarding.VIPs, netip.Addr.Is4))
-	l.forward(ctx, objs, s.Changed, state)
+	l.forward(ctx, s, state)
 	l.macs.learn(s.Members, s.Nodes)
 	l.decide(ctx, now, state)
 	l.tellPeers(ctx, now, state)
