@@ -44,7 +44,7 @@ func testStream(t *testing.T, w *World, mode Mode) {
 			p := w.Proxies[0]
 			return errors.Join(p.Stop(), p.Start(ctx, mode), p.Running(ctx))
 		}},
-		{"pods roll", func(ctx context.Context) error { return w.roll(ctx, s, mode) }},
+		{"pods roll", func(ctx context.Context) error { return w.roll(ctx, s, to, mode) }},
 	} {
 		stream := NewStream(t.Context(), w.Via[0], netip.AddrPortFrom(to, servicePort), steady)
 		// What fails on the way to a pod without any load balancer is the machine's.
@@ -70,7 +70,7 @@ func testStream(t *testing.T, w *World, mode Mode) {
 
 // roll replaces the pod a as a Deployment does: a new one is ready, the old one serves what
 // it has and ends some time after it was told to.
-func (w *World) roll(ctx context.Context, s *Service, mode Mode) error {
+func (w *World) roll(ctx context.Context, s *Service, to netip.Addr, mode Mode) error {
 	// The node has two pods of its own; each mode rolls once.
 	i := slices.Index(Modes(), mode)
 	fresh, err := NewPod(string(rune('c'+i)), w.A.Node, 2+i)
@@ -94,7 +94,7 @@ func (w *World) roll(ctx context.Context, s *Service, mode Mode) error {
 	// It ends when nobody sends to it any more, as one does that waits before it exits; it
 	// would be killed after the grace period.
 	for _, n := range w.Rig.Nodes() {
-		if _, err := harness.Eventually(ctx, grace, func(ctx context.Context) error { return drained(ctx, n, old) }); err != nil {
+		if _, err := harness.Eventually(ctx, grace, func(ctx context.Context) error { return drained(ctx, n, to, old) }); err != nil {
 			log, lerr := logSince(n, began)
 			return errors.Join(fmt.Errorf("%s: %w; what its agent said meanwhile:\n%s", n.Name(), err, log), lerr)
 		}
@@ -109,14 +109,22 @@ func (w *World) roll(ctx context.Context, s *Service, mode Mode) error {
 	return errors.Join(harness.Pause(ctx, time.Second), old.Close())
 }
 
-// drained says whether a node sends no new connections to a pod.
-func drained(ctx context.Context, n *rig.Node, p *Pod) error {
+// drained says whether a node sends no new connections for an address to a pod, nor those from
+// within, which have marks. kube-proxy in ipvs mode, told to keep its hands off the addresses
+// of Services, leaves virtual servers there for ever if a Service had been left to it.
+func drained(ctx context.Context, n *rig.Node, to netip.Addr, p *Pod) error {
 	virtual, err := OnNode(ctx, n, "ipvsadm", "-Sn")
 	if err != nil {
 		return err
 	}
+	at, pod := netip.AddrPortFrom(to, servicePort).String(), netip.AddrPortFrom(p.IPv4, podPort).String()
 	for line := range strings.Lines(virtual) {
-		if strings.Contains(line, " -r "+netip.AddrPortFrom(p.IPv4, podPort).String()+" ") && !strings.HasSuffix(strings.TrimSpace(line), " -w 0") {
+		// -a -t ADDRESS:PORT -r ADDRESS:PORT -m -w WEIGHT, or -f MARK for the address.
+		f := strings.Fields(line)
+		if len(f) < 8 || f[0] != "-a" || f[1] != "-f" && f[2] != at {
+			continue
+		}
+		if f[4] == pod && f[7] != "0" {
 			return fmt.Errorf("it has %s of\n%s", strings.TrimSpace(line), virtual)
 		}
 	}
