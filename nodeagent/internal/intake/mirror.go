@@ -46,10 +46,10 @@ func (m *mirror[T, V]) touch(obj any) {
 // value that is new (before is nil), another or gone (now is nil). It looks at those that were
 // touched, or at all.
 func (m *mirror[T, V]) read(all bool, convert func(*T) V, changed func(before, now *V)) {
+	var touched map[string]struct{}
 	m.mu.Lock()
-	touched := m.touched
-	if len(touched) > 0 {
-		m.touched = make(map[string]struct{})
+	if len(m.touched) > 0 { // else it stays the one that touch writes to
+		touched, m.touched = m.touched, make(map[string]struct{})
 	}
 	m.mu.Unlock()
 	if all {
